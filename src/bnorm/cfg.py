@@ -1,0 +1,353 @@
+"""The text of a cfg: its lines, sections and values, as each dialect's own parser reads them.
+
+pjreddie and alexeyab (`parser.c: read_cfg`, `utils.c: strip`, `option_list.c`) remove blanks everywhere in a line, also
+inside names and values, then look at the first byte: `[` opens a section whose type is the whole line, `#` and `;`
+make the line a comment, anything else is `key=value`, split at the first `=`. There are no inline comments. Of a
+duplicated key the first line counts; a key without `=` is as good as absent and hides later ones; `key=` is dropped.
+Integers are `atoi`'s.
+
+hank (`darknet_cfg.cpp: CfgFile::read`) trims the ends of a line and matches two patterns, so that `#` starts a comment
+anywhere and a line that matches neither is skipped. Duplicated and unknown keys and non-numeric numbers are fatal.
+
+Lines are kept as they stand, so that one can be removed without touching another byte. Every option knows its line.
+"""
+
+from __future__ import annotations
+
+import re
+import struct
+from collections.abc import Callable, Collection
+from dataclasses import dataclass
+from pathlib import Path
+from typing import NamedTuple
+
+from bnorm.dialects import HANK_CONDITIONS, KEYS, SECTIONS, Dialect
+from bnorm.errors import CfgError
+
+MOST_BYTES = 16 << 20  # the largest cfg that any fork ships has 31 kB; a weights file given as cfg is not worth reading
+MIXED_UP = "is this the weights file? CFG stands before WEIGHTS on the command line"
+INT_MAX = 2**31 - 1  # what the forks count in
+
+
+class Text(NamedTuple):
+    """A cfg as it stands in its file; each line keeps its line end."""
+
+    path: Path
+    lines: tuple[str, ...]
+
+    def without(self, numbers: Collection[int]) -> bytes:
+        """The file's bytes less the lines of these numbers, counted from 1."""
+        return "".join(line for number, line in enumerate(self.lines, 1) if number not in numbers).encode()
+
+
+class Option(NamedTuple):
+    """One line of a section; `value` is None where there is no `=`, empty where the parser drops the line."""
+
+    key: str
+    value: str | None
+    line: int
+
+
+class Remark(NamedTuple):
+    """Something in the text that this dialect reads, and that another reader or the author may not mean."""
+
+    id: str
+    line: int
+    message: str
+
+
+@dataclass(frozen=True, slots=True)
+class Section:
+    """One section, as `dialect` reads it: `type` is darknet's long name, `name` what stands between the brackets."""
+
+    path: Path
+    dialect: Dialect
+    type: str
+    name: str
+    line: int
+    options: tuple[Option, ...]
+
+    def find(self, key: str) -> Option | None:
+        """The option that the fork would use: None where it is absent or where this dialect never asks for the key."""
+        if not self.knows(key):
+            return None
+        found = next((option for option in self.options if option.key == key and option.value != ""), None)
+        return found if found and found.value is not None else None
+
+    def text(self, key: str, default: str = "") -> str:
+        """The option's value."""
+        option = self.find(key)
+        return option.value or "" if option else default
+
+    def integer(self, key: str, default: int, *, least: int = -INT_MAX) -> int:
+        """The option's value as the fork converts it; a `CfgError` below `least` or beyond a 32-bit int."""
+        numbers = self._convert(key, GRAMMARS[self.dialect.name].integer)
+        number = default if numbers is None else numbers[0]
+        if number < least:
+            raise self.error(f"{key}={number}, expected at least {least}", key)
+        return number
+
+    def positive(self, key: str, default: int = 1) -> int:
+        """An integer of at least 1."""
+        return self.integer(key, default, least=1)
+
+    def natural(self, key: str, default: int = 0) -> int:
+        """An integer of at least 0."""
+        return self.integer(key, default, least=0)
+
+    def flag(self, key: str) -> bool:
+        """Whether it is another number than 0."""
+        return self.integer(key, 0) != 0
+
+    def integers(self, key: str) -> list[int] | None:
+        """The option's list as the fork splits it, None where it is absent."""
+        if key == "mask" and self.dialect.commented_masks:
+            return self._convert(key, lambda value: GRAMMARS[self.dialect.name].integers(value.partition("#")[0]))
+        return self._convert(key, GRAMMARS[self.dialect.name].integers)
+
+    def knows(self, key: str) -> bool:
+        """Whether this dialect asks for the key in a section of this type."""
+        return key in KEYS[self.dialect.name][self.type]
+
+    def error(self, what: str, key: str = "", *, cause: str = "") -> CfgError:
+        """An error at the option's line, or at the section's."""
+        option = self.find(key)
+        return CfgError(self.path, f"[{self.name}] {what}", line=option.line if option else self.line, cause=cause)
+
+    def _convert(self, key: str, conversion: Callable[[str], list[int]]) -> list[int] | None:
+        option = self.find(key)
+        if option is None:
+            return None
+        try:
+            return conversion(option.value or "")
+        except ValueError as error:
+            raise self.error(f"{key}={_short(option.value or '')}, expected {error}", key) from None
+
+
+def read(path: Path) -> Text:
+    """Read a cfg's text; a `CfgError` where it is not UTF-8 text of a cfg's size."""
+    with path.open("rb") as file:
+        data = file.read(MOST_BYTES + 1)
+    if len(data) > MOST_BYTES:
+        raise CfgError(path, f"more than {MOST_BYTES} bytes, expected a cfg of some kilobytes", cause=MIXED_UP)
+    return parse(path, data)
+
+
+def parse(path: Path, data: bytes) -> Text:
+    """The text of these bytes; `path` is for messages."""
+    if data.startswith(b"\xef\xbb\xbf"):
+        cause = "every fork fails on the mark: save the file as UTF-8 without BOM"
+        raise CfgError(path, "begins with a UTF-8 byte order mark, expected [net]", line=1, cause=cause)
+    try:
+        text = data.decode()
+    except UnicodeDecodeError as error:
+        line = data.count(b"\n", 0, error.start) + 1
+        what = f"byte 0x{data[error.start]:02x}, expected UTF-8 text"
+        raise CfgError(path, what, line=line, cause=f"save it as UTF-8; or {MIXED_UP}") from None
+    if "\0" in text:
+        line = text.count("\n", 0, text.index("\0")) + 1
+        raise CfgError(path, "a zero byte, expected text", line=line, cause=MIXED_UP)
+    return Text(path, tuple(re.findall(r"[^\n]*\n|[^\n]+", text)))
+
+
+def sections(text: Text, dialect: Dialect) -> tuple[Section, ...]:
+    """Split the text as `dialect` does: `[net]` first, then one section per layer, all of known types."""
+    grammar = GRAMMARS[dialect.name]
+    found: list[tuple[str, int, list[Option]]] = []
+    for number, line in enumerate(text.lines, 1):
+        try:
+            entry = grammar.read_line(line)
+        except ValueError as error:
+            raise CfgError(text.path, str(error), line=number) from None
+        if entry is None:
+            continue
+        key, value = entry
+        if key == "[":
+            found.append((value or "", number, []))
+        elif not found:
+            raise CfgError(text.path, f"{_short(line.strip())} stands before any section, expected [net]", line=number)
+        else:
+            found[-1][2].append(Option(key, value, number))
+    if not found:
+        raise CfgError(text.path, "no section, expected [net]", cause="the file is empty or is not a darknet cfg")
+    result = tuple(
+        _section(text.path, dialect, index, name, line, tuple(options))
+        for index, (name, line, options) in enumerate(found)
+    )
+    if len(result) == 1:
+        raise CfgError(text.path, "no layer after [net]", line=result[0].line)
+    return result
+
+
+def remarks(text: Text, parsed: tuple[Section, ...]) -> tuple[Remark, ...]:
+    """What is odd in the text and yet is read: for `inspect` and `check` to report."""
+    found = [remark for section in parsed for remark in _section_remarks(section)]
+    returns = next((number for number, line in enumerate(text.lines, 1) if "\r" in line), None)
+    if returns is not None:
+        found.insert(0, Remark("cfg-cr", returns, "CR line ends: pjreddie's darknet cannot read this file"))
+    return tuple(found)
+
+
+def _section_remarks(section: Section) -> list[Remark]:
+    seen: set[str] = set()
+    found: list[Remark] = []
+    for option in section.options:
+        place = f"[{section.name}] {_short(option.key)}"
+        if not option.value:
+            found.append(Remark("cfg-no-value", option.line, f"{place}: no value, the default is used"))
+        elif not section.knows(option.key):
+            found.append(Remark("cfg-unknown-key", option.line, f"{place}: {section.dialect.name} ignores this key"))
+        elif option.key in seen:
+            found.append(Remark("cfg-duplicate-key", option.line, f"{place}: given before, the first one counts"))
+        elif "#" in option.value:
+            found.append(
+                Remark("cfg-inline-comment", option.line, f"{place}: to {section.dialect.name} # is part of the value")
+            )
+        seen.add(option.key)
+    return found
+
+
+def _section(path: Path, dialect: Dialect, index: int, name: str, line: int, options: tuple[Option, ...]) -> Section:
+    names = SECTIONS[dialect.name]
+    if (name in ("net", "network")) != (index == 0) or name not in names:
+        expected = "[net] as the first section" if index == 0 else "a layer"
+        bare = name.lstrip("[").split("]")[0].strip()
+        cause = "its line ends in CR LF, and pjreddie's darknet keeps the CR" if name.endswith("\r") else ""
+        if not cause and bare in names and bare != name:
+            cause = f"to {dialect.name} the whole line is the section's type: nothing may stand beside [{bare}]"
+        shown = _short(name if name.startswith("[") else f"[{name}]")
+        raise CfgError(path, f"{shown} is unknown to {dialect.name}, expected {expected}", line=line, cause=cause)
+    section = Section(path, dialect, names[name], name, line, options)
+    if dialect.strict:
+        _refuse_unused(section)
+    return section
+
+
+def _refuse_unused(section: Section) -> None:
+    """Hank's `find_unused_lines`: a key that is given twice or never asked for ends the program."""
+    seen: set[str] = set()
+    for option in section.options:
+        if not option.value:
+            continue
+        why = "is given twice" if option.key in seen else _unused(section, option.key)
+        if why:
+            what = f"[{section.name}] {_short(option.key)} {why}, which {section.dialect.name} refuses"
+            raise CfgError(section.path, what, line=option.line)
+        seen.add(option.key)
+
+
+def _unused(section: Section, key: str) -> str:
+    """Why hank never asks for this key; empty where it does."""
+    if not section.knows(key):
+        return "is unknown"
+    if section.type != "net" or key not in HANK_CONDITIONS:
+        return ""
+    decider, values = HANK_CONDITIONS[key]
+    asked = section.text(decider) in values if values else section.integer(decider, 0) != 0
+    return "" if asked else f"is not used with this {decider}"
+
+
+# --- the two grammars -------------------------------------------------------------------------------------------------
+
+Entry = tuple[str, str | None]  # ("[", section name) or (key, value)
+
+
+@dataclass(frozen=True, slots=True)
+class Grammar:
+    """How a parser reads one line, a number and a list; each raises ValueError with what it expected."""
+
+    read_line: Callable[[str], Entry | None]
+    integer: Callable[[str], list[int]]
+    integers: Callable[[str], list[int]]
+
+
+def _blank_free(blanks: str) -> Callable[[str], Entry | None]:
+    """The line reader of pjreddie and alexeyab, which drop `blanks` wherever they stand."""
+    table = str.maketrans("", "", blanks)
+
+    def read_line(line: str) -> Entry | None:
+        line = line.translate(table)
+        if line[:1] in ("", "#", ";"):
+            return None
+        if line[0] == "[":
+            return "[", line[1:-1] if line.endswith("]") else line  # the fork compares the whole line with "[type]"
+        key, equals, value = line.partition("=")
+        return key, value if equals else None
+
+    return read_line
+
+
+_HANK_SECTION = re.compile(r"\[(.+)\]")
+_HANK_OPTION = re.compile(r"[ \t]*([^#= \t]+)[ \t]*=[ \t]*([^#]+)")
+_HANK_MOST = 50_000  # longer values overflow the stack of the regular expressions that hank uses
+
+
+def _hank_line(line: str) -> Entry | None:
+    line = line.strip(" \t\r\n")
+    if match := _HANK_SECTION.match(line):
+        return "[", match[1]
+    if match := _HANK_OPTION.match(line):
+        key, value = match[1], match[2].strip(" \t\r\n")
+        if not value or len(value) > _HANK_MOST:
+            raise ValueError(f"{_short(key)}={_short(value)}, expected a value of 1 to {_HANK_MOST} characters")
+        return key, value
+    return (line.partition("=")[0].rstrip(), "") if line and line[0] not in "#;" else None  # skipped by hank
+
+
+def _within_int(digits: str) -> int:
+    number = int(digits) if len(digits) < 20 else 2**63
+    if abs(number) > INT_MAX:
+        raise ValueError("a number that fits a 32-bit int")
+    return number
+
+
+_DIGITS = re.compile(r"[ \t\n\v\f\r]*([+-]?[0-9]+)")
+
+
+def _atoi(value: str) -> int:
+    """C's atoi: the leading integer, and 0 where there is none."""
+    match = _DIGITS.match(value)
+    return _within_int(match[1]) if match else 0
+
+
+_STOF = re.compile(r"-?(?:[0-9]+\.?[0-9]*|\.[0-9]+)")
+
+
+def _hank_integer(value: str) -> int:
+    """Hank's numbers: plain decimals, held in a float32 on the way."""
+    match = _STOF.match(value)
+    if match is None or value.strip("-.0123456789"):
+        raise ValueError("a plain decimal number: hank refuses anything else")
+    if len(match[0]) > 40:
+        raise ValueError("a number that fits a 32-bit int")
+    (number,) = struct.unpack("<f", struct.pack("<f", float(match[0])))
+    return _within_int(str(int(number)))
+
+
+def _hank_integers(value: str) -> list[int]:
+    numbers: list[int] = []
+    for run in re.findall(r"[-0-9]+", value):
+        match = re.match(r"-?[0-9]+", run)
+        if match is None:
+            break
+        numbers.append(_within_int(match[0]))
+    return numbers
+
+
+def _line_grammar(blanks: str) -> Grammar:
+    return Grammar(
+        _blank_free(blanks), lambda value: [_atoi(value)], lambda value: [_atoi(item) for item in value.split(",")]
+    )
+
+
+GRAMMARS: dict[str, Grammar] = {
+    "pjreddie": _line_grammar(" \t\n"),
+    "alexeyab": _line_grammar(" \t\n\r"),
+    "hank": Grammar(_hank_line, lambda value: [_hank_integer(value)], _hank_integers),
+}
+
+
+def _short(text: str) -> str:
+    """A piece of the file, short and printable enough for a message."""
+    shown = text if text.isprintable() else repr(text)[1:-1]
+    return shown if len(shown) <= 40 else shown[:37] + "..."

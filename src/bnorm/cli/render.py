@@ -1,0 +1,132 @@
+"""Everything that bnorm prints: tables for people, JSON, CSV and Markdown for programs and pull requests."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+import math
+import os
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import click
+
+from bnorm.model import Model
+
+Cell = str | int | float | None
+
+
+@dataclass(frozen=True, slots=True)
+class Column:
+    """A column's heading, how its values look to a person, and whether they stand at the right."""
+
+    name: str
+    show: Callable[[Any], str] = str
+    right: bool = True
+
+
+@dataclass(frozen=True, slots=True)
+class Table:
+    """Rows of plain values; machine formats print them as they are."""
+
+    columns: Sequence[Column]
+    rows: Sequence[Sequence[Cell]]
+
+
+@dataclass(frozen=True, slots=True)
+class Page:
+    """A command's result in every format: lines and `rows` for people, `records` (CSV) and `document` for programs."""
+
+    document: Callable[[], object]
+    rows: Table
+    records: Table
+    summary: Sequence[str] = ()
+    footer: Sequence[str] = ()
+
+
+def show(page: Page, format_: str) -> None:
+    """Print the page on stdout."""
+    FORMATS[format_](page)
+
+
+def note(model: Model) -> None:
+    """Say which dialect `--dialect auto` chose, and why."""
+    if model.reason:
+        click.echo(f"note: dialect {model.dialect.name}: {model.reason}", err=True)
+
+
+def _json(page: Page) -> None:
+    """One document; numbers that JSON cannot hold are the strings "nan", "inf" and "-inf"."""
+    click.echo(json.dumps(_jsonable(page.document()), indent=1, ensure_ascii=False, allow_nan=False))
+
+
+def _jsonable(value: object) -> object:
+    if isinstance(value, float) and not math.isfinite(value):
+        return str(value)
+    if isinstance(value, dict):
+        return {key: _jsonable(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_jsonable(item) for item in value]
+    return value
+
+
+def _table(page: Page) -> None:
+    """Lines, the table at the width of the terminal, and lines; in a pipe nothing is cut."""
+    from rich import box
+    from rich.console import Console
+    from rich.table import Table as Grid
+
+    console = Console(highlight=False)
+    if not console.is_terminal and "COLUMNS" not in os.environ:
+        console.width = 10_000
+    grid = Grid(box=box.SIMPLE_HEAD, padding=0, pad_edge=False, show_edge=False)
+    for column in page.rows.columns:
+        grid.add_column(column.name, justify="right" if column.right else "left", no_wrap=True)
+    for row in page.rows.rows:
+        grid.add_row(*_shown(page.rows.columns, row))
+    with console.capture() as captured:
+        for part in (*page.summary, *([grid] if page.rows.rows else ()), *page.footer):
+            console.print(part, markup=False, soft_wrap=isinstance(part, str))
+    click.echo("\n".join(line.rstrip() for line in captured.get().splitlines()))
+
+
+def _csv(page: Page) -> None:
+    """Comma-separated records with a heading; what does not apply is empty."""
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow([column.name for column in page.records.columns])
+    writer.writerows(page.records.rows)
+    click.echo(text.getvalue(), nl=False)
+
+
+def _markdown(page: Page) -> None:
+    """The lines as a list, the table, and the other lines as a list."""
+    marks = ["---:" if column.right else ":---" for column in page.rows.columns]
+    head = [[column.name.replace("|", "\\|") for column in page.rows.columns], marks]
+    rows = [_shown(page.rows.columns, row) for row in page.rows.rows]
+    grid = ["| " + " | ".join(row) + " |" for row in [*head, *rows]] if rows else []
+    above, below = ([f"* {line}" for line in lines if line] for lines in (page.summary, page.footer))
+    click.echo("\n".join([*above, "", *grid, "", *below]).strip("\n"))
+
+
+FORMATS = {"table": _table, "json": _json, "csv": _csv, "markdown": _markdown}
+
+
+def _shown(columns: Sequence[Column], row: Sequence[Cell]) -> list[str]:
+    return ["" if value is None else column.show(value) for column, value in zip(columns, row, strict=True)]
+
+
+def number(value: float) -> str:
+    """Two significant digits, in as few characters as possible: tables have little room."""
+    size = abs(value)
+    if size and not 0.01 <= size < 10_000:
+        mantissa, _, exponent = f"{value:.1e}".partition("e")
+        return f"{mantissa}e{int(exponent)}" if exponent else mantissa
+    return f"{value:.0f}" if size >= 100 else f"{value:.2g}"
+
+
+def count(value: int) -> str:
+    """An integer with its thousands apart."""
+    return f"{value:,}"

@@ -1,0 +1,77 @@
+"""Outputs: each is written beside its target under a temporary name, synced, and renamed when all is done."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import stat
+from collections.abc import Iterable, Iterator, Sequence
+from pathlib import Path
+from typing import BinaryIO
+
+from bnorm.errors import OutputError
+
+MARK = "bnorm-tmp"  # what a killed run may leave behind carries it in its name
+
+
+def check_outputs(outputs: Iterable[Path], inputs: Iterable[Path], *, force: bool = False) -> None:
+    """Refuse an output that is an input under any spelling of its path, that is no file, or that exists already."""
+    outputs = list(outputs)
+    for number, path in enumerate(outputs):
+        if any(_same(path, other) for other in inputs):
+            raise OutputError(path, "is an input, expected another name for the output")
+        if any(path.resolve() == other.resolve() for other in outputs[:number]):
+            raise OutputError(path, "is given for two outputs, expected two names")
+        if not path.parent.is_dir():
+            raise OutputError(path, f"no folder {path.parent}, expected one that exists")
+        if path.exists() and not path.is_file():
+            raise OutputError(path, "is not a regular file, expected a new name")
+        if os.path.lexists(path) and not force:
+            raise OutputError(path, "exists already, expected a new name", cause="--force overwrites it")
+
+
+def _same(path: Path, other: Path) -> bool:
+    try:
+        return path.samefile(other)
+    except OSError:
+        return path.resolve() == other.resolve()
+
+
+@contextlib.contextmanager
+def replacing(*targets: Path) -> Iterator[Sequence[BinaryIO]]:
+    """Open one temporary file per target; on a clean exit they become the targets, otherwise they vanish.
+
+    The first target is renamed first, and an old version of each other target is removed before that: whatever
+    moment the process dies at, a later target that exists belongs to the first one.
+    """
+    temporary = [path.with_name(f".{path.name}.{os.urandom(4).hex()}.{MARK}") for path in targets]
+    try:
+        with contextlib.ExitStack() as stack:
+            files = [stack.enter_context(path.open("xb")) for path in temporary]
+            yield files
+            for file in files:
+                file.flush()
+                os.fsync(file.fileno())
+        for target in targets[1:]:
+            target.unlink(missing_ok=True)
+        for path, target in zip(temporary, targets, strict=True):
+            path.replace(target)
+            _sync_folder(target.parent)
+    finally:
+        for path in temporary:
+            path.unlink(missing_ok=True)
+
+
+def _sync_folder(folder: Path) -> None:
+    """Make the rename itself durable, where the system can."""
+    with contextlib.suppress(OSError):
+        descriptor = os.open(folder, os.O_RDONLY)
+        try:
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)
+
+
+def is_regular(file: BinaryIO) -> bool:
+    """Whether the open file is a regular one, whose size is known and which can be read anywhere."""
+    return stat.S_ISREG(os.fstat(file.fileno()).st_mode)

@@ -1,0 +1,122 @@
+"""A model: a cfg, its weights where given, and the dialect that reads them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, nullcontext
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import BinaryIO, NamedTuple
+
+from bnorm import cfg
+from bnorm.dialects import DIALECTS, Dialect
+from bnorm.errors import CfgError, WeightsError
+from bnorm.files import is_regular
+from bnorm.header import Header, read_header, written_by
+from bnorm.layout import Layout, plan
+from bnorm.network import Network, build
+
+
+@dataclass(frozen=True, slots=True)
+class Model:
+    """A cfg as one dialect reads it, with the plan of its file; `reason` says why that dialect, if bnorm chose it."""
+
+    network: Network
+    header: Header
+    layout: Layout
+    nbytes: int | None  # the size of the given weights file
+    weights: Path | None
+    reason: str
+
+    @property
+    def dialect(self) -> Dialect:
+        """Whose file rules apply."""
+        return self.network.dialect
+
+    @property
+    def fits(self) -> bool | None:
+        """Whether the file has the planned size; None without a file."""
+        return None if self.nbytes is None else self.nbytes == self.layout.nbytes
+
+
+def read_model(cfg_path: Path, weights_path: Path | None = None, dialect: str = "auto") -> Model:
+    """Read the cfg, and the header and size of the weights file, and choose the dialect where it is `auto`.
+
+    `CfgError` where no dialect can read the cfg, `WeightsError` where the file is too short for a header. A file of
+    another size than planned is no error here: `fits` tells.
+    """
+    text = cfg.read(cfg_path)
+    with _opened(weights_path) as file:
+        if dialect != "auto":
+            return _read(text, file, weights_path, DIALECTS[dialect])
+        models, errors = [], []
+        for candidate in DIALECTS.values():
+            try:
+                models.append(_read(text, file, weights_path, candidate))
+            except CfgError as error:
+                errors.append(error)
+        if not models:
+            raise max(errors, key=lambda error: error.line or 0)  # of the dialect that came furthest
+        return _choose(models)
+
+
+@contextmanager
+def _opened(path: Path | None) -> Iterator[BinaryIO | None]:
+    with path.open("rb") if path else nullcontext() as file:
+        if path and file and not is_regular(file):
+            raise WeightsError(path, "is not a regular file, expected a weights file")
+        yield file
+
+
+def _read(text: cfg.Text, file: BinaryIO | None, path: Path | None, dialect: Dialect) -> Model:
+    network = build(text, dialect)
+    header = read_header(file, path, dialect) if file and path else written_by(dialect)
+    nbytes = file.seek(0, 2) if file else None
+    layout = plan(network, header.nbytes, transposed=header.transposed)
+    return Model(network, header, layout, nbytes, path, "")
+
+
+class Clue(NamedTuple):
+    """One way to tell dialects apart: the models that it favours, and how to say so."""
+
+    favours: Callable[[list[Model]], list[Model]]
+    wording: str
+
+
+def _choose(models: list[Model]) -> Model:
+    """Let each clue in turn narrow the models down; where several stay, the first knows the most."""
+    reasons = [] if len(models) == len(DIALECTS) else ["the cfg has sections or keys that the others refuse"]
+    for clue in CLUES:
+        favoured = clue.favours(models)
+        if favoured and len(favoured) < len(models):
+            models = favoured
+            reasons.append(clue.wording)
+    others = " or ".join(model.dialect.name for model in models[1:])
+    if others:
+        reasons.append(f"{others} would do as well" if reasons else "nothing in the files decides")
+    return replace(models[0], reason="; ".join(reasons))
+
+
+def _fitting(models: list[Model]) -> list[Model]:
+    return [model for model in models if model.fits]
+
+
+def _knowing_most_keys(models: list[Model]) -> list[Model]:
+    unknown = [_unknown_keys(model.network) for model in models]
+    return [model for model, count in zip(models, unknown, strict=True) if count == min(unknown)]
+
+
+def _unknown_keys(network: Network) -> int:
+    sections = (network.net, *(layer.section for layer in network.layers))
+    return sum(not section.knows(option.key) for section in sections for option in section.options)
+
+
+def _writing_this_version(models: list[Model]) -> list[Model]:
+    return [model for model in models if model.weights and model.dialect.name in model.header.writer]
+
+
+CLUES = (
+    Clue(_fitting, "it plans the file's exact size, others do not"),
+    Clue(_knowing_most_keys, "it knows more of the cfg's keys than others"),
+    Clue(_writing_this_version, "it writes the header's version"),
+)
