@@ -1,13 +1,4 @@
-"""The text of a cfg: its lines, sections and values, as each dialect's own parser reads them.
-
-pjreddie and alexeyab (`parser.c: read_cfg`, `utils.c: strip`, `option_list.c`) remove blanks everywhere in a line, also
-inside names and values, then look at the first byte: `[` opens a section whose type is the whole line, `#` and `;`
-make the line a comment, anything else is `key=value`, split at the first `=`. There are no inline comments. Of a
-duplicated key the first line counts; a key without `=` is as good as absent and hides later ones; `key=` is dropped.
-Integers are `atoi`'s.
-
-hank (`darknet_cfg.cpp: CfgFile::read`) trims the ends of a line and matches two patterns, so that `#` starts a comment
-anywhere and a line that matches neither is skipped. Duplicated and unknown keys and non-numeric numbers are fatal.
+"""The text of a cfg: its lines and sections, and their values as a dialect converts them.
 
 Lines are kept as they stand, so that one can be removed without touching another byte. Every option knows its line.
 """
@@ -15,7 +6,6 @@ Lines are kept as they stand, so that one can be removed without touching anothe
 from __future__ import annotations
 
 import re
-import struct
 from collections.abc import Callable, Collection
 from dataclasses import dataclass
 from pathlib import Path
@@ -23,10 +13,10 @@ from typing import NamedTuple
 
 from bnorm.dialects import HANK_CONDITIONS, KEYS, SECTIONS, Dialect
 from bnorm.errors import CfgError
+from bnorm.grammar import GRAMMARS, INT_MAX, short
 
 MOST_BYTES = 16 << 20  # the largest cfg that any fork ships has 31 kB; a weights file given as cfg is not worth reading
 MIXED_UP = "is this the weights file? CFG stands before WEIGHTS on the command line"
-INT_MAX = 2**31 - 1  # what the forks count in
 
 
 class Text(NamedTuple):
@@ -121,7 +111,7 @@ class Section:
         try:
             return conversion(option.value or "")
         except ValueError as error:
-            raise self.error(f"{key}={_short(option.value or '')}, expected {error}", key) from None
+            raise self.error(f"{key}={short(option.value or '')}, expected {error}", key) from None
 
 
 def read(path: Path) -> Text:
@@ -165,7 +155,7 @@ def sections(text: Text, dialect: Dialect) -> tuple[Section, ...]:
         if key == "[":
             found.append((value or "", number, []))
         elif not found:
-            raise CfgError(text.path, f"{_short(line.strip())} stands before any section, expected [net]", line=number)
+            raise CfgError(text.path, f"{short(line.strip())} stands before any section, expected [net]", line=number)
         else:
             found[-1][2].append(Option(key, value, number))
     if not found:
@@ -192,7 +182,7 @@ def _section_remarks(section: Section) -> list[Remark]:
     seen: set[str] = set()
     found: list[Remark] = []
     for option in section.options:
-        place = f"[{section.name}] {_short(option.key)}"
+        place = f"[{section.name}] {short(option.key)}"
         if not option.value:
             found.append(Remark("cfg-no-value", option.line, f"{place}: no value, the default is used"))
         elif not section.knows(option.key):
@@ -215,7 +205,7 @@ def _section(path: Path, dialect: Dialect, index: int, name: str, line: int, opt
         cause = "its line ends in CR LF, and pjreddie's darknet keeps the CR" if name.endswith("\r") else ""
         if not cause and bare in names and bare != name:
             cause = f"to {dialect.name} the whole line is the section's type: nothing may stand beside [{bare}]"
-        shown = _short(name if name.startswith("[") else f"[{name}]")
+        shown = short(name if name.startswith("[") else f"[{name}]")
         raise CfgError(path, f"{shown} is unknown to {dialect.name}, expected {expected}", line=line, cause=cause)
     section = Section(path, dialect, names[name], name, line, options)
     if dialect.strict:
@@ -231,7 +221,7 @@ def _refuse_unused(section: Section) -> None:
             continue
         why = "is given twice" if option.key in seen else _unused(section, option.key)
         if why:
-            what = f"[{section.name}] {_short(option.key)} {why}, which {section.dialect.name} refuses"
+            what = f"[{section.name}] {short(option.key)} {why}, which {section.dialect.name} refuses"
             raise CfgError(section.path, what, line=option.line)
         seen.add(option.key)
 
@@ -245,109 +235,3 @@ def _unused(section: Section, key: str) -> str:
     decider, values = HANK_CONDITIONS[key]
     asked = section.text(decider) in values if values else section.integer(decider, 0) != 0
     return "" if asked else f"is not used with this {decider}"
-
-
-# --- the two grammars -------------------------------------------------------------------------------------------------
-
-Entry = tuple[str, str | None]  # ("[", section name) or (key, value)
-
-
-@dataclass(frozen=True, slots=True)
-class Grammar:
-    """How a parser reads one line, a number and a list; each raises ValueError with what it expected."""
-
-    read_line: Callable[[str], Entry | None]
-    integer: Callable[[str], list[int]]
-    integers: Callable[[str], list[int]]
-
-
-def _blank_free(blanks: str) -> Callable[[str], Entry | None]:
-    """The line reader of pjreddie and alexeyab, which drop `blanks` wherever they stand."""
-    table = str.maketrans("", "", blanks)
-
-    def read_line(line: str) -> Entry | None:
-        line = line.translate(table)
-        if line[:1] in ("", "#", ";"):
-            return None
-        if line[0] == "[":
-            return "[", line[1:-1] if line.endswith("]") else line  # the fork compares the whole line with "[type]"
-        key, equals, value = line.partition("=")
-        return key, value if equals else None
-
-    return read_line
-
-
-_HANK_SECTION = re.compile(r"\[(.+)\]")
-_HANK_OPTION = re.compile(r"[ \t]*([^#= \t]+)[ \t]*=[ \t]*([^#]+)")
-_HANK_MOST = 50_000  # longer values overflow the stack of the regular expressions that hank uses
-
-
-def _hank_line(line: str) -> Entry | None:
-    line = line.strip(" \t\r\n")
-    if match := _HANK_SECTION.match(line):
-        return "[", match[1]
-    if match := _HANK_OPTION.match(line):
-        key, value = match[1], match[2].strip(" \t\r\n")
-        if not value or len(value) > _HANK_MOST:
-            raise ValueError(f"{_short(key)}={_short(value)}, expected a value of 1 to {_HANK_MOST} characters")
-        return key, value
-    return (line.partition("=")[0].rstrip(), "") if line and line[0] not in "#;" else None  # skipped by hank
-
-
-def _within_int(digits: str) -> int:
-    number = int(digits) if len(digits) < 20 else 2**63
-    if abs(number) > INT_MAX:
-        raise ValueError("a number that fits a 32-bit int")
-    return number
-
-
-_DIGITS = re.compile(r"[ \t\n\v\f\r]*([+-]?[0-9]+)")
-
-
-def _atoi(value: str) -> int:
-    """C's atoi: the leading integer, and 0 where there is none."""
-    match = _DIGITS.match(value)
-    return _within_int(match[1]) if match else 0
-
-
-_STOF = re.compile(r"-?(?:[0-9]+\.?[0-9]*|\.[0-9]+)")
-
-
-def _hank_integer(value: str) -> int:
-    """Hank's numbers: plain decimals, held in a float32 on the way."""
-    match = _STOF.match(value)
-    if match is None or value.strip("-.0123456789"):
-        raise ValueError("a plain decimal number: hank refuses anything else")
-    if len(match[0]) > 40:
-        raise ValueError("a number that fits a 32-bit int")
-    (number,) = struct.unpack("<f", struct.pack("<f", float(match[0])))
-    return _within_int(str(int(number)))
-
-
-def _hank_integers(value: str) -> list[int]:
-    numbers: list[int] = []
-    for run in re.findall(r"[-0-9]+", value):
-        match = re.match(r"-?[0-9]+", run)
-        if match is None:
-            break
-        numbers.append(_within_int(match[0]))
-    return numbers
-
-
-def _line_grammar(blanks: str) -> Grammar:
-    return Grammar(
-        _blank_free(blanks), lambda value: [_atoi(value)], lambda value: [_atoi(item) for item in value.split(",")]
-    )
-
-
-GRAMMARS: dict[str, Grammar] = {
-    "pjreddie": _line_grammar(" \t\n"),
-    "alexeyab": _line_grammar(" \t\n\r"),
-    "hank": Grammar(_hank_line, lambda value: [_hank_integer(value)], _hank_integers),
-}
-
-
-def _short(text: str) -> str:
-    """A piece of the file, short and printable enough for a message."""
-    shown = text if text.isprintable() else repr(text)[1:-1]
-    return shown if len(shown) <= 40 else shown[:37] + "..."

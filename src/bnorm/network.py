@@ -5,10 +5,12 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from bnorm import cfg
-from bnorm.cfg import INT_MAX, Section, Text
+from bnorm.cfg import Section, Text
 from bnorm.dialects import Dialect
+from bnorm.grammar import INT_MAX
 from bnorm.parts import Built, Part, parts
-from bnorm.shapes import Node, Shape, handed_on, image, output_shape, size_text
+from bnorm.rules import Node, output_shape
+from bnorm.shapes import Shape, handed_on, image, size_text
 
 
 @dataclass(frozen=True, slots=True)
