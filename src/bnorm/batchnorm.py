@@ -6,7 +6,6 @@ At inference every channel is `y = gain·x + offset` with `gain = scale / deviat
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import NamedTuple
 
 import numpy as np
@@ -32,8 +31,7 @@ class Epsilon(NamedTuple):
         return f"{self.value:g}:{'inside' if self.inside else 'outside'}"
 
 
-@dataclass(frozen=True, slots=True)
-class Arithmetic:
+class Arithmetic(NamedTuple):
     """Whose formulas apply. `epsilon` is that of the forward pass."""
 
     name: str
@@ -57,16 +55,14 @@ ARITHMETICS: dict[str, Arithmetic] = {
 }
 
 
-@dataclass(frozen=True, slots=True)
-class Parameters:
+class Parameters(NamedTuple):
     """What training learns: γ and β, one per channel, shape (C,)."""
 
     scales: Vector
     biases: Vector
 
 
-@dataclass(frozen=True, slots=True)
-class Rolling:
+class Rolling(NamedTuple):
     """The statistics that inference uses, shape (C,)."""
 
     mean: Vector

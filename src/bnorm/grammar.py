@@ -15,14 +15,13 @@ from __future__ import annotations
 import re
 import struct
 from collections.abc import Callable
-from dataclasses import dataclass
+from typing import NamedTuple
 
 INT_MAX = 2**31 - 1  # what the forks count in
 Entry = tuple[str, str | None]  # ("[", section name) or (key, value)
 
 
-@dataclass(frozen=True, slots=True)
-class Grammar:
+class Grammar(NamedTuple):
     """How a parser reads one line, a number and a list; each raises ValueError with what it expected."""
 
     read_line: Callable[[str], Entry | None]

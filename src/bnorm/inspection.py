@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Collection
 from contextlib import ExitStack
-from dataclasses import dataclass
 from typing import NamedTuple
 
 import numpy as np
@@ -26,8 +25,7 @@ class Span(NamedTuple):
     high: float
 
 
-@dataclass(frozen=True, slots=True)
-class Statistics:
+class Statistics(NamedTuple):
     """Over all normalised channels of a layer, those of its parts together.
 
     A channel is dead where the standard deviation that its statistics promise for its output, |gain|·√variance, is
@@ -41,8 +39,7 @@ class Statistics:
     dead: int
 
 
-@dataclass(frozen=True, slots=True)
-class LayerReport:
+class LayerReport(NamedTuple):
     """One layer, its stored arrays, and the statistics of its batch normalisation where it has any."""
 
     layer: Layer
@@ -55,8 +52,7 @@ class LayerReport:
         return sum(array.size for array in self.arrays)
 
 
-@dataclass(frozen=True, slots=True)
-class Finding:
+class Finding(NamedTuple):
     """Something that a person should know, with a stable id."""
 
     id: str
@@ -66,8 +62,7 @@ class Finding:
     channel: int | None = None
 
 
-@dataclass(frozen=True, slots=True)
-class Inspection:
+class Inspection(NamedTuple):
     """All that `bnorm inspect` shows. `misfit` says where and how the file's size departs from the plan."""
 
     model: Model

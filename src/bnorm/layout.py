@@ -8,7 +8,6 @@ A file is a header and then little-endian float32 arrays, layer by layer, withou
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
 from itertools import groupby, pairwise
 from math import prod
 from typing import NamedTuple
@@ -59,8 +58,7 @@ class Array(NamedTuple):
         return self.offset + FLOAT * self.size
 
 
-@dataclass(frozen=True, slots=True)
-class Layout:
+class Layout(NamedTuple):
     """The plan of a file: its arrays in file order, and the size that the file must have."""
 
     arrays: tuple[Array, ...]

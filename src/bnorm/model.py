@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
-from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import BinaryIO, NamedTuple
 
@@ -17,8 +16,7 @@ from bnorm.layout import Layout, plan
 from bnorm.network import Network, build
 
 
-@dataclass(frozen=True, slots=True)
-class Model:
+class Model(NamedTuple):
     """A cfg as one dialect reads it, with the plan of its file; `reason` says why that dialect, if bnorm chose it."""
 
     network: Network
@@ -94,7 +92,7 @@ def _choose(models: list[Model]) -> Model:
     others = " or ".join(model.dialect.name for model in models[1:])
     if others:
         reasons.append(f"{others} would do as well" if reasons else "nothing in the files decides")
-    return replace(models[0], reason="; ".join(reasons))
+    return models[0]._replace(reason="; ".join(reasons))
 
 
 def _fitting(models: list[Model]) -> list[Model]:

@@ -8,15 +8,14 @@ stand in file order.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from typing import NamedTuple
 
 from bnorm.cfg import Section
 from bnorm.dialects import Gate
 from bnorm.shapes import Shape, kernel, resolve, sources, tdiv
 
 
-@dataclass(frozen=True, slots=True)
-class Part:
+class Part(NamedTuple):
     """One linear operation: its `kind` (a row of `layout.ORDER`), its channels, and the shapes of its arrays.
 
     `biases` and the arrays of batch normalisation hold `channels` values each, but for `local`, whose biases have the
@@ -32,12 +31,11 @@ class Part:
     shared: int | None = None
 
 
-@dataclass(frozen=True, slots=True)
-class Built:
+class Built(NamedTuple):
     """A layer whose shapes are known: its section and number, what it receives and what it hands on."""
 
     section: Section
-    index: int
+    layer: int
     incoming: Shape
     output: Shape
 
@@ -79,7 +77,7 @@ UNSHARED = -1_000_000_000  # the default of share_index
 
 def _convolutional(node: Built) -> Iterator[Part]:
     base = node.section.integer("share_index", UNSHARED)
-    shared = resolve(node.section, "share_index", base, node.index) if base != UNSHARED else None
+    shared = resolve(node.section, "share_index", base, node.layer) if base != UNSHARED else None
     size = node.section.integer("size", 1)
     yield _convolution(node.section, "", node.output.channels, node.incoming.channels, size, shared=shared)
 
@@ -162,7 +160,7 @@ def _shortcut(node: Built) -> Iterator[Part]:
             f"weights_normalization={normalization}, expected one of {expected}", "weights_normalization"
         )
     columns = node.incoming.channels if kind == "per_channel" else 1
-    yield Part("", "weights", columns, (len(sources(node.section, node.index)) + 1, columns))
+    yield Part("", "weights", columns, (len(sources(node.section, node.layer)) + 1, columns))
 
 
 WEIGHTS_TYPES = {

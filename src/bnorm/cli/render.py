@@ -8,8 +8,7 @@ import json
 import math
 import os
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import click
 
@@ -18,8 +17,7 @@ from bnorm.model import Model
 Cell = str | int | float | None
 
 
-@dataclass(frozen=True, slots=True)
-class Column:
+class Column(NamedTuple):
     """A column's heading, how its values look to a person, and whether they stand at the right."""
 
     name: str
@@ -27,16 +25,14 @@ class Column:
     right: bool = True
 
 
-@dataclass(frozen=True, slots=True)
-class Table:
+class Table(NamedTuple):
     """Rows of plain values; machine formats print them as they are."""
 
     columns: Sequence[Column]
     rows: Sequence[Sequence[Cell]]
 
 
-@dataclass(frozen=True, slots=True)
-class Page:
+class Page(NamedTuple):
     """A command's result in every format: lines and `rows` for people, `records` (CSV) and `document` for programs."""
 
     document: Callable[[], object]
@@ -73,23 +69,29 @@ def _jsonable(value: object) -> object:
 
 
 def _table(page: Page) -> None:
-    """Lines, the table at the width of the terminal, and lines; in a pipe nothing is cut."""
-    from rich import box
-    from rich.console import Console
-    from rich.table import Table as Grid
+    """Lines, an aligned table, and lines; click drops the style where stdout is no terminal."""
+    for line in page.summary:
+        click.echo(line)
+    for number, line in enumerate(_aligned(page.rows)):
+        click.echo(click.style(line, bold=True) if number == 0 and "NO_COLOR" not in os.environ else line)
+    for line in page.footer:
+        click.echo(line)
 
-    console = Console(highlight=False)
-    if not console.is_terminal and "COLUMNS" not in os.environ:
-        console.width = 10_000
-    grid = Grid(box=box.SIMPLE_HEAD, padding=0, pad_edge=False, show_edge=False)
-    for column in page.rows.columns:
-        grid.add_column(column.name, justify="right" if column.right else "left", no_wrap=True)
-    for row in page.rows.rows:
-        grid.add_row(*_shown(page.rows.columns, row))
-    with console.capture() as captured:
-        for part in (*page.summary, *([grid] if page.rows.rows else ()), *page.footer):
-            console.print(part, markup=False, soft_wrap=isinstance(part, str))
-    click.echo("\n".join(line.rstrip() for line in captured.get().splitlines()))
+
+def _aligned(table: Table) -> list[str]:
+    """A heading, a rule and the rows, each cell as wide as its column needs."""
+    if not table.rows:
+        return []
+    shown = [[column.name for column in table.columns], *(_shown(table.columns, row) for row in table.rows)]
+    widths = [max(map(len, cells)) for cells in zip(*shown, strict=True)]
+    aligned = [
+        " ".join(
+            cell.rjust(width) if column.right else cell.ljust(width)
+            for column, cell, width in zip(table.columns, cells, widths, strict=True)
+        ).rstrip()
+        for cells in shown
+    ]
+    return [aligned[0], "-" * (sum(widths) + len(widths) - 1), *aligned[1:]]
 
 
 def _csv(page: Page) -> None:
