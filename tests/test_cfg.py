@@ -1,0 +1,571 @@
+"""The text of a cfg: lines kept as they are, sections and values as each dialect finds them."""
+
+from __future__ import annotations
+
+import contextlib
+from pathlib import Path
+from textwrap import dedent
+
+import pytest
+from hypothesis import example, given, settings
+from hypothesis import strategies as st
+
+from bnorm import cfg
+from bnorm.cfg import Section, Text
+from bnorm.dialects import DIALECTS, KEYS, SECTIONS
+from bnorm.errors import CfgError
+from bnorm.network import build
+
+LINE_BASED = ("pjreddie", "alexeyab")
+EVERY = sorted(DIALECTS)
+every_dialect = pytest.mark.parametrize("dialect", EVERY)
+line_based = pytest.mark.parametrize("dialect", LINE_BASED)
+
+
+def text_of(source: str | bytes) -> Text:
+    return cfg.parse(Path("net.cfg"), source.encode() if isinstance(source, str) else source)
+
+
+def sections(source: str | bytes, dialect: str) -> tuple[Section, ...]:
+    return cfg.sections(text_of(source), DIALECTS[dialect])
+
+
+def layer(options: str, dialect: str, name: str = "convolutional") -> Section:
+    """The one layer of a cfg, whose options begin at line 4."""
+    return sections(f"[net]\nwidth=8\n[{name}]\n{options}", dialect)[1]
+
+
+def net(options: str, dialect: str) -> Section:
+    """The [net] of a cfg, whose options begin at line 2."""
+    return sections(f"[net]\n{options}\n[avgpool]\n", dialect)[0]
+
+
+def error(source: str | bytes, dialect: str) -> CfgError:
+    with pytest.raises(CfgError) as caught:
+        sections(source, dialect)
+    return caught.value
+
+
+def remarks(source: str, dialect: str) -> list[tuple[str, int]]:
+    text = text_of(source)
+    found = cfg.remarks(text, cfg.sections(text, DIALECTS[dialect]))
+    return [(remark.id, remark.line) for remark in found]
+
+
+# --- bytes that are no text -------------------------------------------------------------------------------------------
+
+
+def test_a_byte_order_mark_is_named():
+    with pytest.raises(CfgError, match="byte order mark") as caught:
+        text_of(b"\xef\xbb\xbf[net]\n")
+    assert caught.value.line == 1
+
+
+def test_the_first_byte_that_is_not_utf_8_is_named_with_its_line():
+    with pytest.raises(CfgError, match="byte 0xe9, expected UTF-8") as caught:
+        text_of("[net]\n# caf\xe9\n".encode("latin-1"))
+    assert caught.value.line == 2
+
+
+def test_utf_16_is_not_utf_8():
+    with pytest.raises(CfgError, match="expected UTF-8"):
+        text_of("[net]\n".encode("utf-16"))
+
+
+def test_a_zero_byte_is_no_text():
+    with pytest.raises(CfgError, match="zero byte") as caught:
+        text_of(b"[net]\nwidth=8\0\n")
+    assert caught.value.line == 2
+
+
+def test_a_file_of_a_weights_file_s_size_is_not_read(tmp_path):
+    path = tmp_path / "big.cfg"
+    path.write_bytes(b"#" * (cfg.MOST_BYTES + 1))
+    with pytest.raises(CfgError, match=f"more than {cfg.MOST_BYTES} bytes"):
+        cfg.read(path)
+
+
+def test_a_file_of_the_largest_size_is_read(tmp_path):
+    path = tmp_path / "big.cfg"
+    path.write_bytes(b"#" * cfg.MOST_BYTES)
+    assert len(cfg.read(path).lines) == 1
+
+
+# --- sections ---------------------------------------------------------------------------------------------------------
+
+
+@every_dialect
+def test_sections_know_their_type_name_and_line(dialect):
+    source = """\
+        # a comment
+        [network]
+        width=8
+
+        [conv]
+        filters=2
+        [maxpool]"""
+    found = sections(dedent(source), dialect)
+    assert [(section.type, section.name, section.line) for section in found] == [
+        ("net", "network", 2),
+        ("convolutional", "conv", 5),
+        ("maxpool", "maxpool", 7),
+    ]
+
+
+@pytest.mark.parametrize("dialect", EVERY)
+@pytest.mark.parametrize("source", ["", "\n\n", "# only a comment\n", ";\n"])
+def test_a_file_without_sections_is_refused(dialect, source):
+    assert error(source, dialect).what == "no section, expected [net]"
+
+
+@line_based
+@pytest.mark.parametrize("option", ["width=8", "width", "width="])
+def test_an_option_before_any_section_is_refused(dialect, option):
+    found = error(f"# x\n{option}\n[net]\n[avgpool]\n", dialect)
+    assert (found.line, found.what) == (2, f"{option} stands before any section, expected [net]")
+
+
+def test_hank_refuses_an_option_before_any_section():
+    assert error("width=8\n[net]\n[avgpool]\n", "hank").line == 1
+
+
+def test_hank_skips_a_line_that_is_no_option_before_any_section():
+    assert sections("my network\n[net]\nwidth=8\n[avgpool]\n", "hank")[0].type == "net"
+
+
+@every_dialect
+def test_the_first_section_must_be_net(dialect):
+    found = error("\n[convolutional]\nfilters=1\n[net]\nwidth=8\n", dialect)
+    assert (found.line, "expected [net] as the first section" in found.what) == (2, True)
+
+
+@every_dialect
+def test_a_second_net_is_no_layer(dialect):
+    found = error("[net]\nwidth=8\n[avgpool]\n[net]\nwidth=8\n", dialect)
+    assert (found.line, found.what) == (4, f"[net] is unknown to {dialect}, expected a layer")
+
+
+@every_dialect
+def test_net_alone_is_no_network(dialect):
+    assert error("[net]\nwidth=8\n", dialect).what == "no layer after [net]"
+
+
+def test_hank_replaces_a_net_without_options_by_the_next_section_and_fails_on_that():
+    with pytest.raises(CfgError):
+        build(text_of("[net]\n[convolutional]\nfilters=1\n[avgpool]\n"), DIALECTS["hank"])
+
+
+@every_dialect
+def test_an_unknown_section_is_refused_with_its_line(dialect):
+    found = error("[net]\nwidth=8\n[convolutionnal]\n", dialect)
+    assert (found.line, found.what) == (3, f"[convolutionnal] is unknown to {dialect}, expected a layer")
+
+
+@every_dialect
+def test_section_names_are_case_sensitive(dialect):
+    assert error("[net]\nwidth=8\n[Convolutional]\n", dialect).line == 3
+
+
+@line_based
+def test_blanks_in_brackets_do_not_count(dialect):
+    assert sections("[ n e t ]\nwidth=8\n[\tavg pool ]\n", dialect)[1].type == "avgpool"
+
+
+def test_hank_counts_blanks_in_brackets():
+    found = error("[ net ]\nwidth=8\n[avgpool]\n", "hank")
+    assert (found.line, "nothing may stand beside [net]" in found.cause) == (1, True)
+
+
+@line_based
+def test_a_comment_behind_a_bracket_makes_another_section_of_it(dialect):
+    found = error("[net] # x\nwidth=8\n[avgpool]\n", dialect)
+    assert (found.line, "nothing may stand beside [net]" in found.cause) == (1, True)
+
+
+def test_hank_takes_a_comment_behind_a_bracket():
+    assert sections("[net] # x\nwidth=8\n[avgpool]junk\n", "hank")[1].type == "avgpool"
+
+
+@line_based
+def test_a_bracket_that_is_not_closed_is_refused(dialect):
+    assert error("[net\nwidth=8\n[avgpool]\n", dialect).line == 1
+
+
+def test_hank_skips_a_bracket_that_is_not_closed():
+    assert "stands before any section" in error("[net\nwidth=8\n[avgpool]\n", "hank").what
+    assert len(sections("[net]\nwidth=8\n[maxpool\n[avgpool]\n", "hank")) == 2
+
+
+# Section names by dialect: darknet-format.md, 1.3.
+KNOWN = {
+    "conv convolutional conn connected max maxpool avg avgpool soft softmax": EVERY,
+    "route shortcut upsample dropout cost region yolo crnn rnn lstm": EVERY,
+    "deconv deconvolutional logistic l2norm iseg": ["pjreddie"],
+    "local_avg local_avgpool reorg3d Gaussian_yolo scale_channels sam contrastive": ["alexeyab", "hank"],
+    "reorg local gru batchnorm activation crop detection lrn normalization": ["alexeyab", "pjreddie"],
+    "conv_lstm history implicit empty silence": ["alexeyab"],
+    "blank implicit_add implicit_mul gaussian_yolo": [],
+}
+
+
+@pytest.mark.parametrize(
+    ("name", "dialects"), [(name, known) for names, known in KNOWN.items() for name in names.split()]
+)
+def test_a_section_is_known_to_these_forks(name, dialects):
+    assert [dialect for dialect in EVERY if name in SECTIONS[dialect]] == dialects
+
+
+# --- line ends --------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("dialect", ["alexeyab", "hank"])
+def test_crlf_is_a_line_end(dialect):
+    section = sections("[net]\r\nwidth=8\r\n[convolutional]\r\nactivation=leaky\r\n", dialect)[1]
+    assert section.text("activation") == "leaky"
+
+
+def test_pjreddie_fails_on_the_first_section_of_a_crlf_file():
+    found = error("[net]\r\nwidth=8\r\n[avgpool]\r\n", "pjreddie")
+    assert (found.line, "CR LF" in found.cause, "\r" in str(found)) == (1, True, False)
+
+
+def test_pjreddie_reads_numbers_before_a_carriage_return():
+    section = layer("filters=8\r\nactivation=leaky\r\n", "pjreddie")
+    assert (section.integer("filters", 1), section.text("activation")) == (8, "leaky\r")
+
+
+@every_dialect
+def test_the_last_line_needs_no_line_end(dialect):
+    assert layer("filters=8", dialect).integer("filters", 1) == 8
+
+
+# --- options ----------------------------------------------------------------------------------------------------------
+
+
+@line_based
+def test_blanks_inside_keys_and_values_do_not_count(dialect):
+    assert layer("fil ters = 1 1", dialect).integer("filters", 1) == 11
+
+
+@line_based
+def test_the_first_of_two_equal_keys_counts(dialect):
+    section = layer("filters=2\nfilters=3\n", dialect)
+    assert (section.integer("filters", 1), section.find("filters").line) == (2, 4)
+
+
+def test_hank_refuses_a_key_that_is_given_twice():
+    with pytest.raises(CfgError, match="filters is given twice, which hank refuses") as caught:
+        layer("filters=2\nsize=1\nfilters=2\n", "hank")
+    assert caught.value.line == 6
+
+
+@line_based
+def test_a_key_without_value_hides_the_next_one(dialect):
+    assert layer("filters\nfilters=9\n", dialect).integer("filters", 1) == 1
+
+
+@line_based
+def test_a_key_with_an_empty_value_is_dropped(dialect):
+    assert layer("filters=\nfilters=9\n", dialect).integer("filters", 1) == 9
+
+
+@pytest.mark.parametrize("line", ["filters", "filters=", "filters=#8", "fil ters=8"])
+def test_hank_skips_what_is_no_option(line):
+    assert layer(f"{line}\nfilters=9\n", "hank").integer("filters", 1) == 9
+
+
+@line_based
+def test_an_inline_comment_stays_in_the_value(dialect):
+    section = layer("filters=8 # eight\nactivation=leaky # why\n", dialect)
+    assert (section.integer("filters", 1), section.text("activation")) == (8, "leaky#why")
+
+
+@line_based
+def test_semicolons_begin_comments(dialect):
+    assert layer(" ;filters=8\nsize=3 ; three\n", dialect).integer("filters", 1) == 1
+
+
+def test_hank_ends_a_value_at_a_comment():
+    section = layer("filters=8 # eight\nactivation=leaky#why\n", "hank")
+    assert (section.integer("filters", 1), section.text("activation")) == (8, "leaky")
+
+
+def test_hank_takes_a_semicolon_for_a_part_of_the_key():
+    with pytest.raises(CfgError, match=";filters is unknown, which hank refuses"):
+        layer(";filters=8\n", "hank")
+
+
+def test_hank_wants_a_number_and_not_one_with_a_semicolon():
+    with pytest.raises(CfgError, match="filters=8 ; eight, expected a plain decimal"):
+        layer("filters=8 ; eight\n", "hank").integer("filters", 1)
+
+
+def test_hank_refuses_an_empty_value_with_its_line():
+    found = error("[net]\nwidth=8\n[convolutional]\nsize=1\nfilters = # 8\n", "hank")
+    assert found.line == 5
+
+
+@line_based
+def test_unknown_keys_are_kept_and_not_used(dialect):
+    section = layer("Filters=9\ncolour=red\n", dialect)
+    assert [option.key for option in section.options] == ["Filters", "colour"]
+    assert section.integer("filters", 1) == 1
+
+
+@pytest.mark.parametrize("key", ["colour", "numload", "dontsave", "output"])
+def test_hank_refuses_a_key_that_it_never_asks_for(key):
+    with pytest.raises(CfgError, match=f"{key} is unknown, which hank refuses") as caught:
+        layer(f"filters=2\n{key}=1\n", "hank")
+    assert caught.value.line == 5
+
+
+@pytest.mark.parametrize("key", ["max_crop", "min_crop", "max_ratio", "min_ratio", "center", "unsupervised"])
+def test_hank_refuses_keys_of_net_that_it_dropped(key):
+    with pytest.raises(CfgError, match=f"{key} is unknown"):
+        net(f"{key}=1", "hank")
+
+
+def test_hank_refuses_show_details():
+    with pytest.raises(CfgError, match="show_details is unknown"):
+        layer("show_details=1\n", "hank", "yolo")
+
+
+CONDITIONAL = [
+    ("steps=1", "policy=steps"),
+    ("scales=1", "policy=sgdr"),
+    ("seq_scales=1", "policy=steps"),
+    ("step=1", "policy=step"),
+    ("step=1", "policy=sigmoid"),
+    ("scale=1", "policy=step"),
+    ("gamma=1", "policy=exp"),
+    ("gamma=1", "policy=sigmoid"),
+    ("B1=1", "adam=1"),
+    ("B2=1", "adam=1"),
+    ("eps=1", "adam=2"),
+]
+
+
+@pytest.mark.parametrize(("option", "condition"), CONDITIONAL)
+def test_hank_takes_conditional_keys_under_their_condition(option, condition):
+    assert net(f"{option}\n{condition}", "hank").find(option.partition("=")[0])
+
+
+@pytest.mark.parametrize("option", sorted({option for option, _ in CONDITIONAL}))
+@pytest.mark.parametrize("other", ["batch=1", "policy=constant", "policy=poly", "adam=0"])
+def test_hank_refuses_conditional_keys_without_their_condition(option, other):
+    with pytest.raises(CfgError, match="is not used with this") as caught:
+        net(f"{other}\n{option}", "hank")
+    assert caught.value.line == 3
+
+
+def test_hank_does_not_ask_for_a_step_with_policy_steps():
+    with pytest.raises(CfgError, match="step is not used with this policy"):
+        net("policy=steps\nsteps=1\nscales=1\nstep=1", "hank")
+
+
+@line_based
+def test_conditional_keys_are_free_elsewhere(dialect):
+    assert net("policy=constant\nsteps=1\nB1=1", dialect).find("steps")
+
+
+def test_hank_refuses_a_number_in_scientific_notation_wherever_it_asks_for_one():
+    source = "[net]\nwidth=8\nlearning_rate=1e-4\n[avgpool]\n"
+    assert error(source, "hank").line == 3
+
+
+@pytest.mark.parametrize("value", ["-", ".", "--5"])
+def test_hank_refuses_while_reading_what_looks_like_a_number_and_is_none(value):
+    assert error(f"[net]\nwidth=8\nmomentum={value}\n[avgpool]\n", "hank").line == 3
+
+
+@pytest.mark.parametrize("option", ["activation=leeky", "activation=Leaky"])
+def test_hank_refuses_an_unknown_activation(option):
+    assert error(f"[net]\nwidth=8\n[convolutional]\n{option}\n", "hank").line == 4
+
+
+def test_hank_refuses_an_unknown_policy():
+    assert error("[net]\nwidth=8\npolicy=stepped\n[avgpool]\n", "hank").line == 3
+
+
+@every_dialect
+def test_a_key_of_another_fork_has_its_default(dialect):
+    section = layer("", dialect)
+    assert section.knows("numload") is (dialect == "pjreddie")
+    assert section.knows("share_index") is (dialect != "pjreddie")
+
+
+def test_pjreddie_ignores_keys_of_alexeyab():
+    assert layer("stride_x=3\n", "pjreddie").integer("stride_x", -1) == -1
+
+
+# --- values -----------------------------------------------------------------------------------------------------------
+
+
+@every_dialect
+def test_an_absent_value_is_the_default(dialect):
+    section = layer("filters=2\n", dialect)
+    assert section.integer("size", 7) == 7
+    assert section.integers("stream") is None
+    assert section.text("activation", "logistic") == "logistic"
+    assert not section.flag("pad")
+
+
+@every_dialect
+@pytest.mark.parametrize(("value", "switched"), [("0", False), ("1", True), ("2", True), ("-1", True)])
+def test_any_number_but_zero_is_a_switch_turned_on(dialect, value, switched):
+    assert layer(f"pad={value}\n", dialect).flag("pad") is switched
+
+
+@every_dialect
+@pytest.mark.parametrize("value", ["0", "-4"])
+def test_a_number_below_the_least_is_refused_with_its_line(dialect, value):
+    with pytest.raises(CfgError, match=f"filters={value}, expected at least 1") as caught:
+        layer(f"size=1\nfilters={value}\n", dialect).positive("filters")
+    assert caught.value.line == 5
+
+
+@every_dialect
+def test_a_number_beyond_32_bits_is_refused_with_its_line(dialect):
+    with pytest.raises(CfgError, match="filters=1000000000000, expected a number that fits a 32-bit int") as caught:
+        layer("filters=1000000000000\n", dialect).positive("filters")
+    assert caught.value.line == 4
+
+
+def test_a_mask_ends_at_a_comment_in_alexeyab():
+    assert layer("mask=0,1#,2\n", "alexeyab", "yolo").integers("mask") == [0, 1]
+
+
+def test_a_mask_goes_on_behind_a_comment_in_pjreddie():
+    assert layer("mask=0,1#,2\n", "pjreddie", "yolo").integers("mask") == [0, 1, 2]
+
+
+def test_a_list_that_is_no_mask_goes_on_behind_a_comment_in_alexeyab():
+    assert layer("layers=-1#,-2\n", "alexeyab", "route").integers("layers") == [-1, -2]
+
+
+def test_hank_cuts_a_list_at_a_comment_before_splitting_it():
+    assert layer("layers=-1 -3 # , -2\n", "hank", "route").integers("layers") == [-1, -3]
+
+
+def test_an_error_without_a_key_stands_at_the_section():
+    assert layer("filters=2\n", "alexeyab").error("is odd").line == 3
+
+
+# --- removing lines ---------------------------------------------------------------------------------------------------
+
+SOURCES = [
+    b"[net]\nwidth=8\n\n[avgpool]\n",
+    b"[net]\r\nwidth=8\r\n\r\n[avgpool]\r\n",
+    b"[net]\nwidth=8\n\n[avgpool]",
+    b"[net]\r\nwidth=8\n\n[avgpool]\r",
+    "[net]\n# \u03b3 and \u03b2\v\f\x85\u2028\n".encode(),
+    b"\n",
+    b"",
+]
+
+
+@pytest.mark.parametrize("source", SOURCES)
+def test_a_text_without_no_line_is_its_bytes(source):
+    assert text_of(source).without(()) == source
+
+
+@pytest.mark.parametrize("source", SOURCES)
+def test_a_text_without_one_line_keeps_every_other_byte(source):
+    lines = source.split(b"\n")
+    ended = [line + b"\n" for line in lines[:-1]] + ([lines[-1]] if lines[-1] else [])
+    for number in range(1, len(ended) + 1):
+        assert text_of(source).without({number}) == b"".join(ended[: number - 1] + ended[number:])
+
+
+def test_a_text_without_several_lines():
+    assert text_of("a\nb\r\nc\nd").without({2, 4}) == b"a\nc\n"
+
+
+# --- remarks ----------------------------------------------------------------------------------------------------------
+
+
+@line_based
+def test_a_plain_cfg_has_no_remarks(dialect):
+    assert remarks("[net]\nwidth=8\n[convolutional]\nfilters=2\n", dialect) == []
+
+
+@line_based
+def test_what_is_odd_is_remarked_with_its_line(dialect):
+    source = """\
+        [net]
+        width=8
+        [convolutional]
+        filters=8 # eight
+        size
+        stride=
+        colour=red
+        filters=9
+        """
+    assert remarks(dedent(source), dialect) == [
+        ("cfg-inline-comment", 4),
+        ("cfg-no-value", 5),
+        ("cfg-no-value", 6),
+        ("cfg-unknown-key", 7),
+        ("cfg-duplicate-key", 8),
+    ]
+
+
+def test_hank_has_inline_comments_and_no_remarks_on_them():
+    assert remarks("[net]\nwidth=8\n[convolutional]\nfilters=8 # eight\n", "hank") == []
+
+
+def test_hank_s_skipped_lines_are_remarked():
+    assert remarks("[net]\nwidth=8\n[convolutional]\nfilters\n", "hank") == [("cfg-no-value", 4)]
+
+
+@pytest.mark.parametrize("dialect", ["alexeyab", "hank"])
+def test_the_first_carriage_return_is_remarked(dialect):
+    assert remarks("[net]\nwidth=8\n[avgpool]\r\n\r\n", dialect) == [("cfg-cr", 3)]
+
+
+def test_keys_of_other_forks_are_remarked():
+    source = "[net]\nwidth=8\n[convolutional]\nstride_x=2\nnumload=1\n"
+    assert remarks(source, "pjreddie") == [("cfg-unknown-key", 4)]
+    assert remarks(source, "alexeyab") == [("cfg-unknown-key", 5)]
+
+
+# --- any text ---------------------------------------------------------------------------------------------------------
+
+WORDS = st.sampled_from([*KEYS["alexeyab"]["convolutional"], "[net]", "[convolutional]", "[yolo]", "mask", "layers"])
+PIECES = st.sampled_from(["=", " ", "\t", "\r", "\n", "#", ";", ",", "-", ".", "[", "]", "1", "16777217", "9" * 39, ""])
+TEXTS = st.lists(WORDS | PIECES | st.text(max_size=3), max_size=40).map("".join)
+
+
+@every_dialect
+@settings(max_examples=150, deadline=None)
+@example("[net]\nwidth=" + "9" * 40 + "\n[avgpool]\n")
+@example("[net]\nwidth=8\n[")
+@given(source=TEXTS)
+def test_any_text_is_read_or_refused(dialect, source):
+    """Every value of every section is converted, too: what a fork fails on is a `CfgError` and nothing else."""
+    try:
+        text = text_of(source)
+        found = cfg.sections(text, DIALECTS[dialect])
+    except CfgError:
+        return
+    cfg.remarks(text, found)
+    for section in found:
+        for option in section.options:
+            for convert in (section.flag, section.integers, section.text):
+                with contextlib.suppress(CfgError):
+                    convert(option.key)
+
+
+@given(source=st.text(alphabet=st.characters(exclude_characters="\0", exclude_categories=["Cs"])))
+@settings(max_examples=100, deadline=None)
+def test_any_text_without_no_line_is_its_bytes(source):
+    data = source.encode()
+    if not data.startswith(b"\xef\xbb\xbf"):
+        assert text_of(data).without(()) == data
+
+
+@given(data=st.binary(max_size=60))
+@settings(max_examples=100, deadline=None)
+def test_any_bytes_are_text_or_refused(data):
+    with contextlib.suppress(CfgError):
+        assert text_of(data).without(()) == data
