@@ -10,7 +10,7 @@ from pathlib import Path
 
 import numpy as np
 
-from bnorm.batchnorm import INSIDE
+from bnorm.fold import EPSILON
 from bnorm.model import read_model
 from bnorm.network import Layer
 from bnorm.weights import save
@@ -40,7 +40,7 @@ def layer_arrays(layer: Layer, x: np.ndarray, rng: np.random.Generator) -> tuple
         arrays["scales"] = rng.gamma(9, 1 / 9, part.channels)
         arrays["rolling_mean"] = y.mean(axis=(0, 2, 3))
         arrays["rolling_variance"] = y.var(axis=(0, 2, 3))
-        gain = arrays["scales"] / INSIDE.deviation(arrays["rolling_variance"])
+        gain = arrays["scales"] / EPSILON.deviation(arrays["rolling_variance"])
         y = (y - arrays["rolling_mean"][:, None, None]) * gain[:, None, None]
     y += arrays["biases"][:, None, None]
     return arrays, np.where(y > 0, y, LEAK * y) if layer.section.text("activation") == "leaky" else y

@@ -1,7 +1,22 @@
-"""Batch normalisation itself, as each fork's C code computes it.
+"""Batch normalisation itself: the formulas of each fork and of the paper, on vectors of one value per channel.
 
-At inference every channel is `y = gain·x + offset` with `gain = scale / deviation(variance)` and
-`offset = bias − mean·gain`; what the forks disagree on is where ε stands in the deviation, and how large it is.
+For the values x of one channel, N of them in a mini-batch (N = batch · height · width):
+
+    training     mean = Σx / N            variance = Σ(x − mean)² / (N or N − 1)
+                 x_norm = (x − mean) / deviation(variance)
+                 y = scale · x_norm + bias
+                 rolling = keep · rolling + (1 − keep) · moment
+    inference    the same y with the rolling statistics:  y = gain · x + offset
+    backward     δ = delta · scale, delta being ∂loss/∂y
+                 bias_updates = Σ delta       scale_updates = Σ delta · x_norm
+                 mean_delta = −Σδ / deviation(variance)
+                 variance_delta = −½ · Σδ(x − mean) · deviation(variance)⁻³
+                 dx = δ / deviation(variance) + variance_delta · 2(x − mean) / N + mean_delta / N
+
+What the forks disagree on is a row of `ARITHMETICS`: where ε stands in each deviation and how large it is, what the
+variance divides by, and what rolling keeps. Sources: pjreddie `batchnorm_layer.c`, `blas.c`, `blas_kernels.cu`;
+AlexeyAB the same and `connected_layer.c`; hank `batchnorm_layer.cpp`, `blas.cpp`; the paper is arXiv:1502.03167,
+section 3, algorithms 1 and 2. All vectors have shape (C,) and are float64.
 """
 
 from __future__ import annotations
@@ -21,7 +36,7 @@ class Epsilon(NamedTuple):
     inside: bool
 
     def deviation(self, variance: Vector) -> Vector:
-        """√(variance + ε) inside, √variance + ε outside; NaN for what has no root. Shape (C,), float64."""
+        """√(variance + ε) inside, √variance + ε outside; NaN for what has no root."""
         with np.errstate(invalid="ignore"):
             if self.inside:
                 return np.sqrt(variance + self.value)
@@ -32,57 +47,151 @@ class Epsilon(NamedTuple):
 
 
 class Arithmetic(NamedTuple):
-    """Whose formulas apply. `epsilon` is that of the forward pass."""
+    """Whose formulas apply."""
 
     name: str
-    epsilon: Epsilon
+    forward: Epsilon = Epsilon(1e-5, inside=True)  # of y and x_norm: normalize_cpu, normalize_delta's x_norm
+    backward: Epsilon = Epsilon(1e-5, inside=True)  # of mean_delta and variance_delta
+    direct: Epsilon = Epsilon(1e-5, inside=True)  # of the term δ / deviation in dx: normalize_delta_cpu
+    biased: bool = False  # the variance divides by N, not by N − 1
+    unbiased_rolling: bool = False  # the rolling variance takes variance · N / (N − 1) (paper, algorithm 2)
+    keep: float = 0.99  # what rolling keeps of its old value: convolutions and [batchnorm]
+    keep_connected: float = 0.99  # the same for connected layers and the matrices of rnn, gru and lstm
+    constant_statistics: bool = False  # backward at inference: rolling statistics do not depend on x, dx = δ · gain
+    vectors: str = "float32"  # the type of results per channel
 
-
-INSIDE = Epsilon(1e-5, inside=True)  # PJ blas_kernels.cu and AB blas.c: normalize_*; the paper's algorithm 1
-PJREDDIE_CPU = Epsilon(1e-6, inside=False)  # PJ blas.c: normalize_cpu
 
 ARITHMETICS: dict[str, Arithmetic] = {
     row.name: row
     for row in (
-        Arithmetic("pjreddie", PJREDDIE_CPU),
-        Arithmetic("pjreddie-gpu", INSIDE),
-        Arithmetic("alexeyab", INSIDE),
-        Arithmetic("alexeyab-gpu", INSIDE),
-        Arithmetic("hank", INSIDE),
-        Arithmetic("hank-gpu", INSIDE),
-        Arithmetic("paper", INSIDE),
+        Arithmetic("pjreddie", forward=Epsilon(1e-6, inside=False)),
+        Arithmetic("pjreddie-gpu"),
+        *(
+            Arithmetic(name, direct=Epsilon(1e-5, inside=False), keep=0.9, keep_connected=0.95)
+            for name in ("alexeyab", "hank")
+        ),
+        *(
+            Arithmetic(name, backward=Epsilon(1e-6, inside=True), direct=Epsilon(1e-6, inside=False), biased=True)
+            for name in ("alexeyab-gpu", "hank-gpu")
+        ),
+        Arithmetic(
+            "paper",
+            biased=True,
+            unbiased_rolling=True,
+            keep=0.9,
+            keep_connected=0.9,
+            constant_statistics=True,
+            vectors="float64",
+        ),
     )
 }
 
 
 class Parameters(NamedTuple):
-    """What training learns: γ and β, one per channel, shape (C,)."""
+    """What training learns: γ and β."""
 
     scales: Vector
     biases: Vector
 
 
 class Rolling(NamedTuple):
-    """The statistics that inference uses, shape (C,)."""
+    """The statistics that inference uses."""
 
     mean: Vector
     variance: Vector
 
 
+class Moments(NamedTuple):
+    """Mean and variance of one mini-batch; `variance` by the arithmetic's divisor, `unbiased` by N − 1."""
+
+    mean: Vector
+    variance: Vector
+    unbiased: Vector
+
+
+class Gradients(NamedTuple):
+    """What backward gives per channel."""
+
+    scale_updates: Vector
+    bias_updates: Vector
+    mean_delta: Vector
+    variance_delta: Vector
+
+
+class Line(NamedTuple):
+    """A result of every value: `x · (x − shift) + delta · ∂loss/∂y + constant`, with one factor of each per channel."""
+
+    x: Vector
+    delta: Vector | None
+    constant: Vector
+
+
 def gain_offset(parameters: Parameters, rolling: Rolling, epsilon: Epsilon) -> tuple[Vector, Vector]:
-    """What the layer does at inference, `y = gain·x + offset`: two arrays of shape (C,), float64."""
-    with np.errstate(divide="ignore", invalid="ignore", over="ignore"):
+    """What the layer does at inference, `y = gain·x + offset`: gain = scale / deviation, offset = bias − mean·gain."""
+    with np.errstate(all="ignore"):
         gain = parameters.scales / epsilon.deviation(rolling.variance)
         return gain, parameters.biases - rolling.mean * gain
 
 
-def infer(
-    x: NDArray[np.floating], parameters: Parameters, rolling: Rolling, arithmetic: Arithmetic
-) -> NDArray[np.floating]:
-    """Normalise `x` of shape (N, C, ...) by the rolling statistics; computed in float64, rounded once to x's dtype.
+def moments(total: Vector, squares: Vector, shift: Vector, count: int, arithmetic: Arithmetic) -> Moments:
+    """From Σ(x − shift) and Σ(x − shift)² over `count` values; a shift near the mean keeps every digit.
 
-    PJ `batchnorm_layer.c: forward_batchnorm_layer` where `train` is 0: normalize_cpu, scale_bias, add_bias.
+    PJ `blas.c: mean_cpu, variance_cpu`; AB `blas_kernels.cu: fast_variance_kernel` divides by N.
     """
-    gain, offset = gain_offset(parameters, rolling, arithmetic.epsilon)
-    shape = (1, -1, *(1,) * (x.ndim - 2))
-    return (x * gain.reshape(shape) + offset.reshape(shape)).astype(x.dtype)
+    with np.errstate(all="ignore"):
+        drift = total / count
+        about = np.maximum(squares - total * drift, 0)  # Σ(x − mean)², which rounding may push below 0
+        unbiased = about / (count - 1)
+        return Moments(shift + drift, about / count if arithmetic.biased else unbiased, unbiased)
+
+
+def normalise(statistics: Rolling | Moments, shift: Vector, arithmetic: Arithmetic) -> Line:
+    """x_norm = (x − mean) / deviation."""
+    with np.errstate(all="ignore"):
+        inverse = 1 / arithmetic.forward.deviation(statistics.variance)
+        return Line(inverse, None, (shift - statistics.mean) * inverse)
+
+
+def forward(parameters: Parameters, statistics: Rolling | Moments, shift: Vector, arithmetic: Arithmetic) -> Line:
+    """y = scale · x_norm + bias (PJ `normalize_cpu, scale_bias, add_bias`)."""
+    with np.errstate(all="ignore"):
+        gain = parameters.scales / arithmetic.forward.deviation(statistics.variance)
+        return Line(gain, None, parameters.biases + (shift - statistics.mean) * gain)
+
+
+def backward(
+    parameters: Parameters,
+    statistics: Rolling | Moments,
+    shift: Vector,
+    sums: tuple[Vector, Vector],
+    count: int,
+    arithmetic: Arithmetic,
+) -> tuple[Gradients, Line]:
+    """The gradients per channel and dx, from Σ delta and Σ delta·(x − shift).
+
+    PJ `backward_bias, backward_scale_cpu, mean_delta_cpu, variance_delta_cpu, normalize_delta_cpu`. At inference
+    darknet puts the rolling statistics into the same formulas (`backward_batchnorm_layer`); in the paper they are
+    constants.
+    """
+    with np.errstate(all="ignore"):
+        total, along = sums
+        drift = statistics.mean - shift
+        about = along - drift * total  # Σ delta · (x − mean)
+        scales = parameters.scales
+        deviation = arithmetic.backward.deviation(statistics.variance)
+        mean_delta = -scales * total / deviation
+        variance_delta = -0.5 * scales * about / deviation**3
+        scale_updates = about / arithmetic.forward.deviation(statistics.variance)
+        gradients = Gradients(scale_updates, total, mean_delta, variance_delta)
+        direct = scales / arithmetic.direct.deviation(statistics.variance)
+        if arithmetic.constant_statistics and isinstance(statistics, Rolling):
+            return gradients, Line(np.zeros_like(direct), direct, np.zeros_like(direct))
+        slope = 2 * variance_delta / count
+        return gradients, Line(slope, direct, mean_delta / count - slope * drift)
+
+
+def roll(rolling: Rolling, batch: Moments, keep: float, arithmetic: Arithmetic) -> Rolling:
+    """keep · rolling + (1 − keep) · moment (PJ `forward_batchnorm_layer`: scal_cpu, axpy_cpu)."""
+    variance = batch.unbiased if arithmetic.unbiased_rolling else batch.variance
+    mean = keep * rolling.mean + (1 - keep) * batch.mean
+    return Rolling(mean, keep * rolling.variance + (1 - keep) * variance)

@@ -37,6 +37,14 @@ def _same(path: Path, other: Path) -> bool:
         return path.resolve() == other.resolve()
 
 
+def check_folder(path: Path) -> None:
+    """Refuse an output folder that is something else, or whose parent is missing."""
+    if not path.parent.is_dir():
+        raise OutputError(path, f"no folder {path.parent}, expected one that exists")
+    if path.exists() and not path.is_dir():
+        raise OutputError(path, "is a file, expected a folder or a new name", cause="FILE.npz writes one archive")
+
+
 @contextlib.contextmanager
 def replacing(*targets: Path) -> Iterator[Sequence[BinaryIO]]:
     """Open one temporary file per target; on a clean exit they become the targets, otherwise they vanish.

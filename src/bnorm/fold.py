@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from bnorm import cfg
-from bnorm.batchnorm import INSIDE, Epsilon, Parameters, Rolling, Vector, gain_offset
+from bnorm.batchnorm import Epsilon, Parameters, Rolling, Vector, gain_offset
 from bnorm.errors import WeightsError
 from bnorm.files import check_outputs, replacing
 from bnorm.layout import NORMALISATION, Array, Layout, plan
@@ -23,6 +23,7 @@ from bnorm.model import Model
 from bnorm.network import Layer, Network, build
 from bnorm.weights import Floats, Weights, open_weights, write_block
 
+EPSILON = Epsilon(1e-5, inside=True)  # what every fork's GPU path, and AlexeyAB's and hank's CPU path, computes
 SWITCHES = frozenset({"batch_normalize", "cbn"})  # the keys that turn batch normalisation on
 ASYMMETRIC = ("dontload", "dontloadscales", "flipped", "numload")  # what is read is not what was saved
 
@@ -51,7 +52,9 @@ class FoldReport:
     output_cfg: Path
 
 
-def fold(model: Model, output: Path, output_cfg: Path, *, epsilon: Epsilon = INSIDE, force: bool = False) -> FoldReport:
+def fold(
+    model: Model, output: Path, output_cfg: Path, *, epsilon: Epsilon = EPSILON, force: bool = False
+) -> FoldReport:
     """Write the folded weights and cfg. Both are there in the end, or neither.
 
     `CfgError` for a network with batch normalisation that bnorm cannot fold yet, `WeightsError` for a file that does

@@ -104,7 +104,7 @@ def _statistics(weights: Weights, arrays: tuple[Array, ...], arithmetic: str) ->
     if not fields["scales"]:
         return None
     scales, mean, variance = (np.concatenate(values).astype(np.float64) for values in fields.values())
-    return _summary(scales, Rolling(mean, variance), ARITHMETICS[arithmetic].epsilon)
+    return _summary(scales, Rolling(mean, variance), ARITHMETICS[arithmetic].forward)
 
 
 def _summary(scales: np.ndarray[tuple[int], np.dtype[np.float64]], rolling: Rolling, epsilon: Epsilon) -> Statistics:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 import click
@@ -41,3 +42,61 @@ class LayerRange(click.ParamType[range]):
         if not first.isdecimal() or (dash and not last.isdecimal()) or len(value) > 20:
             self.fail(f"{value!r} is not a layer such as 3, or layers such as 0-12", param, ctx)
         return range(int(first), int(last if dash else first) + 1)
+
+
+class Place(click.ParamType[tuple[int, str]]):
+    """`12`, or `3.wf`: a layer's number and the name of its part."""
+
+    name = "N[.part]"
+
+    def convert(
+        self, value: str | tuple[int, str], param: click.Parameter | None, ctx: click.Context | None
+    ) -> tuple[int, str]:
+        if isinstance(value, tuple):
+            return value
+        number, _, part = value.partition(".")
+        if not number.isdecimal() or len(number) > 9:
+            self.fail(f"{value!r} is not a layer such as 12, or a part such as 3.wf", param, ctx)
+        return int(number), part
+
+
+class Shape(click.ParamType[tuple[int, ...]]):
+    """`8,32,208,208`."""
+
+    name = "N,C,H,W"
+
+    def convert(
+        self, value: str | tuple[int, ...], param: click.Parameter | None, ctx: click.Context | None
+    ) -> tuple[int, ...]:
+        if isinstance(value, tuple):
+            return value
+        sizes = value.split(",")
+        if not all(size.strip().isdecimal() and len(size) < 16 for size in sizes):
+            self.fail(f"{value!r} is not a shape such as 8,32,208,208", param, ctx)
+        return tuple(map(int, sizes))
+
+
+class Size(click.ParamType[int]):
+    """`256MiB`, `1G`, or bytes."""
+
+    name = "SIZE"
+
+    def convert(self, value: str | int, param: click.Parameter | None, ctx: click.Context | None) -> int:
+        if isinstance(value, int):
+            return value
+        match = re.fullmatch(r"([0-9]{1,15})\s*([kmgt]?)(?:i?b)?", value.strip(), re.IGNORECASE)
+        size = int(match[1]) << 10 * " kmgt".index(match[2].lower() or " ") if match else 0
+        if size < 1 << 20:
+            self.fail(f"{value!r} is not a size of at least 1MiB, such as 256MiB", param, ctx)
+        return size
+
+
+class RollingChoice(click.ParamType[bool]):
+    """`ema` or `average`, as whether rolling statistics are the paper's average."""
+
+    name = "ema|average"
+
+    def convert(self, value: str | bool, param: click.Parameter | None, ctx: click.Context | None) -> bool:
+        if value not in (True, False, "ema", "average"):
+            self.fail(f"{value!r} is not ema or average", param, ctx)
+        return value in (True, "average")

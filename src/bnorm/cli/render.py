@@ -7,7 +7,10 @@ import io
 import json
 import math
 import os
-from collections.abc import Callable, Sequence
+import sys
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any, NamedTuple
 
 import click
@@ -51,6 +54,26 @@ def note(model: Model) -> None:
     """Say which dialect `--dialect auto` chose, and why."""
     if model.reason:
         click.echo(f"note: dialect {model.dialect.name}: {model.reason}", err=True)
+
+
+@contextmanager
+def progress() -> Iterator[Callable[[int, int], None] | None]:
+    """A bar on stderr for work past a second, where that is a terminal."""
+    if not sys.stderr.isatty():
+        yield None
+        return
+    from rich.console import Console
+    from rich.progress import Progress
+
+    begun = time.monotonic()
+    with Progress(console=Console(stderr=True), transient=True, auto_refresh=False) as bar:
+        task = bar.add_task("running", visible=False)
+
+        def advance(done: int, total: int) -> None:
+            if time.monotonic() - begun > 1:
+                bar.update(task, completed=done, total=total, visible=True, refresh=True)
+
+        yield advance
 
 
 def _json(page: Page) -> None:

@@ -1,0 +1,145 @@
+"""A run from files to files: what `bnorm run` is asked for, and what came of it."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from contextlib import AbstractContextManager, nullcontext
+from pathlib import Path
+from typing import NamedTuple
+
+from bnorm import sinks
+from bnorm.batchnorm import ARITHMETICS, Arithmetic
+from bnorm.engine import MEMORY, Layer, Team
+from bnorm.files import check_folder, check_outputs, replacing
+from bnorm.model import Model
+from bnorm.running import (
+    Batch,
+    Progress,
+    RollingRule,
+    Sink,
+    Source,
+    Wanted,
+    average,
+    check_tensors,
+    exponential,
+    from_model,
+    from_params,
+    run,
+    update_weights,
+)
+from bnorm.sinks import Summary
+from bnorm.tensors import Tensor, file_of, open_tensor, write_npy
+
+
+class Request(NamedTuple):
+    """What to run, on what, and where the results go.
+
+    `place` is a layer's number and the name of a part or "", in `model`; or `params` names a .npz archive. `keep`
+    overrides what the exponential average keeps; with `averaged` the rolling statistics are the paper's.
+    """
+
+    inputs: tuple[str, ...]
+    deltas: tuple[str, ...] = ()
+    model: Model | None = None
+    place: tuple[int, str] = (0, "")
+    params: Path | None = None
+    train: bool = False
+    arithmetic: str | None = None
+    averaged: bool = False
+    keep: float | None = None
+    stages: bool = False
+    layout: str = "nchw"
+    shape: tuple[int, ...] | None = None
+    output: Path | None = None
+    update_weights: Path | None = None
+    memory: int = MEMORY
+
+    def formulas(self) -> Arithmetic:
+        """Those asked for, else the dialect's on the CPU, else pjreddie's."""
+        return ARITHMETICS[self.arithmetic or (self.model.dialect.name if self.model else "pjreddie")]
+
+    def archived(self) -> bool:
+        """Whether the results go into one .npz archive."""
+        return self.output is not None and self.output.suffix == ".npz"
+
+    def folder(self, number: int) -> Path | None:
+        """Where the results of one input go: the output itself, or with several inputs a folder in it."""
+        return self.output / f"{number:03}" if self.output and len(self.inputs) > 1 else self.output
+
+    def files_read(self) -> list[Path]:
+        """All that is read, and so must not be written."""
+        model = [self.model.network.text.path, self.model.weights] if self.model else []
+        return [path for path in (*model, self.params) if path] + [file_of(name) for name in self.inputs + self.deltas]
+
+
+class Outcome(NamedTuple):
+    """What came of a request, in the order of the inputs; `summaries` only where nothing was written."""
+
+    request: Request
+    wanted: Wanted
+    inputs: Sequence[Tensor]
+    batches: Sequence[Batch]
+    summaries: Sequence[Summary]
+
+
+def execute(request: Request, team: Team, progress: Progress = None) -> Outcome:
+    """Read, check everything, run, write. A `BnormError` before any output exists where something does not fit."""
+    source = from_model(request.model, *request.place) if request.model else from_params(request.params or Path())
+    arithmetic = request.formulas()
+    layer = Layer(source.parameters, source.rolling, arithmetic, request.train)
+    inputs, deltas = (
+        [open_tensor(name, request.shape, request.layout) for name in names]
+        for names in (request.inputs, request.deltas)
+    )
+    check_tensors(inputs, deltas, len(source.parameters.scales), request.train)
+    wanted = Wanted.of(arithmetic, train=request.train, backward=bool(deltas), stages=request.stages)
+    _check_outputs(request, wanted)
+    summaries: list[Summary] = []
+
+    def sink(number: int, x: Tensor) -> AbstractContextManager[Sink]:
+        target = request.folder(number)
+        if target is None:
+            summaries.append(Summary.of(wanted, x))
+            return nullcontext(summaries[-1])
+        return (sinks.archive if request.archived() else sinks.folder)(target, wanted, x)
+
+    batches = run(layer, inputs, deltas, _rule(request, source), sink, team, request.memory, progress)
+    _write_final(request, wanted, batches[-1])
+    return Outcome(request, wanted, inputs, batches, summaries)
+
+
+def _rule(request: Request, source: Source) -> RollingRule:
+    if request.averaged:
+        return average
+    arithmetic = request.formulas()
+    kept = arithmetic.keep_connected if source.connected else arithmetic.keep
+    return exponential(kept if request.keep is None else request.keep, arithmetic)
+
+
+FINAL = ("rolling_mean", "rolling_variance")
+
+
+def _check_outputs(request: Request, wanted: Wanted) -> None:
+    """Results replace older ones; a model is never replaced."""
+    read = request.files_read()
+    if request.archived():
+        check_outputs([request.output] if request.output else [], read, force=True)
+    elif request.output:
+        check_folder(request.output)
+        folders = [folder for number in range(len(request.inputs)) if (folder := request.folder(number))]
+        names = (*wanted.tensors, *wanted.vectors)
+        targets = [folder / f"{name}.npy" for folder in folders if folder.is_dir() for name in names]
+        check_outputs(targets, read, force=True)
+    if request.update_weights:
+        check_outputs([request.update_weights], read)
+
+
+def _write_final(request: Request, wanted: Wanted, last: Batch) -> None:
+    """The statistics that several mini-batches leave, and the weights that hold them."""
+    if request.output and request.train and len(request.inputs) > 1:
+        with replacing(*(request.output / f"{name}.npy" for name in FINAL)) as files:
+            vectors = wanted.select(last)
+            for file, name in zip(files, FINAL, strict=True):
+                write_npy(file, vectors[name])
+    if request.model and request.update_weights:
+        update_weights(request.model, *request.place, last.rolling, request.update_weights)

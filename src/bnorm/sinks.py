@@ -1,0 +1,124 @@
+"""Where the results of `run` go: a folder of .npy files, one .npz archive, or a summary of their values."""
+
+from __future__ import annotations
+
+import io
+import tempfile
+from collections.abc import Iterator, Mapping
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+from typing import BinaryIO, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from bnorm.files import replacing
+from bnorm.kernels import Span, View
+from bnorm.running import Batch, Wanted
+from bnorm.tensors import Tensor, new_npy, write_npy, write_npz
+
+
+class Files(NamedTuple):
+    """A sink into open .npy files, by name."""
+
+    wanted: Wanted
+    tensors: Mapping[str, Tensor]
+    files: Mapping[str, BinaryIO]
+
+    def finish(self, batch: Batch) -> None:
+        """Write the vectors."""
+        for name, vector in self.wanted.select(batch).items():
+            write_npy(self.files[name], vector)
+
+
+@contextmanager
+def folder(path: Path, wanted: Wanted, like: Tensor) -> Iterator[Files]:
+    """`path/y.npy` and so on, all of them there in the end, or none."""
+    path.mkdir(parents=True, exist_ok=True)
+    names = (*wanted.tensors, *wanted.vectors)
+    targets = [path / f"{name}.npy" for name in names]
+    with replacing(*targets) as files:
+        yield _npy_files(wanted, dict(zip(names, files, strict=True)), path, like)
+
+
+@contextmanager
+def archive(path: Path, wanted: Wanted, like: Tensor) -> Iterator[Files]:
+    """The same names in one .npz archive; the tensors are in unnamed files beside it until they are complete."""
+    names = (*wanted.tensors, *wanted.vectors)
+    with ExitStack() as stack:
+        files: dict[str, BinaryIO] = {
+            name: stack.enter_context(tempfile.TemporaryFile(dir=path.parent))
+            if name in wanted.tensors
+            else io.BytesIO()
+            for name in names
+        }
+        yield _npy_files(wanted, files, path, like)
+        with replacing(path) as (target,):
+            write_npz(target, files.items())
+
+
+def _npy_files(wanted: Wanted, files: Mapping[str, BinaryIO], path: Path, like: Tensor) -> Files:
+    return Files(wanted, {name: new_npy(path, files[name], like) for name in wanted.tensors}, files)
+
+
+class Range(NamedTuple):
+    """What values there are: smallest, largest and mean of those that are finite, and how many of each."""
+
+    low: float
+    high: float
+    mean: float
+    finite: int
+    not_finite: int
+
+    @classmethod
+    def of(cls, values: NDArray[np.floating]) -> Range:
+        """Of an array; NaN where nothing is finite."""
+        finite = values[np.isfinite(values)]
+        if not finite.size:
+            return cls(np.nan, np.nan, np.nan, 0, values.size)
+        mean = float(np.add.reduce(finite, dtype=np.float64)) / finite.size
+        return cls(float(finite.min()), float(finite.max()), mean, finite.size, values.size - finite.size)
+
+
+class SummaryTensor(Tensor):
+    """Values that are looked at and forgotten."""
+
+    def __init__(self, like: Tensor) -> None:
+        super().__init__(like.shape, like.dtype, like.layout)
+        self.ranges: list[Range] = []
+        self._buffer = np.empty(0, like.dtype)
+
+    def blank(self, span: Span) -> View:
+        rows, channels = span.stop - span.start, span.last - span.first
+        if self._buffer.size < rows * channels:
+            self._buffer = np.empty(rows * channels, self.dtype)
+        values = self._buffer[: rows * channels]
+        shape = (rows, channels) if self.channels_last else (1, channels, rows)
+        return View(values.reshape(shape), self.channels_last, self.flat)
+
+    def write(self, span: Span, view: View) -> None:
+        self.ranges.append(Range.of(view.array.reshape(-1)))
+
+    def range(self) -> Range:
+        """Over all that was written."""
+        not_finite = sum(part.not_finite for part in self.ranges)
+        parts = [part for part in self.ranges if part.finite]
+        if not parts:
+            return Range(np.nan, np.nan, np.nan, 0, not_finite)
+        finite = sum(part.finite for part in parts)
+        mean = sum(part.mean * part.finite for part in parts) / finite
+        return Range(min(part.low for part in parts), max(part.high for part in parts), mean, finite, not_finite)
+
+
+class Summary(NamedTuple):
+    """A sink that keeps ranges alone."""
+
+    tensors: Mapping[str, SummaryTensor]
+
+    @classmethod
+    def of(cls, wanted: Wanted, like: Tensor) -> Summary:
+        """For the tensors that are wanted."""
+        return cls({name: SummaryTensor(like) for name in wanted.tensors})
+
+    def finish(self, batch: Batch) -> None:
+        """The caller has the batch."""
