@@ -11,8 +11,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
 
-from bnorm.dialects import HANK_CONDITIONS, KEYS, SECTIONS, Dialect
+from bnorm.dialects import KEYS, SECTIONS, Dialect
 from bnorm.errors import CfgError
+from bnorm.files import open_regular
 from bnorm.grammar import GRAMMARS, INT_MAX, short
 
 MOST_BYTES = 16 << 20  # the largest cfg that any fork ships has 31 kB; a weights file given as cfg is not worth reading
@@ -99,10 +100,11 @@ class Section:
         """Whether this dialect asks for the key in a section of this type."""
         return key in KEYS[self.dialect.name][self.type]
 
-    def error(self, what: str, key: str = "", *, cause: str = "") -> CfgError:
-        """An error at the option's line, or at the section's."""
+    def error(self, what: str, key: str = "", *, cause: str = "", line: int | None = None) -> CfgError:
+        """An error at this line, or at the option's, or at the section's."""
         option = self.find(key)
-        return CfgError(self.path, f"[{self.name}] {what}", line=option.line if option else self.line, cause=cause)
+        place = line or (option.line if option else self.line)
+        return CfgError(self.path, f"[{self.name}] {what}", line=place, cause=cause)
 
     def _convert(self, key: str, conversion: Callable[[str], list[int]]) -> list[int] | None:
         option = self.find(key)
@@ -116,7 +118,7 @@ class Section:
 
 def read(path: Path) -> Text:
     """Read a cfg's text; a `CfgError` where it is not UTF-8 text of a cfg's size."""
-    with path.open("rb") as file:
+    with open_regular(path, CfgError) as file:
         data = file.read(MOST_BYTES + 1)
     if len(data) > MOST_BYTES:
         raise CfgError(path, f"more than {MOST_BYTES} bytes, expected a cfg of some kilobytes", cause=MIXED_UP)
@@ -154,6 +156,8 @@ def sections(text: Text, dialect: Dialect) -> tuple[Section, ...]:
         key, value = entry
         if key == "[":
             found.append((value or "", number, []))
+        elif not found and dialect.strict and not value:
+            continue  # hank skips such a line before it looks for a section
         elif not found:
             raise CfgError(text.path, f"{short(line.strip())} stands before any section, expected [net]", line=number)
         else:
@@ -207,31 +211,4 @@ def _section(path: Path, dialect: Dialect, index: int, name: str, line: int, opt
             cause = f"to {dialect.name} the whole line is the section's type: nothing may stand beside [{bare}]"
         shown = short(name if name.startswith("[") else f"[{name}]")
         raise CfgError(path, f"{shown} is unknown to {dialect.name}, expected {expected}", line=line, cause=cause)
-    section = Section(path, dialect, names[name], name, line, options)
-    if dialect.strict:
-        _refuse_unused(section)
-    return section
-
-
-def _refuse_unused(section: Section) -> None:
-    """Hank's `find_unused_lines`: a key that is given twice or never asked for ends the program."""
-    seen: set[str] = set()
-    for option in section.options:
-        if not option.value:
-            continue
-        why = "is given twice" if option.key in seen else _unused(section, option.key)
-        if why:
-            what = f"[{section.name}] {short(option.key)} {why}, which {section.dialect.name} refuses"
-            raise CfgError(section.path, what, line=option.line)
-        seen.add(option.key)
-
-
-def _unused(section: Section, key: str) -> str:
-    """Why hank never asks for this key; empty where it does."""
-    if not section.knows(key):
-        return "is unknown"
-    if section.type != "net" or key not in HANK_CONDITIONS:
-        return ""
-    decider, values = HANK_CONDITIONS[key]
-    asked = section.text(decider) in values if values else section.integer(decider, 0) != 0
-    return "" if asked else f"is not used with this {decider}"
+    return Section(path, dialect, names[name], name, line, options)

@@ -229,17 +229,3 @@ def _keys(column: int) -> dict[str, frozenset[str]]:
 
 KEYS: dict[str, dict[str, frozenset[str]]] = {"pjreddie": _keys(1), "alexeyab": _keys(2)}
 KEYS["hank"] = {name: keys - _DROPPED_BY_HANK.get(name, set()) for name, keys in KEYS["alexeyab"].items()}
-
-# Keys of [net] that hank asks for only where another key has one of these values; elsewhere they are fatal like any
-# key that it never asks for (`darknet_cfg.cpp: parse_net_section`). The empty tuple stands for any number but 0.
-HANK_CONDITIONS: dict[str, tuple[str, tuple[str, ...]]] = {
-    "B1": ("adam", ()),
-    "B2": ("adam", ()),
-    "eps": ("adam", ()),
-    "step": ("policy", ("step", "sigmoid")),
-    "scale": ("policy", ("step",)),
-    "steps": ("policy", ("steps", "sgdr")),
-    "scales": ("policy", ("steps", "sgdr")),
-    "seq_scales": ("policy", ("steps", "sgdr")),
-    "gamma": ("policy", ("exp", "sigmoid")),
-}

@@ -9,14 +9,14 @@ from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import BinaryIO
 
-from bnorm.errors import OutputError
+from bnorm.errors import BnormError, OutputError
 
 MARK = "bnorm-tmp"  # what a killed run may leave behind carries it in its name
 
 
 def check_outputs(outputs: Iterable[Path], inputs: Iterable[Path], *, force: bool = False) -> None:
     """Refuse an output that is an input under any spelling of its path, that is no file, or that exists already."""
-    outputs = list(outputs)
+    outputs, inputs = list(outputs), list(inputs)
     for number, path in enumerate(outputs):
         if any(_same(path, other) for other in inputs):
             raise OutputError(path, "is an input, expected another name for the output")
@@ -52,7 +52,7 @@ def replacing(*targets: Path) -> Iterator[Sequence[BinaryIO]]:
     The first target is renamed first, and an old version of each other target is removed before that: whatever
     moment the process dies at, a later target that exists belongs to the first one.
     """
-    temporary = [path.with_name(f".{path.name}.{os.urandom(4).hex()}.{MARK}") for path in targets]
+    temporary = [path.with_name(f".{MARK}-{os.urandom(8).hex()}") for path in targets]
     try:
         with contextlib.ExitStack() as stack:
             files = [stack.enter_context(path.open("xb")) for path in temporary]
@@ -80,6 +80,9 @@ def _sync_folder(folder: Path) -> None:
             os.close(descriptor)
 
 
-def is_regular(file: BinaryIO) -> bool:
-    """Whether the open file is a regular one, whose size is known and which can be read anywhere."""
-    return stat.S_ISREG(os.fstat(file.fileno()).st_mode)
+def open_regular(path: Path, kind: type[BnormError]) -> BinaryIO:
+    """Open a regular file for reading; another one, which might never end or never begin, is an error of this kind."""
+    mode = path.stat().st_mode
+    if not (stat.S_ISREG(mode) or stat.S_ISDIR(mode)):  # a folder's own error says what it is
+        raise kind(path, "is a pipe or a device, expected a regular file")
+    return path.open("rb")

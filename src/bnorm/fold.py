@@ -131,15 +131,25 @@ def _stream(weights: Weights, layout: Layout, gains: dict[int, tuple[Vector, Vec
         if gain is None or offset is None:
             yield from weights.blocks(array)
         elif array.field == "biases":
-            yield offset.astype(np.float32)
+            yield _rounded(offset, weights, array)
         else:
             yield from _scaled(weights, array, gain)
 
 
-def _scaled(weights: Weights, array: Array, gain: Vector) -> Iterator[NDArray[np.float32]]:
+def _scaled(weights: Weights, array: Array, gain: Vector) -> Iterator[Floats]:
     """The weights times their filter's gain; blocks are whole filters."""
     start = 0
     for block in weights.blocks(array):
         rows = gain[start : start + len(block)].reshape(-1, *(1,) * (block.ndim - 1))
-        yield (block * rows).astype(np.float32)
+        yield _rounded(block * rows, weights, array)
         start += len(block)
+
+
+def _rounded(values: NDArray[np.float64], weights: Weights, array: Array) -> Floats:
+    """As float32; a `WeightsError` where a finite number becomes an infinite one."""
+    with np.errstate(over="ignore"):
+        rounded = values.astype(np.float32)
+    if np.isinf(rounded).any() and np.isfinite(values[np.isinf(rounded)]).any():
+        place = f"layer {array.layer} {array.name}"
+        raise WeightsError(weights.path, f"{place} times its gain is beyond float32, expected smaller numbers")
+    return rounded

@@ -47,6 +47,8 @@ def _blank_free(blanks: str) -> Callable[[str], Entry | None]:
 
 _HANK_SECTION = re.compile(r"\[(.+)\]")
 _HANK_OPTION = re.compile(r"[ \t]*([^#= \t]+)[ \t]*=[ \t]*([^#]+)")
+_NUMERIC = "-.0123456789"
+_STOF = re.compile(r"-?(?:[0-9]+\.?[0-9]*|\.[0-9]+)")
 _HANK_MOST = 50_000  # longer values overflow the stack of the regular expressions that hank uses
 
 
@@ -58,6 +60,8 @@ def _hank_line(line: str) -> Entry | None:
         key, value = match[1], match[2].strip(" \t\r\n")
         if not value or len(value) > _HANK_MOST:
             raise ValueError(f"{short(key)}={short(value)}, expected a value of 1 to {_HANK_MOST} characters")
+        if not value.strip(_NUMERIC) and not _STOF.match(value):
+            raise ValueError(f"{short(key)}={short(value)}, expected a number")
         return key, value
     return (line.partition("=")[0].rstrip(), "") if line and line[0] not in "#;" else None  # skipped by hank
 
@@ -78,15 +82,12 @@ def _atoi(value: str) -> int:
     return _within_int(match[1]) if match else 0
 
 
-_STOF = re.compile(r"-?(?:[0-9]+\.?[0-9]*|\.[0-9]+)")
-
-
 def _hank_integer(value: str) -> int:
     """Hank's numbers: plain decimals, held in a float32 on the way."""
     match = _STOF.match(value)
-    if match is None or value.strip("-.0123456789"):
+    if match is None or value.strip(_NUMERIC):
         raise ValueError("a plain decimal number: hank refuses anything else")
-    if len(match[0]) > 40:
+    if abs(float(match[0])) > 2 * INT_MAX:
         raise ValueError("a number that fits a 32-bit int")
     (number,) = struct.unpack("<f", struct.pack("<f", float(match[0])))
     return _within_int(str(int(number)))

@@ -10,7 +10,7 @@ from typing import BinaryIO, NamedTuple
 from bnorm import cfg
 from bnorm.dialects import DIALECTS, Dialect
 from bnorm.errors import CfgError, WeightsError
-from bnorm.files import is_regular
+from bnorm.files import open_regular
 from bnorm.header import Header, read_header, written_by
 from bnorm.layout import Layout, plan
 from bnorm.network import Network, build
@@ -60,9 +60,7 @@ def read_model(cfg_path: Path, weights_path: Path | None = None, dialect: str = 
 
 @contextmanager
 def _opened(path: Path | None) -> Iterator[BinaryIO | None]:
-    with path.open("rb") if path else nullcontext() as file:
-        if path and file and not is_regular(file):
-            raise WeightsError(path, "is not a regular file, expected a weights file")
+    with open_regular(path, WeightsError) if path else nullcontext() as file:
         yield file
 
 

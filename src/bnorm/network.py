@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from bnorm import cfg
+from bnorm import cfg, strictness
 from bnorm.cfg import Section, Text
 from bnorm.dialects import Dialect
 from bnorm.grammar import INT_MAX
@@ -54,6 +54,9 @@ class Network:
 def build(text: Text, dialect: Dialect) -> Network:
     """Read the cfg as `dialect` does and infer every shape; a `CfgError` names the line where the fork would fail."""
     net, *sections = cfg.sections(text, dialect)
+    if dialect.strict:
+        for section in (net, *sections):
+            strictness.check(section)
     received = entry = _input(net)
     outputs: list[Shape] = []
     layers: list[Layer] = []
@@ -105,12 +108,10 @@ def _check_shared(layer: Layer, earlier: list[Layer]) -> None:
     if part is None or part.shared is None:
         return
     base = earlier[part.shared]
-    if base.type != "convolutional" or base.parts[0].weights != part.weights:
-        found = f"{base.type} {size_text(base.parts[0].weights) if base.parts else ''}".strip()
-        raise layer.section.error(
-            f"shares the weights of layer {base.index}, {found}, expected convolutional {size_text(part.weights)}",
-            "share_index",
-        )
+    same = base.type == "convolutional" and base.incoming.channels == layer.incoming.channels
+    if not same or base.parts[0].weights != part.weights:
+        what = f"shares the weights of layer {base.index}, [{base.section.name}], expected a convolution of the same"
+        raise layer.section.error(f"{what} channels, filters, groups and size", "share_index")
 
 
 def _check_whole_strides(entry: Shape, last: Layer) -> None:

@@ -144,8 +144,8 @@ def _route(node: Node) -> Shape:
 
 
 def _shortcut(node: Node) -> Shape:
-    for index in sources(node.section, len(node.earlier)) if node.section.dialect.shortcut_lists else ():
-        if node.earlier[index][1:3] != node.incoming[1:3]:
+    for index in sources(node.section, len(node.earlier)):
+        if node.section.dialect.shortcut_lists and node.earlier[index][1:3] != node.incoming[1:3]:
             sizes = f"{size_text(node.earlier[index][1:3])}, expected {size_text(node.incoming[1:3])}"
             raise node.section.error(f"from layer {index}, which has a size of {sizes} as the layer before", "from")
     return image(*node.incoming[:3])

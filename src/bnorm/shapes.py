@@ -79,8 +79,14 @@ def resolve(section: Section, key: str, number: int, index: int) -> int:
     return absolute
 
 
+POOLS = frozenset({"maxpool", "local_avgpool"})
+
+
 def strides(section: Section) -> tuple[int, int]:
-    """Steps across and down. pjreddie asks for `stride` alone."""
+    """Steps across and down. pjreddie asks for `stride` alone; a convolution takes what is under 1 as not given."""
+    if section.type in POOLS:
+        stride = section.positive("stride")
+        return section.positive("stride_x", stride), section.positive("stride_y", stride)
     across, down = section.integer("stride_x", -1), section.integer("stride_y", -1)
     if across < 1 or down < 1:
         stride = section.positive("stride")

@@ -20,7 +20,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from bnorm.errors import TensorError
-from bnorm.files import is_regular
+from bnorm.files import open_regular
 from bnorm.kernels import Span, View
 
 DTYPES = ("float16", "float32", "float64")
@@ -206,9 +206,7 @@ def open_tensor(name: str, shape: tuple[int, ...] | None = None, layout: str = "
     if shape is not None:
         return _open_raw(Path(name), shape, layout)
     path, key = file_of(name), name.partition(".npz:")[2]
-    with path.open("rb") as file:
-        if not is_regular(file):
-            raise TensorError(path, "is not a regular file, expected a tensor")
+    with open_regular(path, TensorError) as file:
         start = file.read(4)
     if start == b"PK\x03\x04":
         return _open_member(path, key, layout)
@@ -224,7 +222,7 @@ def file_of(name: str) -> Path:
 
 
 def _open_raw(path: Path, shape: tuple[int, ...], layout: str) -> FileTensor:
-    return _checked(FileTensor, path, path.open("rb"), 0, shape, np.dtype("<f4"), layout)
+    return _checked(FileTensor, path, open_regular(path, TensorError), 0, shape, np.dtype("<f4"), layout)
 
 
 def _checked(

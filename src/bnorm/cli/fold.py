@@ -35,7 +35,7 @@ def command(
     with batch normalisation outside [convolutional] is refused.
     """
     model = read_model(cfg, weights, dialect)
-    report = fold(model, output, output_cfg or output.with_suffix(".cfg"), force=force)
+    report = fold(model, output, output_cfg or output.parent / f"{output.stem}.cfg", force=force)
     render.note(model)
     render.show(_page(report), format_)
 

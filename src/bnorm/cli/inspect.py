@@ -131,20 +131,21 @@ def _summary(report: Inspection) -> list[str]:
     normalised = sum(layer.batch_normalize for layer in model.network.layers)
     lines = [
         f"cfg      {model.network.text.path}",
-        f"         {len(model.network.layers)} layers, {normalised} of them batch-normalised; "
-        f"input {size_text(entry)}; dialect {model.dialect.name}",
+        f"         {len(model.network.layers)} layers, {normalised} batch-normalised; input {size_text(entry)}; "
+        f"dialect {model.dialect.name}",
     ]
     if model.weights is None:
         return [*lines, f"weights  none given; the file must have {model.layout.nbytes:,} bytes"]
-    return [*lines, f"weights  {model.weights}", f"         {_header(model)}", f"verdict  {_verdict(report)}"]
+    return [*lines, f"weights  {model.weights}", *_header(model), f"verdict  {_verdict(report)}"]
 
 
-def _header(model: Model) -> str:
-    header = model.header
-    writer = f", as {header.writer} writes it" if header.writer else ", which no known fork writes"
-    batch = model.network.images_per_batch
-    seen = f"{header.seen:,} images seen = {header.seen // batch:,} batches of {batch}"
-    return f"header {header.version}{writer}; {seen}"
+def _header(model: Model) -> tuple[str, str]:
+    header, batch = model.header, model.network.images_per_batch
+    writer = f"as {header.writer} writes it" if header.writer else "which no known fork writes"
+    return (
+        f"         header {header.version}, {writer}",
+        f"         {header.seen:,} images seen = {header.seen // batch:,} batches of {batch}",
+    )
 
 
 def _verdict(report: Inspection) -> str:

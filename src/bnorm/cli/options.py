@@ -39,9 +39,10 @@ class LayerRange(click.ParamType[range]):
         if isinstance(value, range):
             return value
         first, dash, last = value.partition("-")
-        if not first.isdecimal() or (dash and not last.isdecimal()) or len(value) > 20:
+        last = last if dash else first
+        if not (first.isdecimal() and last.isdecimal() and len(value) <= 20 and int(first) <= int(last)):
             self.fail(f"{value!r} is not a layer such as 3, or layers such as 0-12", param, ctx)
-        return range(int(first), int(last if dash else first) + 1)
+        return range(int(first), int(last) + 1)
 
 
 class Place(click.ParamType[tuple[int, str]]):

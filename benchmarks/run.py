@@ -1,0 +1,293 @@
+"""Time bnorm against what people use today, and print ratios: see README.md in this folder."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from functools import partial
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+
+from bnorm.batchnorm import ARITHMETICS, Parameters, Rolling
+from bnorm.engine import Layer, Team, processors, run_batch
+from bnorm.model import read_model
+from bnorm.tensors import MemoryTensor
+from bnorm.weights import save
+
+SHAPES = [
+    (8, 32, 208, 208),
+    (32, 64, 52, 52),
+    (16, 512, 26, 26),
+    (64, 256, 13, 13),
+    (64, 1024, 13, 13),
+    (1, 3, 1024, 1024),
+    (4096, 1024),
+]
+REPEATS = 9
+PAUSE = 0.05  # seconds in which PyTorch's threads go to sleep
+
+
+class Row(NamedTuple):
+    """One comparison: `ratio` is the other's time divided by bnorm's."""
+
+    part: str
+    what: str
+    against: str
+    seconds: float
+    other_seconds: float
+    peak_mb: float | None = None
+
+    @property
+    def ratio(self) -> float:
+        return self.other_seconds / self.seconds
+
+
+def in_turn(own: Callable[[], object], other: Callable[[], object], repeats: int = REPEATS) -> tuple[float, float]:
+    """Median seconds of both, timed alternately after one call of each."""
+    times: tuple[list[float], list[float]] = ([], [])
+    for repeat in range(repeats + 1):
+        for call, kept in zip((own, other), times, strict=True):
+            time.sleep(PAUSE)
+            begun = time.perf_counter()
+            call()
+            if repeat:
+                kept.append(time.perf_counter() - begun)
+    return statistics.median(times[0]), statistics.median(times[1])
+
+
+# --- kernels ----------------------------------------------------------------------------------------------------------
+
+
+class Case:
+    """One shape: random data, and what bnorm, PyTorch and a textbook do with it."""
+
+    def __init__(self, shape: tuple[int, ...], team: Team) -> None:
+        rng = np.random.default_rng(sum(shape))
+        self.x, self.delta = (rng.standard_normal(shape, dtype=np.float32) for _ in range(2))
+        channels = shape[1]
+        self.parameters = Parameters(rng.random(channels) + 0.5, rng.standard_normal(channels))
+        self.axes = tuple(axis for axis in range(len(shape)) if axis != 1)
+        self.wide = (1, channels, *(1,) * (len(shape) - 2))
+        self.rolling = Rolling(self.x.mean(self.axes, dtype=np.float64), self.x.var(self.axes, dtype=np.float64))
+        self.team = team
+
+    def bnorm(self, mode: str) -> np.ndarray:
+        """y, or dx."""
+        out = np.empty_like(self.x)
+        name, arithmetic = ("dx", "pjreddie-gpu") if mode == "backward" else ("y", "paper")
+        layer = Layer(self.parameters, self.rolling, ARITHMETICS[arithmetic], mode == "training")
+        delta = MemoryTensor(self.delta) if mode == "backward" else None
+        run_batch(layer, MemoryTensor(self.x), delta, {name: MemoryTensor(out)}, self.team)
+        return out
+
+    def textbook(self, mode: str) -> np.ndarray:
+        """The expressions that people write, in NumPy and float32."""
+        x, delta = self.x, self.delta
+        scales, biases = (vector.astype(np.float32).reshape(self.wide) for vector in self.parameters)
+        mean, variance = (vector.astype(np.float32).reshape(self.wide) for vector in self.rolling)
+        if mode == "training":
+            mean, variance = x.mean(self.axes, keepdims=True), x.var(self.axes, keepdims=True)
+        x_norm = (x - mean) / np.sqrt(variance + np.float32(1e-5))
+        if mode != "backward":
+            return scales * x_norm + biases
+        along = (delta * x_norm).mean(self.axes, keepdims=True)
+        inner = delta - delta.mean(self.axes, keepdims=True) - x_norm * along
+        return scales / np.sqrt(variance + np.float32(1e-5)) * inner
+
+    def torch(self, mode: str) -> Callable[[], np.ndarray]:
+        """The same in PyTorch, ready to be called."""
+        import torch
+
+        x, delta = torch.from_numpy(self.x), torch.from_numpy(self.delta)
+        scales, biases, mean, variance = (
+            torch.from_numpy(vector.astype(np.float32)) for vector in (*self.parameters, *self.rolling)
+        )
+        kernels = torch.ops.aten
+        _, saved_mean, saved_inverse = kernels.native_batch_norm(x, scales, biases, mean, variance, True, 0.0, 1e-5)
+
+        def call() -> np.ndarray:
+            if mode != "backward":
+                train = mode == "training"
+                return kernels.native_batch_norm(x, scales, biases, mean, variance, train, 0.1, 1e-5)[0].numpy()
+            return kernels.native_batch_norm_backward(
+                delta, x, scales, mean, variance, saved_mean, saved_inverse, True, 1e-5, [True, True, True]
+            )[0].numpy()
+
+        return call
+
+
+def kernels() -> Iterator[Row]:
+    """Each shape and mode against PyTorch, the textbook, and a copy of the array."""
+    threads = processors()
+    with Team(threads) as team:
+        for shape in SHAPES:
+            case = Case(shape, team)
+            for mode in ("training", "inference", "backward"):
+                yield from _compared(case, mode, f"{shape} {mode}", _has_torch(threads))
+
+
+def _compared(case: Case, mode: str, what: str, with_torch: bool) -> Iterator[Row]:
+    own = partial(case.bnorm, mode)
+    others: dict[str, Callable[[], np.ndarray]] = {"textbook NumPy": partial(case.textbook, mode)}
+    if with_torch:
+        others["PyTorch"] = case.torch(mode)
+    for name, other in others.items():
+        np.testing.assert_allclose(own(), other(), rtol=1e-3, atol=1e-4)
+        yield Row("kernels", what, name, *in_turn(own, other))
+    yield Row("kernels", what, "a copy of the array", *in_turn(own, case.x.copy))
+
+
+def _has_torch(threads: int) -> bool:
+    try:
+        import torch
+    except ImportError:
+        return False
+    torch.set_num_threads(threads)
+    torch.set_grad_enabled(False)
+    return True
+
+
+# --- whole processes --------------------------------------------------------------------------------------------------
+
+BNORM = [sys.executable, "-m", "bnorm"]
+TORCH_SCRIPT = """
+import numpy, torch
+x, p = torch.from_numpy(numpy.load("x.npy")), numpy.load("p.npz")
+s, b, m, v = (torch.from_numpy(p[k]).float() for k in ("scales", "biases", "rolling_mean", "rolling_variance"))
+numpy.save("torch.npy", torch.nn.functional.batch_norm(x, m, v, s, b, False, 0.1, 1e-5).numpy())
+"""
+
+
+def _call(folder: Path, *command: str) -> Callable[[], object]:
+    return lambda: subprocess.run(command, cwd=folder, check=True, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+
+
+def _peak_mb(folder: Path, *command: str) -> float:
+    """The peak of resident memory of one command."""
+    script = "import resource, subprocess, sys; subprocess.run(sys.argv[1:], check=True, stdout=2, stderr=2);"
+    script += "print(resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss)"
+    done = subprocess.run(
+        [sys.executable, "-c", script, *command], cwd=folder, check=True, capture_output=True, text=True
+    )
+    return int(done.stdout) / 1000
+
+
+def _save_tensor(folder: Path, shape: tuple[int, ...]) -> None:
+    rng = np.random.default_rng(0)
+    x = np.lib.format.open_memmap(folder / "x.npy", "w+", np.float32, shape)
+    for image in x:
+        image[:] = rng.standard_normal(image.shape, dtype=np.float32)
+    x.flush()
+    ones, zeros = np.ones(shape[1]), np.zeros(shape[1])
+    np.savez(folder / "p.npz", scales=ones, biases=zeros, rolling_mean=zeros, rolling_variance=ones)
+
+
+def process() -> Iterator[Row]:
+    """The whole of `bnorm run` on 44 MB."""
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        _save_tensor(folder, SHAPES[0])
+        own = (*BNORM, "run", "--params", "p.npz", "--arithmetic", "paper", "--input", "x.npy", "-o", "out")
+        if _has_torch(processors()):
+            other = (sys.executable, "-c", TORCH_SCRIPT)
+            _call(folder, *own)()
+            _call(folder, *other)()
+            np.testing.assert_allclose(
+                np.load(folder / "out/y.npy"), np.load(folder / "torch.npy"), rtol=1e-4, atol=1e-5
+            )
+            yield Row(
+                "process", "bnorm run, 44 MB", "PyTorch script", *in_turn(_call(folder, *own), _call(folder, *other))
+            )
+
+
+def stream(gigabytes: int) -> Iterator[Row]:
+    """A tensor of some gigabytes in training, against a copy; both end on the disk."""
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        _save_tensor(folder, (32 * gigabytes, 64, 512, 256))
+        own = (*BNORM, "run", "--params", "p.npz", "--train", "--input", "x.npy", "-o", "out")
+        copy = ("sh", "-c", "cp x.npy copy.npy && sync copy.npy")
+        times = in_turn(_call(folder, *own), _call(folder, *copy), repeats=3)
+        yield Row("stream", f"bnorm run --train, {gigabytes} GiB", "cp and sync", *times, _peak_mb(folder, *own))
+
+
+def _save_model(folder: Path) -> None:
+    """A network of 258 MB: seven large convolutions behind a small one."""
+    section = "[convolutional]\nbatch_normalize=1\nfilters={}\nsize=3\npad=1\nactivation=leaky\n"
+    filters = [64, *[1024] * 7, 512]
+    (folder / "net.cfg").write_text(
+        "[net]\nwidth=64\nheight=64\nchannels=3\n" + "".join(section.format(count) for count in filters)
+    )
+    model = read_model(folder / "net.cfg")
+    rng = np.random.default_rng(0)
+    arrays = (rng.random(array.shape, dtype=np.float32) + np.float32(0.1) for array in model.layout.arrays)
+    save(folder / "net.weights", model.header, model.layout, arrays)
+
+
+def fold() -> Iterator[Row]:
+    """A file of 258 MB."""
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        _save_model(folder)
+        own = (*BNORM, "fold", "net.cfg", "net.weights", "-o", "out.weights", "--force")
+        copy = ("sh", "-c", "cp net.weights copy.weights && sync copy.weights")
+        size = (folder / "net.weights").stat().st_size / 1e6
+        times = in_turn(_call(folder, *own), _call(folder, *copy))
+        yield Row("fold", f"bnorm fold, {size:.0f} MB", "cp and sync", *times, _peak_mb(folder, *own))
+
+
+def start() -> Iterator[Row]:
+    """What a short command costs."""
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        _save_model(folder)
+        imports = (sys.executable, "-c", "import numpy, click, rich.table")
+        inspect = (*BNORM, "inspect", "net.cfg", "net.weights")
+        yield Row("start", "bnorm inspect", "imports", *in_turn(_call(folder, *inspect), _call(folder, *imports)))
+        click = (sys.executable, "-c", "import click")
+        yield Row(
+            "start", "bnorm --help", "import click", *in_turn(_call(folder, *BNORM, "--help"), _call(folder, *click))
+        )
+
+
+def report(rows: list[Row]) -> None:
+    """The table, and the geometric means of the kernels."""
+    for row in rows:
+        peak = f"  peak {row.peak_mb:.0f} MB" if row.peak_mb else ""
+        print(f"{row.part:8} {row.what:36} {row.ratio:6.2f}x  {row.against}{peak}")
+    for against in ("PyTorch", "textbook NumPy"):
+        ratios = [row.ratio for row in rows if row.part == "kernels" and row.against == against]
+        if ratios:
+            mean = statistics.geometric_mean(ratios)
+            print(f"kernels  against {against}: geometric mean {mean:.2f}x, smallest {min(ratios):.2f}x")
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("parts", nargs="*", help="kernels, process, stream, fold, start; all by default")
+    parser.add_argument("--gigabytes", type=int, default=2, help="size of the streamed tensor")
+    parser.add_argument("--json", type=Path, help="also write the rows to this file")
+    arguments = parser.parse_args()
+    parts = {
+        "kernels": kernels,
+        "process": process,
+        "stream": lambda: stream(arguments.gigabytes),
+        "fold": fold,
+        "start": start,
+    }
+    rows = [row for name in arguments.parts or parts for row in parts[name]()]
+    report(rows)
+    if arguments.json:
+        arguments.json.write_text(json.dumps([row._asdict() | {"ratio": row.ratio} for row in rows], indent=1))
+
+
+if __name__ == "__main__":
+    main()
