@@ -22,7 +22,7 @@ LEAK = 0.1
 
 def convolve(x: np.ndarray, weights: np.ndarray, stride: int) -> np.ndarray:
     """Cross-correlate (N, C, H, W) with (F, C/groups, K, K), padded by K/2; groups by channels."""
-    filters, depth, size, _ = weights.shape
+    _, depth, size, _ = weights.shape
     groups = x.shape[1] // depth
     padded = np.pad(x, ((0, 0), (0, 0), (size // 2, size // 2), (size // 2, size // 2)))
     windows = np.lib.stride_tricks.sliding_window_view(padded, (size, size), axis=(2, 3))[:, :, ::stride, ::stride]

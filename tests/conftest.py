@@ -72,6 +72,17 @@ def invoke():
     return run
 
 
+def cfg_source(net: str, layers: str) -> str:
+    """A cfg from one line: `3x8x8` (channels, height, width) or `12` (inputs), and `type key=value ... | type ...`."""
+    sizes = net.split("x")
+    keys = ("inputs",) if len(sizes) == 1 else ("channels", "height", "width")
+    lines = ["[net]", *(f"{key}={size}" for key, size in zip(keys, sizes, strict=True))]
+    for layer in layers.split(" | "):
+        name, *options = layer.split()
+        lines += [f"[{name}]", *options]
+    return "\n".join(lines) + "\n"
+
+
 TINY = """\
 [net]
 width=8

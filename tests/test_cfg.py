@@ -253,12 +253,6 @@ def test_the_first_of_two_equal_keys_counts(dialect):
     assert (section.integer("filters", 1), section.find("filters").line) == (2, 4)
 
 
-def test_hank_refuses_a_key_that_is_given_twice():
-    with pytest.raises(CfgError, match="filters is given twice, which hank refuses") as caught:
-        layer("filters=2\nsize=1\nfilters=2\n", "hank")
-    assert caught.value.line == 6
-
-
 @line_based
 def test_a_key_without_value_hides_the_next_one(dialect):
     assert layer("filters\nfilters=9\n", dialect).integer("filters", 1) == 1
@@ -290,11 +284,6 @@ def test_hank_ends_a_value_at_a_comment():
     assert (section.integer("filters", 1), section.text("activation")) == (8, "leaky")
 
 
-def test_hank_takes_a_semicolon_for_a_part_of_the_key():
-    with pytest.raises(CfgError, match=";filters is unknown, which hank refuses"):
-        layer(";filters=8\n", "hank")
-
-
 def test_hank_wants_a_number_and_not_one_with_a_semicolon():
     with pytest.raises(CfgError, match="filters=8 ; eight, expected a plain decimal"):
         layer("filters=8 ; eight\n", "hank").integer("filters", 1)
@@ -310,81 +299,6 @@ def test_unknown_keys_are_kept_and_not_used(dialect):
     section = layer("Filters=9\ncolour=red\n", dialect)
     assert [option.key for option in section.options] == ["Filters", "colour"]
     assert section.integer("filters", 1) == 1
-
-
-@pytest.mark.parametrize("key", ["colour", "numload", "dontsave", "output"])
-def test_hank_refuses_a_key_that_it_never_asks_for(key):
-    with pytest.raises(CfgError, match=f"{key} is unknown, which hank refuses") as caught:
-        layer(f"filters=2\n{key}=1\n", "hank")
-    assert caught.value.line == 5
-
-
-@pytest.mark.parametrize("key", ["max_crop", "min_crop", "max_ratio", "min_ratio", "center", "unsupervised"])
-def test_hank_refuses_keys_of_net_that_it_dropped(key):
-    with pytest.raises(CfgError, match=f"{key} is unknown"):
-        net(f"{key}=1", "hank")
-
-
-def test_hank_refuses_show_details():
-    with pytest.raises(CfgError, match="show_details is unknown"):
-        layer("show_details=1\n", "hank", "yolo")
-
-
-CONDITIONAL = [
-    ("steps=1", "policy=steps"),
-    ("scales=1", "policy=sgdr"),
-    ("seq_scales=1", "policy=steps"),
-    ("step=1", "policy=step"),
-    ("step=1", "policy=sigmoid"),
-    ("scale=1", "policy=step"),
-    ("gamma=1", "policy=exp"),
-    ("gamma=1", "policy=sigmoid"),
-    ("B1=1", "adam=1"),
-    ("B2=1", "adam=1"),
-    ("eps=1", "adam=2"),
-]
-
-
-@pytest.mark.parametrize(("option", "condition"), CONDITIONAL)
-def test_hank_takes_conditional_keys_under_their_condition(option, condition):
-    assert net(f"{option}\n{condition}", "hank").find(option.partition("=")[0])
-
-
-@pytest.mark.parametrize("option", sorted({option for option, _ in CONDITIONAL}))
-@pytest.mark.parametrize("other", ["batch=1", "policy=constant", "policy=poly", "adam=0"])
-def test_hank_refuses_conditional_keys_without_their_condition(option, other):
-    with pytest.raises(CfgError, match="is not used with this") as caught:
-        net(f"{other}\n{option}", "hank")
-    assert caught.value.line == 3
-
-
-def test_hank_does_not_ask_for_a_step_with_policy_steps():
-    with pytest.raises(CfgError, match="step is not used with this policy"):
-        net("policy=steps\nsteps=1\nscales=1\nstep=1", "hank")
-
-
-@line_based
-def test_conditional_keys_are_free_elsewhere(dialect):
-    assert net("policy=constant\nsteps=1\nB1=1", dialect).find("steps")
-
-
-def test_hank_refuses_a_number_in_scientific_notation_wherever_it_asks_for_one():
-    source = "[net]\nwidth=8\nlearning_rate=1e-4\n[avgpool]\n"
-    assert error(source, "hank").line == 3
-
-
-@pytest.mark.parametrize("value", ["-", ".", "--5"])
-def test_hank_refuses_while_reading_what_looks_like_a_number_and_is_none(value):
-    assert error(f"[net]\nwidth=8\nmomentum={value}\n[avgpool]\n", "hank").line == 3
-
-
-@pytest.mark.parametrize("option", ["activation=leeky", "activation=Leaky"])
-def test_hank_refuses_an_unknown_activation(option):
-    assert error(f"[net]\nwidth=8\n[convolutional]\n{option}\n", "hank").line == 4
-
-
-def test_hank_refuses_an_unknown_policy():
-    assert error("[net]\nwidth=8\npolicy=stepped\n[avgpool]\n", "hank").line == 3
 
 
 @every_dialect
@@ -537,7 +451,7 @@ TEXTS = st.lists(WORDS | PIECES | st.text(max_size=3), max_size=40).map("".join)
 
 
 @every_dialect
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=100, deadline=None)
 @example("[net]\nwidth=" + "9" * 40 + "\n[avgpool]\n")
 @example("[net]\nwidth=8\n[")
 @given(source=TEXTS)

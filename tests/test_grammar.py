@@ -160,6 +160,12 @@ def test_hank_refuses_a_value_that_overflows_its_regular_expressions():
         line("hank", "map=" + "x" * 60_000)
 
 
+@pytest.mark.parametrize("value", ["-", ".", "--5", "-.-"])
+def test_hank_refuses_while_reading_a_line_what_looks_like_a_number_and_is_none(value):
+    with pytest.raises(ValueError, match="expected a number"):
+        line("hank", f"momentum={value}\n")
+
+
 # --- numbers ----------------------------------------------------------------------------------------------------------
 
 

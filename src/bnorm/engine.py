@@ -125,8 +125,8 @@ class _State:
     def __init__(self, layer: Layer, x: Tensor, backward: bool) -> None:
         channels = len(layer.parameters.scales)
         self.layer, self.length, self.backward = layer, x.length, backward
-        self.sums = np.empty((4, channels, -(-x.length // kernels.piece_of(x)))) if layer.train or backward else None
-        self.shift = np.zeros(channels) if layer.train else layer.rolling.mean if backward else None
+        self.sums = np.empty((4, channels, kernels.pieces(x))) if layer.train or backward else None
+        self.shift = np.zeros(channels) if layer.train else None
         self.moments = Moments(*np.empty((3, channels)))
         self.gradients = Gradients(*np.empty((4, channels)))
         self.lines = {name: _empty_line(channels) for name in ("y", "x_norm", "dx")}
@@ -169,7 +169,7 @@ class _Tile:
         self.x = x.read(tile)
         self.delta = delta.read(tile) if delta else None
         self.outputs = {name: output.blank(tile) for name, output in outputs.items()}
-        self.piece = tile.start // kernels.piece_of(x)
+        self.piece, self.places = kernels.piece_at(tile.start, x.places), x.places
         self.groups = kernels.plan(self.x, BLOCK)
         self.spans = [span for group in self.groups for span in group]
 
@@ -178,11 +178,11 @@ class _Tile:
             self.state.shift[channels] = kernels.first_values(self.x, channels)
 
     def sum(self, span: Span, scratch: Scratch) -> None:
-        assert self.state.sums is not None  # both are there where anything is summed
-        assert self.state.shift is not None
-        pieces = span.pieces(kernels.piece_of(self.x))
-        out = self.state.sums[:, span.channels, self.piece + pieces.start : self.piece + pieces.stop]
-        if self.state.layer.train:
+        assert self.state.sums is not None  # it is there where anything is summed
+        first = self.piece + kernels.piece_at(span.start, self.places)
+        last = self.piece + kernels.piece_at(span.stop - 1, self.places)
+        out = self.state.sums[:, span.channels, first : last + 1]
+        if self.state.layer.train and self.state.shift is not None:
             kernels.sum_x(self.x, span, self.state.shift, scratch, out[:2])
         if self.delta:
             kernels.sum_delta(self.x, self.delta, span, self.state.shift, scratch, out[2:])

@@ -9,7 +9,7 @@ from typing import BinaryIO, NamedTuple
 
 from bnorm import cfg
 from bnorm.dialects import DIALECTS, Dialect
-from bnorm.errors import CfgError, WeightsError
+from bnorm.errors import BnormError, CfgError, WeightsError
 from bnorm.files import open_regular
 from bnorm.header import Header, read_header, written_by
 from bnorm.layout import Layout, plan
@@ -51,11 +51,16 @@ def read_model(cfg_path: Path, weights_path: Path | None = None, dialect: str = 
         for candidate in DIALECTS.values():
             try:
                 models.append(_read(text, file, weights_path, candidate))
-            except CfgError as error:
+            except (CfgError, WeightsError) as error:
                 errors.append(error)
         if not models:
-            raise max(errors, key=lambda error: error.line or 0)  # of the dialect that came furthest
+            raise max(errors, key=_progress)
         return _choose(models)
+
+
+def _progress(error: BnormError) -> tuple[bool, int]:
+    """How far a dialect came: to the weights, or to which line of the cfg."""
+    return isinstance(error, WeightsError), error.line or 0
 
 
 @contextmanager

@@ -47,11 +47,11 @@ def handed_on(section: Section, output: Shape) -> Shape:
         return output
     size, padding = (2, 0) if value == 2 else (3, 1)
     across, down = strides(section)
-    return image(
-        output.channels,
-        tdiv(output.height + 2 * padding - size, down) + 1,
-        tdiv(output.width + 2 * padding - size, across) + 1,
-    )
+    height = tdiv(output.height + 2 * padding - size, down) + 1
+    width = tdiv(output.width + 2 * padding - size, across) + 1
+    if min(height, width) < 0:
+        raise section.error(f"blurs {size_text(output)} to {height}x{width}, expected no negative size", "antialiasing")
+    return image(output.channels, height, width)
 
 
 REFERENCES = {"route": "layers", "shortcut": "from", "scale_channels": "from", "sam": "from"}

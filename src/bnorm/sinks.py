@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from bnorm.files import replacing
 from bnorm.kernels import Span, View
 from bnorm.running import Batch, Wanted
-from bnorm.tensors import Tensor, new_npy, write_npy, write_npz
+from bnorm.tensors import Tensor, blank_view, new_npy, write_npy, write_npz
 
 
 class Files(NamedTuple):
@@ -86,15 +86,9 @@ class SummaryTensor(Tensor):
     def __init__(self, like: Tensor) -> None:
         super().__init__(like.shape, like.dtype, like.layout)
         self.ranges: list[Range] = []
-        self._buffer = np.empty(0, like.dtype)
 
     def blank(self, span: Span) -> View:
-        rows, channels = span.stop - span.start, span.last - span.first
-        if self._buffer.size < rows * channels:
-            self._buffer = np.empty(rows * channels, self.dtype)
-        values = self._buffer[: rows * channels]
-        shape = (rows, channels) if self.channels_last else (1, channels, rows)
-        return View(values.reshape(shape), self.channels_last, self.flat)
+        return blank_view(np.empty((span.stop - span.start) * (span.last - span.first), self.dtype), span, self)
 
     def write(self, span: Span, view: View) -> None:
         self.ranges.append(Range.of(view.array.reshape(-1)))

@@ -29,13 +29,14 @@ NAMES: dict[str, frozenset[str]] = {
         swish tanh""".split()
     ),
     "policy": frozenset("random poly constant step exp sigmoid steps sgdr".split()),
+    "type": frozenset("sse masked smooth".split()),
     "iou_loss": frozenset("iou giou mse diou ciou".split()),
     "nms_kind": frozenset("default greedynms diounms cornersnms".split()),
 }
 
 # Other keys whose value is no single number; every other key's must be one.
 TEXTS = frozenset(
-    """type tree map iou_thresh_kind yolo_point weights_type weights_normalization layers from mask anchors steps scales
+    """tree map iou_thresh_kind yolo_point weights_type weights_normalization layers from mask anchors steps scales
     seq_scales counters_per_class""".split()
 )
 
@@ -43,12 +44,11 @@ TEXTS = frozenset(
 def check(section: Section) -> None:
     """A `CfgError` for a key that is given twice, that hank never asks for, or whose value it cannot take."""
     seen: set[str] = set()
-    for key, value, _ in section.options:
+    for key, value, line in section.options:
         if not value:
             continue
-        refused = "is given twice" if key in seen else _unused(section, key) or _unfit(section, key, value)
-        if refused:
-            line = next(option.line for option in reversed(section.options) if option.key == key and option.value)
+        twice = f"is given twice, which {section.dialect.name} refuses" if key in seen else ""
+        if refused := twice or _unused(section, key) or _unfit(section, key, value):
             raise section.error(f"{short(key)} {refused}", line=line)
         seen.add(key)
 

@@ -33,22 +33,12 @@ Transfer = Callable[[int, list[memoryview], int], int]  # os.preadv and os.pwrit
 
 
 class Geometry(NamedTuple):
-    """How a shape lies in memory: (N, C, L) channels apart, or (M, C) channels last; flat where L is 1."""
+    """How a shape lies in memory: (N, C, L) channels apart, or (N, L, C) channels last."""
 
     images: int
     channels: int
     places: int
     channels_last: bool
-
-    @property
-    def flat(self) -> bool:
-        """Whether each image has one value per channel."""
-        return self.places == 1
-
-    @property
-    def length(self) -> int:
-        """M = N·L, the number of values of a channel."""
-        return self.images * self.places
 
     @classmethod
     def of(cls, shape: tuple[int, ...], layout: str) -> Geometry:
@@ -59,9 +49,9 @@ class Geometry(NamedTuple):
         rest = shape if len(shape) == 3 else shape[1:]
         channels = rest[-1] if layout == "nhwc" else rest[0]
         places = prod(rest) // channels
-        if channels == 1:  # then both layouts are the same
+        if channels == 1:  # both layouts are the same then, and all images one
             return cls(1, 1, images * places, False)
-        return cls(images, channels, places, layout == "nhwc" or places == 1)
+        return cls(images, channels, places, layout == "nhwc" and places > 1)
 
 
 class Tensor:
@@ -74,24 +64,29 @@ class Tensor:
         self.geometry = Geometry.of(shape, layout)
 
     @property
+    def images(self) -> int:
+        """N."""
+        return self.geometry.images
+
+    @property
     def channels(self) -> int:
         """C."""
         return self.geometry.channels
 
     @property
+    def places(self) -> int:
+        """L."""
+        return self.geometry.places
+
+    @property
     def length(self) -> int:
-        """M, the number of values of a channel."""
-        return self.geometry.length
+        """M = N·L, the number of values of a channel."""
+        return self.images * self.places
 
     @property
     def channels_last(self) -> bool:
         """Whether the channels of one place lie together."""
         return self.geometry.channels_last
-
-    @property
-    def flat(self) -> bool:
-        """Whether each image has one value per channel."""
-        return self.geometry.flat
 
     def read(self, span: Span) -> View:
         """The span's values, valid until the next call."""
@@ -106,6 +101,13 @@ class Tensor:
         raise NotImplementedError
 
 
+def as_view(values: Values, images: int, channels: int, places: int, channels_last: bool) -> View:
+    """Values in C order as (N, C, L), whichever of the axes stands last in memory."""
+    if channels_last:
+        return View(values.reshape(images, places, channels).transpose(0, 2, 1), True)
+    return View(values.reshape(images, channels, places), False)
+
+
 class MemoryTensor(Tensor):
     """A NumPy array, worked on where it is; it must be in C order."""
 
@@ -113,19 +115,22 @@ class MemoryTensor(Tensor):
 
     def __init__(self, array: Values, layout: str = "nchw") -> None:
         super().__init__(array.shape, array.dtype, layout)
-        images, channels, places, last = self.geometry
-        self.array = array.reshape((images * places, channels) if last else (images, channels, places))
+        self.view = as_view(array, *self.geometry)
 
     def read(self, span: Span) -> View:
-        rows = slice(span.start, span.stop)
-        if not self.channels_last:  # a tile of a tensor in memory is never cut inside an image
-            rows = slice(span.start // self.geometry.places, span.stop // self.geometry.places)
-        return View(self.array[rows, span.channels], self.channels_last, self.flat)
+        return self.view._replace(array=self.view.part(span))
 
     blank = read
 
     def write(self, span: Span, view: View) -> None:
         """The values are in their places already."""
+
+
+def blank_view(buffer: Values, span: Span, tensor: Tensor) -> View:
+    """A buffer as the room for a span of the tensor: whole images, or a part of one."""
+    length, places = span.stop - span.start, tensor.places
+    images = length // places or 1
+    return as_view(buffer, images, span.last - span.first, length // images, tensor.channels_last)
 
 
 class FileTensor(Tensor):
@@ -145,15 +150,10 @@ class FileTensor(Tensor):
         return view
 
     def blank(self, span: Span) -> View:
-        rows, channels = span.stop - span.start, span.last - span.first
-        if self._buffer.size < rows * channels:
-            self._buffer = np.empty(rows * channels, self.dtype)
-        values, places = self._buffer[: rows * channels], self.geometry.places
-        if self.channels_last:
-            return View(values.reshape(rows, channels), True, self.flat)
-        whole = span.start % places == 0 and span.stop % places == 0
-        shape = (rows // places, channels, places) if whole else (1, channels, rows)
-        return View(values.reshape(shape), False, self.flat)
+        size = (span.stop - span.start) * (span.last - span.first)
+        if self._buffer.size < size:
+            self._buffer = np.empty(size, self.dtype)
+        return blank_view(self._buffer[:size], span, self)
 
     def write(self, span: Span, view: View) -> None:
         for at, values in self._runs(span, view.array):
@@ -162,27 +162,19 @@ class FileTensor(Tensor):
     def _runs(self, span: Span, array: Values) -> Iterator[tuple[int, Values]]:
         """Where each run of values that lie together begins in the file, counted in values, and its part of `array`."""
         _, channels, places, last = self.geometry
-        if last and len(range(*span.channels.indices(channels))) == channels:
-            yield span.start * channels, array
-        elif last:
-            for row, values in enumerate(array, span.start):
-                yield row * channels + span.first, values
+        image, place = divmod(span.start, places)
+        if last:
+            rows = array.transpose(0, 2, 1).reshape(-1, array.shape[1])  # a row per place
+            if array.shape[1] == channels:
+                yield span.start * channels, rows
+            else:
+                yield from (((span.start + row) * channels + span.first, run) for row, run in enumerate(rows))
         elif array.shape[2] == places:
-            for image, values in enumerate(array, span.start // places):
-                yield (image * channels + span.first) * places, values
+            for number, run in enumerate(array, image):
+                yield (number * channels + span.first) * places, run
         else:
-            yield from self._cut_runs(span, array[0])
-
-    def _cut_runs(self, span: Span, rows: Values) -> Iterator[tuple[int, Values]]:
-        _, channels, places, _ = self.geometry
-        at = span.start
-        while at < span.stop:
-            image, place = divmod(at, places)
-            end = min(span.stop, at + places - place)
-            for channel in range(span.first, span.last):
-                part = rows[channel - span.first, at - span.start : end - span.start]
-                yield (image * channels + channel) * places + place, part
-            at = end
+            for channel, run in enumerate(array[0], span.first):
+                yield (image * channels + channel) * places + place, run
 
     def _transfer(self, at: int, values: Values, move: Transfer) -> None:
         """Move all of the bytes between the file and the values."""

@@ -1,0 +1,310 @@
+"""The same bits whatever the threads, the memory, the file format and the order in memory; and how tensors are cut."""
+
+from __future__ import annotations
+
+import io
+import zipfile
+from contextlib import ExitStack
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import NamedTuple
+
+import numpy as np
+import pytest
+from hypothesis import example, given, settings
+from hypothesis import strategies as st
+
+from bnorm import kernels
+from bnorm.batchnorm import ARITHMETICS, Parameters, Rolling
+from bnorm.engine import Layer, Team, run_batch
+from bnorm.tensors import MemoryTensor, Tensor, new_npy, open_tensor
+
+MIB = 1 << 20
+OUTPUTS = ("y", "x_norm", "dx")
+
+
+class Way(NamedTuple):
+    """How a mini-batch is handed in; `memory` is in bytes, and counts only for files."""
+
+    threads: int
+    memory: int
+    layout: str = "nchw"
+    storage: str = "memory"
+
+
+class Batch(NamedTuple):
+    """A mini-batch and its layer, in training and with a delta or not."""
+
+    x: np.ndarray
+    delta: np.ndarray
+    train: bool
+    backward: bool
+    arithmetic: str = "pjreddie"
+
+    @property
+    def layer(self) -> Layer:
+        """One with other numbers in each channel."""
+        channels = np.arange(1.0, self.x.shape[1] + 1)
+        return Layer(
+            Parameters(np.cos(channels), np.sin(channels)),
+            Rolling(np.sin(3 * channels), 1 + np.cos(channels) ** 2),
+            ARITHMETICS[self.arithmetic],
+            self.train,
+        )
+
+
+def batch_of(shape: tuple[int, ...], dtype: str = "f4", train: bool = True, backward: bool = True) -> Batch:
+    """Values over some orders of magnitude, so that another order of additions is another sum."""
+    rng = np.random.default_rng(sum(shape))
+    x, delta = ((rng.normal(0, 1, shape) * 10.0 ** rng.integers(-3, 3, shape)).astype(dtype) for _ in range(2))
+    return Batch(x, delta, train, backward)
+
+
+# --- handing it in ----------------------------------------------------------------------------------------------------
+
+
+def laid_out(array: np.ndarray, layout: str) -> np.ndarray:
+    """The array with its channels last."""
+    return np.ascontiguousarray(np.moveaxis(array, 1, -1)) if layout == "nhwc" else array
+
+
+def npy(array: np.ndarray) -> bytes:
+    file = io.BytesIO()
+    np.save(file, array)
+    return file.getvalue()
+
+
+def save(folder: Path, name: str, array: np.ndarray, storage: str) -> tuple[str, tuple[int, ...] | None]:
+    """The name to open it by, and the shape that must be said."""
+    path = folder / f"{name}.{'npz' if storage in ('stored', 'compressed') else storage}"
+    if storage == "raw":
+        array.tofile(path)
+        return str(path), array.shape
+    if storage == "npy":
+        path.write_bytes(npy(array))
+        return str(path), None
+    kind = zipfile.ZIP_STORED if storage == "stored" else zipfile.ZIP_DEFLATED
+    with zipfile.ZipFile(path, "w", kind) as archive:
+        archive.writestr("other.npy", npy(np.zeros((3, 3))))
+        archive.writestr(f"{name}.npy", npy(array))
+    return f"{path}:{name}", None
+
+
+def hand_in(stack: ExitStack, folder: Path, name: str, array: np.ndarray, way: Way) -> Tensor:
+    """The array as a tensor to read."""
+    array = laid_out(array, way.layout)
+    if way.storage == "memory":
+        return MemoryTensor(array, way.layout)
+    tensor = open_tensor(*save(folder, name, array, way.storage), way.layout)
+    stack.enter_context(tensor.file)
+    return tensor
+
+
+def room(stack: ExitStack, folder: Path, name: str, like: Tensor, way: Way) -> tuple[Tensor, Path | np.ndarray]:
+    """A tensor to write, and where its values will be."""
+    if way.storage == "memory":
+        array = np.full(like.shape, 7, like.dtype)
+        return MemoryTensor(array, way.layout), array
+    path = folder / f"out-{name}.npy"
+    return new_npy(path, stack.enter_context(path.open("w+b")), like), path
+
+
+def results(batch: Batch, way: Way) -> dict[str, np.ndarray]:
+    """Every result of the mini-batch, its tensors with channels as the second dimension."""
+    with TemporaryDirectory() as name, ExitStack() as stack, Team(way.threads) as team:
+        folder = Path(name)
+        x = hand_in(stack, folder, "x", batch.x, way)
+        delta = hand_in(stack, folder, "delta", batch.delta, way) if batch.backward else None
+        outputs = {key: room(stack, folder, key, x, way) for key in OUTPUTS[: 3 if batch.backward else 2]}
+        tensors = {key: tensor for key, (tensor, _) in outputs.items()}
+        found = run_batch(batch.layer, x, delta, tensors, team, way.memory)
+        stack.close()
+        arrays = {key: np.load(at) if isinstance(at, Path) else at for key, (_, at) in outputs.items()}
+    if way.layout == "nhwc":
+        arrays = {key: np.moveaxis(array, -1, 1) for key, array in arrays.items()}
+    vectors = [part._asdict() for part in (found.moments, found.gradients) if part]
+    return {key: value for part in (arrays, *vectors) for key, value in part.items()}
+
+
+def assert_same_bits(first: dict[str, np.ndarray], second: dict[str, np.ndarray]) -> None:
+    """Equal, a negative zero and a positive one apart."""
+    assert first.keys() == second.keys()
+    for key, values in first.items():
+        other = second[key]
+        assert (values.shape, values.dtype) == (other.shape, other.dtype)
+        assert np.ascontiguousarray(values).tobytes() == np.ascontiguousarray(other).tobytes(), key
+
+
+def assert_same_in_every(batch: Batch, *ways: Way) -> None:
+    wanted = results(batch, Way(1, MIB))
+    for way in ways:
+        assert_same_bits(results(batch, way), wanted)
+
+
+# --- the property -----------------------------------------------------------------------------------------------------
+
+SMALL = st.tuples(st.integers(1, 9), st.integers(1, 9), st.integers(1, 20), st.integers(1, 20))
+FLAT = st.tuples(st.integers(1, 1500), st.integers(1, 40))
+PIXELS = st.tuples(st.integers(1, 1500), st.integers(1, 9), st.just(1), st.just(1))
+PLANES = st.tuples(st.integers(1, 3), st.integers(1, 3), st.integers(60, 100), st.integers(60, 100))
+SHAPES = st.one_of(SMALL, FLAT, PIXELS, PLANES).filter(lambda shape: np.prod(shape) > shape[1])
+MEMORIES = st.one_of(st.integers(MIB, 4096 * MIB), st.integers(1, 1 << 16))  # what --memory allows, and far less
+
+
+@st.composite
+def batches_and_ways(draw: st.DrawFn) -> tuple[Batch, Way]:
+    storage = draw(st.sampled_from(["memory", "npy", "stored", "compressed", "raw"]))
+    dtype = "f4" if storage == "raw" else draw(st.sampled_from(["f2", "f4", "f8"]))
+    batch = batch_of(draw(SHAPES), dtype, train=draw(st.booleans()), backward=draw(st.booleans()))
+    return batch, Way(
+        draw(st.sampled_from([1, 2, 7])), draw(MEMORIES), draw(st.sampled_from(["nchw", "nhwc"])), storage
+    )
+
+
+@settings(deadline=None, max_examples=150)
+@given(batches_and_ways())
+@example((batch_of((1, 3, 700, 700)), Way(7, MIB)))  # channels that are cut between threads
+@example((batch_of((1, 3, 700, 700)), Way(2, MIB, "nhwc", "npy")))  # and into tiles
+@example((batch_of((300, 4096)), Way(7, MIB, "nchw", "npy")))
+@example((batch_of((1, 4096, 2, 2)), Way(7, MIB, "nhwc", "npy")))
+@example((batch_of((40, 1025, 3, 5)), Way(2, MIB, "nchw", "npy")))
+def test_the_same_bits_in_every_way(drawn):
+    batch, way = drawn
+    assert_same_in_every(batch, way)
+
+
+STORAGES = ("npy", "stored", "compressed", "raw")
+
+
+@pytest.mark.parametrize(
+    "shape",
+    [
+        *[(2, 1), (1, 1, 1, 2), (1, 5, 3, 3), (2, 5, 1, 1), (5, 1, 3, 3), (700, 1), (2, 4096), (2, 4096, 1, 1)],
+        *[(2, 3, 70, 71), (1, 2, 64, 64), (1, 1, 100, 100), (513, 3), (512, 2), (1025, 5), (683, 3, 2, 3)],
+    ],
+    ids=str,
+)
+@pytest.mark.parametrize("train", [False, True], ids=["inference", "training"])
+def test_the_same_bits_at_the_edges_of_pieces_and_tiles(shape, train):
+    ways = [
+        Way(threads, memory, layout, storage)
+        for threads, memory, storage in zip([2, 7, 1, 2], [4096, 100, 1, MIB], STORAGES, strict=True)
+        for layout in ("nchw", "nhwc")
+    ]
+    assert_same_in_every(batch_of(shape, train=train), *ways, Way(7, 1, "nhwc"))
+
+
+@pytest.mark.parametrize("arithmetic", ARITHMETICS)
+def test_the_same_bits_in_every_arithmetic(arithmetic):
+    batch = batch_of((3, 5, 40, 41))._replace(arithmetic=arithmetic)
+    assert_same_in_every(batch, Way(7, 4096, "nhwc", "npy"), Way(2, 4096, "nchw", "npy"))
+
+
+def test_the_same_bits_where_values_are_not_finite():
+    batch = batch_of((3, 5, 40, 41))
+    batch.x[0, 1, 3, 3], batch.x[2, 3, 0, 0], batch.delta[1, 2, 1, 1] = np.nan, np.inf, np.nan
+    ways = [Way(7, 4096, "nhwc", "npy"), Way(2, 4096, "nchw", "npy"), Way(7, 1, "nhwc")]
+    finite = [{key: np.nan_to_num(values) for key, values in results(batch, way).items()} for way in ways]
+    for found in finite[1:]:
+        assert_same_bits(found, finite[0])
+
+
+def test_a_flat_tensor_has_the_bits_of_one_with_a_place_per_image():
+    flat = batch_of((900, 5))
+    pixels = flat._replace(x=flat.x.reshape(900, 5, 1, 1), delta=flat.delta.reshape(900, 5, 1, 1))
+    first, second = results(flat, Way(2, MIB)), results(pixels, Way(2, MIB))
+    assert_same_bits({key: values.reshape(first[key].shape) for key, values in second.items()}, first)
+
+
+def test_an_image_has_the_bits_of_a_batch_of_one():
+    batch = batch_of((1, 5, 40, 41))
+    with Team(2) as team:
+        image, one = (
+            run_batch(batch.layer, MemoryTensor(x), None, {}, team) for x in (batch.x[0].copy(), batch.x.copy())
+        )
+    assert image.moments is not None
+    assert one.moments is not None
+    assert all(np.array_equal(*vectors) for vectors in zip(image.moments, one.moments, strict=True))
+
+
+@pytest.mark.parametrize("memory", [1, 4096, MIB])
+@pytest.mark.parametrize("shape", [(2, 3, 70, 71), (1100, 5)], ids=str)
+def test_the_same_bits_from_a_file_into_memory(tmp_path, memory, shape):
+    batch = batch_of(shape, backward=False)
+    wanted = results(batch, Way(1, MIB))
+    np.save(tmp_path / "x.npy", batch.x)
+    y = np.full_like(batch.x, 7)
+    with Team(2) as team:
+        x = open_tensor(str(tmp_path / "x.npy"))
+        with x.file:
+            run_batch(batch.layer, x, None, {"y": MemoryTensor(y)}, team, memory)
+    assert y.tobytes() == wanted["y"].tobytes()
+
+
+def test_a_team_works_on_after_an_error():
+    def fail(_item: int, _scratch: object) -> None:
+        raise ValueError("no")
+
+    batch = batch_of((3, 5, 40, 41))
+    with Team(2) as team:
+        with pytest.raises(ValueError, match="no"):
+            team.each(fail, range(100))
+        found = run_batch(batch.layer, MemoryTensor(batch.x), None, {}, team)
+    assert found.moments is not None
+    assert np.array_equal(found.moments.mean, results(batch, Way(1, MIB))["mean"])
+
+
+@pytest.mark.parametrize(("shape", "train"), [((3, 5, 40, 41), True), ((3, 5, 40, 41), False), ((1, 2, 70, 71), True)])
+@pytest.mark.parametrize("memory", [4096, MIB])
+def test_progress_ends_with_every_value_done_once(tmp_path, shape, train, memory):
+    batch, done = batch_of(shape, train=train, backward=False), []
+    np.save(tmp_path / "x.npy", batch.x)
+    with Team(2) as team, ExitStack() as stack:
+        x = open_tensor(str(tmp_path / "x.npy"))
+        stack.enter_context(x.file)
+        y, _ = room(stack, tmp_path, "y", x, Way(2, memory, storage="npy"))
+        run_batch(batch.layer, x, None, {"y": y}, team, memory, done.append)
+    assert sum(done) == batch.x.size
+    assert all(values > 0 for values in done)
+
+
+# --- how tensors are cut ----------------------------------------------------------------------------------------------
+
+
+class Extent(NamedTuple):
+    """What the plan needs to know of a tensor."""
+
+    channels: int
+    length: int
+    channels_last: bool
+    flat: bool
+
+
+LENGTHS = st.one_of(st.integers(1, 40), st.integers(500, 530), st.integers(1000, 1100), st.integers(4000, 9000))
+KINDS = st.sampled_from([(False, False), (True, False), (True, True)])  # channels last, flat
+CHANNELS = st.one_of(st.integers(1, 30), st.just(257))
+EXTENTS = st.builds(lambda channels, length, kind: Extent(channels, length, *kind), CHANNELS, LENGTHS, KINDS)
+
+
+@settings(deadline=None, max_examples=200)
+@given(EXTENTS, st.one_of(st.integers(1, 100), st.integers(1, 100_000), st.just(1 << 40)))
+def test_the_plan_covers_every_value_exactly_once(extent, most):
+    times = np.zeros((extent.channels, extent.length), "u1")
+    for group in kernels.plan(extent, most):
+        for span in group:
+            times[span.channels, span.start : span.stop] += 1
+            assert span.start % kernels.piece_of(extent) == 0
+            assert (span.first, span.last) == (group[0].first, group[0].last)
+    assert (times == 1).all()
+
+
+@settings(deadline=None, max_examples=200)
+@given(EXTENTS, st.integers(1, 100_000))
+def test_the_plan_s_spans_are_no_larger_than_asked_for_but_for_one_piece(extent, most):
+    piece = kernels.piece_of(extent)
+    # Never less than a piece of a channel, of two channels in a flat tensor, and one more where it would stay alone.
+    least = min(piece, extent.length) * (3 if extent.flat else 1)
+    for group in kernels.plan(extent, most):
+        for span in group:
+            values = (span.last - span.first) * (span.stop - span.start)
+            assert values <= max(2 * most, least)

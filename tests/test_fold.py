@@ -1,0 +1,458 @@
+"""Folding: the arrays against the formula and against AlexeyAB's own, the cfg byte for byte, and what is refused."""
+
+from __future__ import annotations
+
+import contextlib
+import csv
+import io
+import json
+import re
+import struct
+import warnings
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from bnorm.errors import BnormError
+from bnorm.fold import fold
+from bnorm.model import read_model
+from bnorm.weights import open_weights
+from conftest import LAYOUTS, SHARED, TINY, Golden, cfg_source, golden, needs_shared, write_weights
+
+# One rounding of a float64 to float32, where the order of the operations before it may differ.
+ONE_ROUNDING = 2**-23
+
+
+def normalised(case: Golden) -> set[int]:
+    """The layers with statistics in the file."""
+    return {array["layer"] for array in case.arrays if array["name"].endswith("rolling_mean")}
+
+
+def foldable(path: Path) -> bool:
+    """Whether only plain convolutions normalise."""
+    case = golden(path)
+    types = {case.layers[layer]["name"] for layer in normalised(case)}
+    return types <= {"convolutional", "conv"} and "share_index" not in case.cfg.read_text()
+
+
+FOLDABLE = [path for path in LAYOUTS if foldable(path)]
+REFUSED = [path for path in LAYOUTS if not foldable(path)]
+
+
+def formula(arrays: dict[str, np.ndarray]) -> tuple[np.ndarray, np.ndarray]:
+    """A convolution's folded biases and weights: the formula of `fuse_conv_batchnorm`, in float64."""
+    values = {name: array.astype("f8") for name, array in arrays.items()}
+    deviation = np.sqrt(values["rolling_variance"] + 1e-5)
+    biases = values["biases"] - values["scales"] * values["rolling_mean"] / deviation
+    return biases, values["weights"] * (values["scales"] / deviation)[:, None, None, None]
+
+
+def arrays_of(cfg: Path, weights: Path, dialect: str) -> dict[tuple[int, str], np.ndarray]:
+    """Every array of a pair that must fit."""
+    with open_weights(read_model(cfg, weights, dialect)) as opened:
+        opened.require_fit()
+        return {(array.layer, array.name): opened.read(array) for array in opened.layout.arrays}
+
+
+def fold_cfg(invoke, folder: Path, source: bytes | str, *options: str, dialect: str = "alexeyab") -> bytes:
+    """The folded cfg of this one, with weights that fit it."""
+    cfg = folder / "net.cfg"
+    cfg.write_bytes(source if isinstance(source, bytes) else source.encode())
+    weights = write_weights(cfg, folder / "net.weights", dialect)
+    invoke("fold", cfg, weights, "-o", folder / "out.weights", "--dialect", dialect, *options)
+    return (folder / "out.cfg").read_bytes()
+
+
+def refuse(invoke, cfg: Path, weights: Path, *options: object) -> str:
+    """What a fold says that is refused, and leaves every file as it was."""
+    before = {path: path.read_bytes() for path in cfg.parent.iterdir() if path.is_file()}
+    error = invoke("fold", cfg, weights, *options, exit_code=1).stderr
+    assert {path: path.read_bytes() for path in cfg.parent.iterdir() if path.is_file()} == before
+    assert 1 <= len(error.splitlines()) <= 2
+    return error
+
+
+# --- the arrays -------------------------------------------------------------------------------------------------------
+
+
+@needs_shared("models")
+@pytest.mark.parametrize("name", ["yolo-fastest-1.1", "yolo-fastest-1.1-xl"])
+def test_a_detector_folds_to_what_alexeyab_s_program_made_of_it(invoke, tmp_path, name):
+    """Its header is not compared: that program computes `seen` anew."""
+    model = SHARED / "models" / name
+    output = tmp_path / "out.weights"
+    invoke("fold", f"{model}.cfg", f"{model}.weights", "-o", output)
+    fused = np.fromfile(f"{model}.fused-by-alexeyab.weights", "<f4", offset=20)
+    np.testing.assert_allclose(np.fromfile(output, "<f4", offset=20), fused, rtol=1e-6, atol=0)
+
+
+@needs_shared("models")
+def test_a_detector_s_cfg_loses_its_82_switches_alone(invoke, tmp_path):
+    model = SHARED / "models" / "yolo-fastest-1.1"
+    invoke("fold", f"{model}.cfg", f"{model}.weights", "-o", tmp_path / "out.weights")
+    lines = Path(f"{model}.cfg").read_bytes().splitlines(keepends=True)
+    kept = [line for line in lines if not line.startswith(b"batch_normalize")]
+    assert (len(lines) - len(kept), (tmp_path / "out.cfg").read_bytes()) == (82, b"".join(kept))
+
+
+@pytest.mark.parametrize("path", FOLDABLE, ids=lambda path: path.stem)
+def test_a_golden_network_folds_to_the_formula_s_values(invoke, tmp_path, path):
+    case = golden(path)
+    output = tmp_path / "out.weights"
+    invoke("fold", case.cfg, case.weights, "-o", output, "--dialect", case.dialect)
+    old = arrays_of(case.cfg, case.weights, case.dialect)
+    new = arrays_of(output.with_suffix(".cfg"), output, case.dialect)
+    for layer in normalised(case):
+        biases, weights = formula({name: array for (index, name), array in old.items() if index == layer})
+        np.testing.assert_allclose(new[layer, "biases"], biases, rtol=ONE_ROUNDING)
+        np.testing.assert_allclose(new[layer, "weights"], weights, rtol=ONE_ROUNDING)
+    for (layer, name), array in new.items():
+        if layer not in normalised(case):
+            np.testing.assert_array_equal(array, old[layer, name])
+
+
+@pytest.mark.parametrize("path", REFUSED, ids=lambda path: path.stem)
+def test_a_golden_network_that_cannot_be_folded_whole_is_refused_with_its_line(invoke, tmp_path, path):
+    case = golden(path)
+    error = invoke(
+        "fold", case.cfg, case.weights, "-o", tmp_path / "out", "--dialect", case.dialect, exit_code=1
+    ).stderr
+    assert re.match(rf"error: {re.escape(str(case.cfg))}:\d+: \[", error)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_channel_that_was_folded_computes_the_same(invoke, tiny):
+    """One pixel through a 3x3 convolution, normalised and folded, both in float64."""
+    cfg, weights = tiny
+    output = cfg.with_name("out.weights")
+    invoke("fold", cfg, weights, "-o", output)
+    old, new = arrays_of(cfg, weights, "alexeyab"), arrays_of(output.with_suffix(".cfg"), output, "alexeyab")
+    patch = np.random.default_rng(1).normal(size=(3, 3, 3))
+    before = np.sum(old[0, "weights"] * patch, axis=(1, 2, 3)) - old[0, "rolling_mean"]
+    before = before / np.sqrt(old[0, "rolling_variance"] + 1e-5) * old[0, "scales"] + old[0, "biases"]
+    after = np.sum(new[0, "weights"] * patch, axis=(1, 2, 3)) + new[0, "biases"]
+    np.testing.assert_allclose(after, before, rtol=1e-5, atol=1e-5)  # 27 float32 weights, each rounded once
+
+
+@pytest.mark.parametrize(
+    "options", ["cbn=1", "batch_normalize=2", "batch_normalize=1 cbn=1", "cbn=1 batch_normalize=0"]
+)
+def test_every_switch_that_turns_it_on_is_folded(invoke, tmp_path, options):
+    source = cfg_source("3x8x8", f"convolutional filters=2 {options}")
+    assert fold_cfg(invoke, tmp_path, source) == cfg_source("3x8x8", "convolutional filters=2").encode()
+    assert (tmp_path / "out.weights").stat().st_size == 20 + 4 * (2 + 6)
+
+
+# --- the header -------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("fields", "nbytes"), [((0, 1, 0), 16), ((0, 2, 0), 20), ((0, 2, 5), 20), ((0, 2000, 7), 16), ((1, 0, 0), 20)]
+)
+def test_the_header_is_copied(invoke, tmp_path, fields, nbytes):
+    cfg, weights, output = (tmp_path / name for name in ("net.cfg", "net.weights", "out.weights"))
+    cfg.write_text(cfg_source("1x4x4", "convolutional batch_normalize=1 | connected output=2"))
+    head = (struct.pack("<3i", *fields) + b"\1\2\3\4\5\6\7\0")[:nbytes]
+    arrays = np.arange(1, 5 + 2 + 32 + 1, dtype="<f4")
+    weights.write_bytes(head + arrays.tobytes())
+    invoke("fold", cfg, weights, "-o", output, "--dialect", "pjreddie")
+    data = output.read_bytes()
+    assert data[:nbytes] == head
+    # The connected layer stands as it stood, transposed or not.
+    assert data[nbytes + 4 * 2 :] == arrays[5:].tobytes()
+
+
+# --- the cfg ----------------------------------------------------------------------------------------------------------
+
+CFG = """\
+# a network
+[net]
+width=8
+height=8
+channels=3
+
+[convolutional]
+batch_normalize=1
+filters=2
+# batch_normalize=1 stays: a comment
+activation=leaky
+
+[maxpool]
+size=2
+"""
+
+
+def without_switches(source: str) -> str:
+    return "".join(line for line in source.splitlines(keepends=True) if not line.startswith(("batch_norm", "cbn")))
+
+
+@pytest.mark.parametrize("end", ["\n", "\r\n"])
+def test_the_cfg_keeps_every_byte_but_the_switches(invoke, tmp_path, end):
+    folded = fold_cfg(invoke, tmp_path, CFG.replace("\n", end))
+    assert folded == without_switches(CFG).replace("\n", end).encode()
+
+
+def test_a_last_line_without_end_stays_without(invoke, tmp_path):
+    assert fold_cfg(invoke, tmp_path, CFG.rstrip()) == without_switches(CFG.rstrip()).encode()
+
+
+def test_a_switch_on_the_last_line_goes(invoke, tmp_path):
+    source = cfg_source("3x8x8", "convolutional filters=2")
+    assert fold_cfg(invoke, tmp_path, source + "batch_normalize=1") == source.encode()
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        " batch_normalize = 1 ",
+        "batch_ normalize=1",
+        "batch_normalize=1 # on",
+        "batch_normalize=1\nbatch_normalize=1",
+        "batch_normalize=1\nbatch_normalize=0",
+        "cbn=1",
+        "cbn=0\nbatch_normalize=1",
+    ],
+)
+def test_every_spelling_of_a_switch_goes(invoke, tmp_path, line):
+    """Readers that look for the key alone must not find one: opencv's does so."""
+    source = cfg_source("3x8x8", "convolutional filters=2")
+    assert fold_cfg(invoke, tmp_path, f"{source}{line}\nactivation=leaky\n") == f"{source}activation=leaky\n".encode()
+
+
+def test_a_switch_that_is_off_goes_from_layers_that_do_not_normalise(invoke, tmp_path):
+    layers = "convolutional batch_normalize=1 | convolutional filters=2 batch_normalize=0 | connected batch_normalize=0"
+    plain = layers.replace(" batch_normalize=1", "").replace(" batch_normalize=0", "")
+    assert fold_cfg(invoke, tmp_path, cfg_source("3x8x8", layers)) == cfg_source("3x8x8", plain).encode()
+
+
+def test_hank_reads_what_was_folded_in_hank_s_dialect(invoke, tmp_path):
+    source = CFG.replace("batch_normalize=1\n", " batch_normalize=1 # on\n", 1)
+    fold_cfg(invoke, tmp_path, source, dialect="hank")
+    assert read_model(tmp_path / "out.cfg", tmp_path / "out.weights", "hank").fits
+
+
+# --- folding twice ----------------------------------------------------------------------------------------------------
+
+
+def test_a_folded_network_has_nothing_to_fold(invoke, tiny):
+    once, twice = tiny[0].with_name("once.weights"), tiny[0].with_name("twice.weights")
+    invoke("fold", *tiny, "-o", once)
+    result = invoke("fold", once.with_suffix(".cfg"), once, "-o", twice)
+    assert result.stdout.startswith(f"nothing to fold; copied to {twice} and {twice.with_suffix('.cfg')}\n")
+    assert twice.read_bytes() == once.read_bytes()
+    assert twice.with_suffix(".cfg").read_bytes() == once.with_suffix(".cfg").read_bytes()
+
+
+def test_folding_twice_from_the_same_files_gives_the_same_bytes(invoke, tiny):
+    outputs = [tiny[0].with_name(f"{name}.weights") for name in "ab"]
+    for output in outputs:
+        invoke("fold", *tiny, "-o", output)
+    assert outputs[0].read_bytes() == outputs[1].read_bytes()
+
+
+def test_the_inputs_stay_as_they_are(invoke, tiny):
+    before = [path.read_bytes() for path in tiny]
+    invoke("fold", *tiny, "-o", tiny[0].with_name("out.weights"))
+    assert [path.read_bytes() for path in tiny] == before
+
+
+# --- networks that are refused ----------------------------------------------------------------------------------------
+
+UNFOLDABLE = [
+    ("alexeyab", "convolutional batch_normalize=1 | connected output=2 batch_normalize=1", 7, "batch normalisation"),
+    ("alexeyab", "convolutional batch_normalize=1 | batchnorm", 7, "batch normalisation"),
+    ("alexeyab", "lstm output=2 batch_normalize=1", 5, "batch normalisation"),
+    ("alexeyab", "crnn output=2 pad=1 batch_normalize=1", 5, "batch normalisation"),
+    ("pjreddie", "deconvolutional batch_normalize=1", 5, "batch normalisation"),
+    ("alexeyab", "convolutional filters=3 batch_normalize=1 | convolutional filters=3 share_index=0", 10, "shares"),
+    ("pjreddie", "convolutional dontload=1 batch_normalize=1", 6, "dontload beside batch_normalize"),
+    ("pjreddie", "convolutional dontloadscales=1 batch_normalize=1", 6, "dontloadscales beside batch_normalize"),
+    ("pjreddie", "convolutional flipped=1 batch_normalize=1", 6, "flipped beside batch_normalize"),
+    ("pjreddie", "convolutional filters=2 numload=1 batch_normalize=1", 7, "numload beside batch_normalize"),
+]
+
+
+@pytest.mark.parametrize(("dialect", "layers", "line", "message"), UNFOLDABLE)
+def test_a_network_that_cannot_be_folded_whole_is_refused_with_its_line(
+    invoke, tmp_path, dialect, layers, line, message
+):
+    cfg = tmp_path / "net.cfg"
+    cfg.write_text(cfg_source("3x8x8", layers))
+    weights = write_weights(cfg, tmp_path / "net.weights", dialect)
+    error = refuse(invoke, cfg, weights, "-o", tmp_path / "out.weights", "--dialect", dialect)
+    assert error.startswith(f"error: {cfg}:{line}: [")
+    assert message in error
+
+
+@pytest.mark.parametrize("option", ["dontload=1", "flipped=1", "numload=1"])
+def test_a_plain_layer_may_differ_from_what_was_saved(invoke, tmp_path, option):
+    source = cfg_source("3x8x8", f"convolutional batch_normalize=1 | convolutional filters=2 {option}")
+    assert fold_cfg(invoke, tmp_path, source, dialect="pjreddie") == source.replace("batch_normalize=1\n", "").encode()
+
+
+# --- numbers that are refused -----------------------------------------------------------------------------------------
+
+
+def change(weights: Path, field: int, channel: int, value: float) -> None:
+    """Set a channel of the tiny model's layer 0: of its biases (0), scales, rolling_mean or rolling_variance (3)."""
+    data = bytearray(weights.read_bytes())
+    struct.pack_into("<f", data, 20 + 4 * (4 * field + channel), value)
+    weights.write_bytes(data)
+
+
+@pytest.mark.parametrize(("value", "shown"), [(-1, "-1"), (-1e-30, "-1e-30"), (np.nan, "nan"), (np.inf, "inf")])
+def test_a_variance_without_root_is_refused_with_layer_and_channel(invoke, tiny, value, shown):
+    cfg, weights = tiny
+    change(weights, 3, 2, value)
+    error = refuse(invoke, cfg, weights, "-o", cfg.with_name("out.weights"))
+    assert error.startswith(f"error: {weights}: layer 0 rolling_variance is {shown} in channel 2, expected")
+
+
+def test_several_variances_without_root_are_counted(invoke, tiny):
+    cfg, weights = tiny
+    for channel in (1, 2, 3):
+        change(weights, 3, channel, -1)
+    assert "is -1 in channel 1 and 2 more" in refuse(invoke, cfg, weights, "-o", cfg.with_name("out.weights"))
+
+
+@pytest.mark.parametrize("variance", [0.0, -0.0, 1e-38])
+def test_a_variance_of_zero_is_folded_by_epsilon(invoke, tiny, variance):
+    cfg, weights = tiny
+    change(weights, 3, 1, variance)
+    output = cfg.with_name("out.weights")
+    invoke("fold", cfg, weights, "-o", output)
+    old, new = arrays_of(cfg, weights, "alexeyab"), arrays_of(output.with_suffix(".cfg"), output, "alexeyab")
+    expected, _ = formula({name: array for (layer, name), array in old.items() if layer == 0})
+    np.testing.assert_allclose(new[0, "biases"], expected, rtol=ONE_ROUNDING)
+
+
+@pytest.mark.parametrize(("field", "value"), [(0, np.nan), (1, np.inf), (1, 3e38), (2, np.inf), (2, -3e38)])
+def test_numbers_beyond_a_float32_bring_no_python_warning(tiny, field, value):
+    """Whether it is an error or a network with an infinity in it: never a warning with a line of bnorm's source."""
+    cfg, weights = tiny
+    change(weights, field, 0, value)
+    change(weights, 3, 0, 0)
+    with warnings.catch_warnings(), contextlib.suppress(BnormError):
+        warnings.simplefilter("error")
+        fold(read_model(cfg, weights, "alexeyab"), cfg.with_name("out.weights"), cfg.with_name("out.cfg"))
+
+
+# --- outputs ----------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("output", "output_cfg"), [("a.weights", "a.cfg"), ("a", "a.cfg"), ("a.b.weights", "a.b.cfg"), ("v1.0", "v1.cfg")]
+)
+def test_the_folded_cfg_is_named_after_the_folded_weights(invoke, tiny, output, output_cfg):
+    folder = tiny[0].parent
+    invoke("fold", *tiny, "-o", folder / output)
+    assert (folder / output_cfg).read_text() == without_switches(TINY)
+
+
+def test_the_folded_cfg_may_have_a_name_of_its_own(invoke, tiny):
+    folder = tiny[0].parent
+    invoke("fold", *tiny, "-o", folder / "a.weights", "--output-cfg", folder / "b.txt")
+    assert {path.name for path in folder.iterdir()} == {"tiny.cfg", "tiny.weights", "a.weights", "b.txt"}
+
+
+@pytest.mark.parametrize("existing", ["out.weights", "out.cfg"])
+def test_an_output_that_exists_is_refused(invoke, tiny, existing):
+    cfg, weights = tiny
+    cfg.with_name(existing).write_text("mine")
+    error = refuse(invoke, cfg, weights, "-o", cfg.with_name("out.weights"))
+    assert error.startswith(f"error: {cfg.with_name(existing)}: exists already")
+    assert "--force overwrites it" in error
+
+
+@pytest.mark.parametrize("existing", ["out.weights", "out.cfg"])
+def test_force_overwrites_an_output(invoke, tiny, existing):
+    cfg, weights = tiny
+    cfg.with_name(existing).write_text("mine")
+    invoke("fold", cfg, weights, "-o", cfg.with_name("out.weights"), "--force")
+    assert read_model(cfg.with_name("out.cfg"), cfg.with_name("out.weights")).fits
+
+
+@pytest.mark.parametrize("outputs", [["tiny.weights"], ["tiny.cfg"], ["out", "tiny.cfg"], ["out", "tiny.weights"]])
+def test_force_overwrites_no_input(invoke, tiny, outputs):
+    cfg, weights = tiny
+    options = zip(["-o", "--output-cfg"], [cfg.with_name(name) for name in outputs], strict=False)
+    error = refuse(invoke, cfg, weights, "--force", *(value for pair in options for value in pair))
+    assert "is an input, expected another name for the output" in error
+
+
+def test_the_cfg_that_would_be_named_like_the_input_is_refused(invoke, tiny):
+    cfg, weights = tiny
+    error = refuse(invoke, cfg, weights, "--force", "-o", cfg.with_name("tiny.folded"))
+    assert error.startswith(f"error: {cfg}: is an input")
+
+
+@pytest.mark.parametrize("link", ["symlink_to", "hardlink_to"])
+@pytest.mark.parametrize("number", [0, 1])
+def test_force_overwrites_no_input_through_a_link(invoke, tiny, link, number):
+    cfg, weights = tiny
+    output = cfg.with_name("link.weights")
+    getattr(output, link)(tiny[number])
+    error = refuse(invoke, cfg, weights, "--force", "-o", output)
+    assert error.startswith(f"error: {output}: is an input")
+
+
+def test_one_name_for_both_outputs_is_refused(invoke, tiny):
+    cfg, weights = tiny
+    assert "is given for two outputs" in refuse(invoke, cfg, weights, "-o", cfg.with_name("out.cfg"))
+
+
+def test_a_missing_folder_is_refused(invoke, tiny):
+    cfg, weights = tiny
+    assert "no folder" in refuse(invoke, cfg, weights, "-o", cfg.parent / "missing" / "out.weights")
+
+
+# --- what is printed --------------------------------------------------------------------------------------------------
+
+
+def test_the_document_says_what_became_of_each_layer(invoke, tiny):
+    output = tiny[0].with_name("out.weights")
+    document = json.loads(invoke("fold", *tiny, "-o", output, "--format", "json").stdout)
+    assert document == {
+        "layers": [
+            {
+                "index": 0,
+                "type": "convolutional",
+                "part": "",
+                "folded": True,
+                "reason": "",
+                "max_abs_error": None,
+                "max_rel_error": None,
+            }
+        ],
+        "parameters_before": 134,
+        "parameters_after": 122,
+        "bytes_before": 556,
+        "bytes_after": 508,
+        "output": str(output),
+        "output_cfg": str(output.with_suffix(".cfg")),
+    }
+    assert output.stat().st_size == 508
+
+
+def test_csv_has_a_row_per_folded_layer(invoke, tiny):
+    output = invoke("fold", *tiny, "-o", tiny[0].with_name("out.weights"), "--format", "csv").stdout
+    (row,) = csv.DictReader(io.StringIO(output))
+    assert (row["index"], row["type"], row["folded"]) == ("0", "convolutional", "True")
+
+
+def test_the_table_says_what_was_folded(invoke, tiny):
+    output = tiny[0].with_name("out.weights")
+    lines = invoke("fold", *tiny, "-o", output).stdout.splitlines()
+    assert lines[0] == f"folded 1 layers into {output} and {output.with_suffix('.cfg')}"
+    assert [line.split() for line in lines if line.startswith(("parameters", "bytes"))] == [
+        ["parameters", "134", "122"],
+        ["bytes", "556", "508"],
+    ]
+
+
+def test_the_choice_of_a_dialect_is_one_note(invoke, tiny):
+    result = invoke("fold", *tiny, "-o", tiny[0].with_name("a.weights"), "--format", "json")
+    assert re.fullmatch(r"note: dialect alexeyab: [^\n]+\n", result.stderr)
+    named = invoke("fold", *tiny, "-o", tiny[0].with_name("b.weights"), "--dialect", "hank")
+    assert named.stderr == ""

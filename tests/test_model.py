@@ -1,0 +1,161 @@
+"""Reading a model, and the choice of its dialect where that is left to bnorm."""
+
+from __future__ import annotations
+
+import struct
+from pathlib import Path
+
+import pytest
+
+from bnorm.errors import CfgError, WeightsError
+from bnorm.model import Model, read_model
+from conftest import GOLDEN, Golden, cfg_source
+
+LAYOUTS = GOLDEN / "layouts"
+
+
+def guessed(folder: Path, net: str, layers: str) -> Model:
+    """The model of a cfg alone."""
+    cfg = folder / "net.cfg"
+    cfg.write_text(cfg_source(net, layers))
+    return read_model(cfg)
+
+
+def written(name: str, dialect: str) -> Model:
+    """The model of a golden network that this fork wrote."""
+    cfg = LAYOUTS / f"{name}.cfg"
+    return read_model(cfg, LAYOUTS / f"{name}.{dialect}.weights")
+
+
+# --- a given dialect --------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("dialect", ["pjreddie", "alexeyab", "hank"])
+def test_a_given_dialect_is_used_and_needs_no_reason(tiny, dialect):
+    model = read_model(*tiny, dialect)
+    assert (model.dialect.name, model.reason) == (dialect, "")
+
+
+def test_a_given_dialect_is_used_even_where_it_fails(tmp_path):
+    cfg = tmp_path / "net.cfg"
+    cfg.write_text(cfg_source("3x8x8", "deconvolutional"))
+    with pytest.raises(CfgError, match="unknown to alexeyab"):
+        read_model(cfg, dialect="alexeyab")
+
+
+def test_a_model_without_weights_neither_fits_nor_misfits(tiny):
+    model = read_model(tiny[0])
+    assert (model.fits, model.nbytes, model.layout.nbytes) == (None, None, 556)
+
+
+def test_a_model_knows_whether_its_file_has_the_planned_size(tiny):
+    cfg, weights = tiny
+    assert read_model(cfg, weights).fits is True
+    weights.write_bytes(weights.read_bytes() + b"\0")
+    assert read_model(cfg, weights).fits is False
+
+
+# --- dialect auto -----------------------------------------------------------------------------------------------------
+
+
+def test_a_golden_pair_is_read_as_the_fork_that_wrote_it(layout_case: Golden):
+    """hank's files can be told from alexeyab's by nothing: both are read the same way."""
+    model = read_model(layout_case.cfg, layout_case.weights)
+    expected = "alexeyab" if layout_case.dialect == "hank" else layout_case.dialect
+    assert (model.dialect.name, model.fits) == (expected, True)
+
+
+@pytest.mark.parametrize(
+    ("layer", "dialect"),
+    [
+        ("deconvolutional", "pjreddie"),
+        ("l2norm", "pjreddie"),
+        ("conv_lstm output=2", "alexeyab"),
+        ("implicit", "alexeyab"),
+        ("reorg3d stride=2", "alexeyab"),
+    ],
+)
+def test_a_section_that_one_fork_knows_decides(tmp_path, layer, dialect):
+    model = guessed(tmp_path, "4x8x8", layer)
+    assert model.dialect.name == dialect
+    assert "sections or keys that the others refuse" in model.reason
+
+
+@pytest.mark.parametrize(("name", "dialect"), [("rnn", "pjreddie"), ("batchnorm", "pjreddie"), ("rnn_ab", "alexeyab")])
+def test_the_size_of_the_file_decides(name, dialect):
+    model = written(name, dialect)
+    assert model.dialect.name == dialect
+    assert "exact size" in model.reason
+
+
+def test_the_size_decides_before_the_version(tmp_path):
+    """pjreddie's file with the version that alexeyab writes: only pjreddie's plan has its size."""
+    weights = tmp_path / "rnn.weights"
+    weights.write_bytes(struct.pack("<3i", 0, 2, 5) + (LAYOUTS / "rnn.pjreddie.weights").read_bytes()[12:])
+    assert read_model(LAYOUTS / "rnn.cfg", weights).dialect.name == "pjreddie"
+
+
+def test_a_header_that_only_one_fork_reads_as_16_bytes_decides(tmp_path):
+    cfg, weights = tmp_path / "net.cfg", tmp_path / "net.weights"
+    cfg.write_text(cfg_source("3", "connected output=2"))
+    weights.write_bytes(struct.pack("<4i", 0, 2000, 0, 7) + bytes(4 * 8))
+    model = read_model(cfg, weights)
+    assert (model.dialect.name, model.header.nbytes, model.fits) == ("pjreddie", 16, True)
+
+
+@pytest.mark.parametrize(
+    ("layer", "dialect"),
+    [
+        ("crnn output_filters=2 hidden_filters=2 pad=1", "pjreddie"),
+        ("convolutional numload=1", "pjreddie"),
+        ("rnn output=2 hidden=3", "alexeyab"),
+        ("convolutional stride_x=2 colour=red", "alexeyab"),
+    ],
+)
+def test_the_keys_of_the_cfg_decide(tmp_path, layer, dialect):
+    model = guessed(tmp_path, "4x8x8", layer)
+    assert model.dialect.name == dialect
+    assert "keys" in model.reason
+
+
+@pytest.mark.parametrize("name", ["gru", "lstm"])
+@pytest.mark.parametrize("dialect", ["pjreddie", "alexeyab"])
+def test_the_version_decides_between_two_orders_of_the_same_size(name, dialect):
+    model = written(name, dialect)
+    assert model.dialect.name == dialect
+    assert "header's version" in model.reason
+
+
+def test_where_nothing_decides_it_is_alexeyab(tmp_path):
+    model = guessed(tmp_path, "3x8x8", "convolutional filters=2 batch_normalize=1")
+    assert (model.dialect.name, "nothing in the files decides" in model.reason) == ("alexeyab", True)
+
+
+def test_a_file_that_no_plan_fits_is_read_by_the_other_clues(tmp_path):
+    weights = tmp_path / "gru.weights"
+    weights.write_bytes((LAYOUTS / "gru.pjreddie.weights").read_bytes() + b"\0")
+    model = read_model(LAYOUTS / "gru.cfg", weights)
+    assert (model.dialect.name, model.fits) == ("pjreddie", False)
+
+
+def test_the_reason_is_one_line(layout_case: Golden):
+    assert len(read_model(layout_case.cfg, layout_case.weights).reason.splitlines()) == 1
+
+
+def test_where_every_dialect_fails_the_one_that_came_furthest_says_why(tmp_path):
+    """[deconvolutional] is pjreddie's alone: the two others stop there, at line 5."""
+    with pytest.raises(CfgError, match="layers=9 points ahead") as caught:
+        guessed(tmp_path, "3x8x8", "deconvolutional | dropout | route layers=9")
+    assert caught.value.line == 8
+
+
+def test_where_the_dialects_fail_at_one_line_the_default_says_why(tmp_path):
+    with pytest.raises(CfgError, match="unknown to alexeyab"):
+        guessed(tmp_path, "3x8x8", "convolutionnal")
+
+
+def test_a_weights_file_that_is_none_is_refused_by_the_guess_too(tiny):
+    cfg, weights = tiny
+    weights.write_text("404: Not Found")
+    with pytest.raises(WeightsError, match="is text"):
+        read_model(cfg, weights)
