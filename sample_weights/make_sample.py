@@ -1,7 +1,9 @@
 """Write sample.weights: random filters, with the rolling statistics that random images really give.
 
-The statistics come from pushing the images through the network layer by layer, so that the numbers in the file are
-what training would have kept for these filters. Run it from anywhere: `python sample_weights/make_sample.py`.
+Beside it, x.npy is what the batch normalisation of layer 5 receives for four of the images, and delta.npy a random
+upstream gradient of the same shape. The statistics come from pushing the images through the network layer by layer,
+so that the numbers in the file are what training would have kept for these filters. Run it from anywhere:
+`python sample_weights/make_sample.py`.
 """
 
 from __future__ import annotations
@@ -18,6 +20,7 @@ from bnorm.weights import save
 HERE = Path(__file__).parent
 IMAGES = 64
 LEAK = 0.1
+SAVED = 5  # the layer whose tensors are saved
 
 
 def convolve(x: np.ndarray, weights: np.ndarray, stride: int) -> np.ndarray:
@@ -36,6 +39,9 @@ def layer_arrays(layer: Layer, x: np.ndarray, rng: np.random.Generator) -> tuple
     fan_in = np.prod(part.weights[1:])
     arrays = {"weights": rng.normal(0, fan_in**-0.5, part.weights), "biases": rng.normal(0, 0.3, part.channels)}
     y = convolve(x, arrays["weights"], layer.section.integer("stride", 1))
+    if layer.index == SAVED:
+        np.save(HERE / "x.npy", y[:4].astype("f4"))
+        np.save(HERE / "delta.npy", rng.normal(0, 0.01, y[:4].shape).astype("f4"))
     if part.batch_normalize:
         arrays["scales"] = rng.gamma(9, 1 / 9, part.channels)
         arrays["rolling_mean"] = y.mean(axis=(0, 2, 3))
@@ -47,7 +53,7 @@ def layer_arrays(layer: Layer, x: np.ndarray, rng: np.random.Generator) -> tuple
 
 
 def main() -> None:
-    """Write sample.weights beside this file."""
+    """Write the three files beside this one."""
     model = read_model(HERE.parent / "sample_cfgs" / "sample.cfg", None, "alexeyab")
     rng = np.random.default_rng(20)
     x = rng.uniform(0, 1, (IMAGES, *model.network.input[:3]))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import AbstractContextManager, ExitStack, nullcontext
 from pathlib import Path
 from typing import NamedTuple
 
@@ -28,14 +28,14 @@ from bnorm.running import (
     update_weights,
 )
 from bnorm.sinks import Summary
-from bnorm.tensors import Tensor, file_of, open_tensor, write_npy
+from bnorm.tensors import FileTensor, Tensor, file_of, open_tensor, write_npy
 
 
 class Request(NamedTuple):
     """What to run, on what, and where the results go.
 
     `place` is a layer's number and the name of a part or "", in `model`; or `params` names a .npz archive. `keep`
-    overrides what the exponential average keeps; with `averaged` the rolling statistics are the paper's.
+    overrides what the exponential average, `rolling="ema"`, keeps; "average" is the paper's.
     """
 
     inputs: tuple[str, ...]
@@ -45,7 +45,7 @@ class Request(NamedTuple):
     params: Path | None = None
     train: bool = False
     arithmetic: str | None = None
-    averaged: bool = False
+    rolling: str = "ema"
     keep: float | None = None
     stages: bool = False
     layout: str = "nchw"
@@ -85,14 +85,26 @@ class Outcome(NamedTuple):
 def execute(request: Request, team: Team, progress: Progress = None) -> Outcome:
     """Read, check everything, run, write. A `BnormError` before any output exists where something does not fit."""
     source = from_model(request.model, *request.place) if request.model else from_params(request.params or Path())
-    arithmetic = request.formulas()
-    layer = Layer(source.parameters, source.rolling, arithmetic, request.train)
-    inputs, deltas = (
-        [open_tensor(name, request.shape, request.layout) for name in names]
-        for names in (request.inputs, request.deltas)
-    )
+    layer = Layer(source.parameters, source.rolling, request.formulas(), request.train)
+    with ExitStack() as stack:
+        inputs, deltas = (
+            [stack.enter_context(open_tensor(name, request.shape, request.layout)) for name in names]
+            for names in (request.inputs, request.deltas)
+        )
+        return _run(request, source, layer, inputs, deltas, team, progress)
+
+
+def _run(
+    request: Request,
+    source: Source,
+    layer: Layer,
+    inputs: Sequence[FileTensor],
+    deltas: Sequence[FileTensor],
+    team: Team,
+    progress: Progress,
+) -> Outcome:
     check_tensors(inputs, deltas, len(source.parameters.scales), request.train)
-    wanted = Wanted.of(arithmetic, train=request.train, backward=bool(deltas), stages=request.stages)
+    wanted = Wanted.of(layer.arithmetic, train=request.train, backward=bool(deltas), stages=request.stages)
     _check_outputs(request, wanted)
     summaries: list[Summary] = []
 
@@ -109,7 +121,7 @@ def execute(request: Request, team: Team, progress: Progress = None) -> Outcome:
 
 
 def _rule(request: Request, source: Source) -> RollingRule:
-    if request.averaged:
+    if request.rolling == "average":
         return average
     arithmetic = request.formulas()
     kept = arithmetic.keep_connected if source.connected else arithmetic.keep

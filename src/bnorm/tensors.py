@@ -12,9 +12,11 @@ import tempfile
 import zipfile
 import zlib
 from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 from math import prod
 from pathlib import Path
-from typing import IO, BinaryIO, NamedTuple
+from types import TracebackType
+from typing import IO, BinaryIO, NamedTuple, Self
 
 import numpy as np
 from numpy.typing import NDArray
@@ -134,7 +136,7 @@ def blank_view(buffer: Values, span: Span, tensor: Tensor) -> View:
 
 
 class FileTensor(Tensor):
-    """Values in a file, from `offset` on."""
+    """Values in a file, from `offset` on: close it, or use it in a `with` statement."""
 
     def __init__(
         self, path: Path, file: BinaryIO, offset: int, shape: tuple[int, ...], dtype: DType, layout: str = "nchw"
@@ -142,6 +144,14 @@ class FileTensor(Tensor):
         super().__init__(shape, dtype, layout)
         self.path, self.file, self.offset = path, file, offset
         self._buffer = np.empty(0, dtype)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.file.close()
 
     def read(self, span: Span) -> View:
         view = self.blank(span)
@@ -202,9 +212,19 @@ def open_tensor(name: str, shape: tuple[int, ...] | None = None, layout: str = "
         start = file.read(4)
     if start == b"PK\x03\x04":
         return _open_member(path, key, layout)
-    file = path.open("rb")
-    found, dtype = _header(path, file)
-    return _checked(FileTensor, path, file, file.tell(), found, dtype, layout)
+    with _kept(path.open("rb")) as file:
+        found, dtype = _header(path, file)
+        return _checked(path, file, file.tell(), found, dtype, layout)
+
+
+@contextmanager
+def _kept(file: BinaryIO) -> Iterator[BinaryIO]:
+    """A file that is closed only where an error comes between."""
+    try:
+        yield file
+    except BaseException:
+        file.close()
+        raise
 
 
 def file_of(name: str) -> Path:
@@ -214,15 +234,14 @@ def file_of(name: str) -> Path:
 
 
 def _open_raw(path: Path, shape: tuple[int, ...], layout: str) -> FileTensor:
-    return _checked(FileTensor, path, open_regular(path, TensorError), 0, shape, np.dtype("<f4"), layout)
+    with _kept(open_regular(path, TensorError)) as file:
+        return _checked(path, file, 0, shape, np.dtype("<f4"), layout)
 
 
-def _checked(
-    kind: type[FileTensor], path: Path, file: BinaryIO, offset: int, shape: tuple[int, ...], dtype: DType, layout: str
-) -> FileTensor:
+def _checked(path: Path, file: BinaryIO, offset: int, shape: tuple[int, ...], dtype: DType, layout: str) -> FileTensor:
     """The tensor, if its shape is one and the file has exactly its size."""
     try:
-        tensor = kind(path, file, offset, shape, dtype, layout)
+        tensor = FileTensor(path, file, offset, shape, dtype, layout)
     except ValueError as error:
         raise TensorError(path, f"has the shape {shape}, expected {error}") from None
     expected, got = prod(shape) * dtype.itemsize, os.fstat(file.fileno()).st_size - offset
@@ -256,13 +275,12 @@ def _open_member(path: Path, key: str, layout: str) -> FileTensor:
             shape, dtype = _header(path, stream)
             header = stream.tell()
             if info.compress_type != zipfile.ZIP_STORED:
-                return _checked(
-                    FileTensor, path, _unpacked(path, stream, prod(shape) * dtype.itemsize), 0, shape, dtype, layout
-                )
-    file = path.open("rb")
-    file.seek(info.header_offset + 26)
-    name, extra = (int.from_bytes(file.read(2), "little") for _ in range(2))
-    return _checked(FileTensor, path, file, info.header_offset + 30 + name + extra + header, shape, dtype, layout)
+                with _kept(_unpacked(path, stream, prod(shape) * dtype.itemsize)) as file:
+                    return _checked(path, file, 0, shape, dtype, layout)
+    with _kept(path.open("rb")) as file:
+        file.seek(info.header_offset + 26)
+        name, extra = (int.from_bytes(file.read(2), "little") for _ in range(2))
+        return _checked(path, file, info.header_offset + 30 + name + extra + header, shape, dtype, layout)
 
 
 def _archive(path: Path) -> zipfile.ZipFile:
@@ -283,18 +301,18 @@ def _member(path: Path, archive: zipfile.ZipFile, key: str) -> zipfile.ZipInfo:
 
 def _unpacked(path: Path, stream: IO[bytes], nbytes: int) -> BinaryIO:
     """The next `nbytes` of the stream in a file without a name; no more is unpacked, whatever the archive holds."""
-    target = tempfile.TemporaryFile()  # noqa: SIM115  # the tensor keeps it
     left = nbytes
-    try:
-        while left and (data := stream.read(min(left, CHUNK))):
-            target.write(data)
-            left -= len(data)
-    except (zipfile.BadZipFile, zlib.error, EOFError) as error:
-        raise TensorError(path, f"cannot be unpacked: {error}") from None
-    if left:
-        raise TensorError(path, f"expected {nbytes} bytes of values, got {nbytes - left}")
-    target.flush()
-    return target
+    with _kept(tempfile.TemporaryFile()) as target:
+        try:
+            while left and (data := stream.read(min(left, CHUNK))):
+                target.write(data)
+                left -= len(data)
+        except (zipfile.BadZipFile, zlib.error, EOFError) as error:
+            raise TensorError(path, f"cannot be unpacked: {error}") from None
+        if left:
+            raise TensorError(path, f"expected {nbytes} bytes of values, got {nbytes - left}")
+        target.flush()
+        return target
 
 
 def read_vectors(path: Path, names: tuple[str, ...]) -> list[NDArray[np.float64]]:

@@ -28,7 +28,7 @@ def command(
 
     \b
     bnorm fold yolov4.cfg yolov4.weights -o folded.weights
-    bnorm fold yolov4.cfg yolov4.weights -o folded.weights --output-cfg net.cfg --force
+    bnorm fold yolov4.cfg yolov4.weights -o out.weights --output-cfg net.cfg --force
 
     The folded cfg is the old one less its batch_normalize lines; the header is copied. ε is 1e-5 inside the root, as
     in every fork's GPU path and in AlexeyAB's and hank-ai's CPU path. Until other layers can be folded, a network

@@ -90,14 +90,3 @@ class Size(click.ParamType[int]):
         if size < 1 << 20:
             self.fail(f"{value!r} is not a size of at least 1MiB, such as 256MiB", param, ctx)
         return size
-
-
-class RollingChoice(click.ParamType[bool]):
-    """`ema` or `average`, as whether rolling statistics are the paper's average."""
-
-    name = "ema|average"
-
-    def convert(self, value: str | bool, param: click.Parameter | None, ctx: click.Context | None) -> bool:
-        if value not in (True, False, "ema", "average"):
-            self.fail(f"{value!r} is not ema or average", param, ctx)
-        return value in (True, "average")

@@ -32,7 +32,7 @@ from bnorm.tensors import LAYOUTS
     "--arithmetic", type=click.Choice(list(ARITHMETICS)), help="Whose formulas.  [default: the dialect's CPU]"
 )
 @click.option(
-    "--rolling", "averaged", type=options.RollingChoice(), default="ema", show_default=True, help="How they move."
+    "--rolling", type=click.Choice(["ema", "average"]), default="ema", show_default=True, help="How they move."
 )
 @click.option(
     "--rolling-keep", "keep", type=click.FloatRange(0, 1), help="What ema keeps.  [default: the arithmetic's]"
@@ -52,8 +52,8 @@ def command(
 
     \b
     bnorm run net.cfg net.weights --layer 12 --input x.npy -o out
-    bnorm run net.cfg net.weights --layer 12 --input x.npy --delta d.npy --train -o out.npz
-    bnorm run --params p.npz --input a.npy --input b.npy --train --arithmetic paper -o out
+    bnorm run net.cfg net.weights --layer 3.wf --input x.npy --delta d.npy --train
+    bnorm run --params p.npz --input a.npy --input b.npy --train -o out
 
     Tensors: .npy, .npz (of one array, or FILE.npz:KEY), or raw with --shape; (N,C), (C,H,W) or (N,C,H,W); float16,
     float32 or float64. Written: y, dx, mean, variance, rolling_mean, rolling_variance, scale_updates, bias_updates, as
@@ -77,8 +77,8 @@ def _check_usage(cfg: Path | None, weights: Path | None, given: dict[str, Any]) 
         (bool(cfg) != (given["place"] is not None), "--layer belongs to CFG WEIGHTS, and CFG WEIGHTS need it"),
         (given["deltas"] and len(given["deltas"]) != len(given["inputs"]), "give one --delta for each --input"),
         (given["update_weights"] and not (cfg and given["train"]), "--update-weights needs CFG WEIGHTS and --train"),
-        (given["averaged"] and given["keep"] is not None, "--rolling-keep belongs to --rolling ema"),
-        ((given["averaged"] or given["keep"] is not None) and not given["train"], "--rolling... needs --train"),
+        (given["rolling"] == "average" and given["keep"] is not None, "--rolling-keep belongs to --rolling ema"),
+        ((given["rolling"] != "ema" or given["keep"] is not None) and not given["train"], "--rolling needs --train"),
         (
             given["output"] and given["output"].suffix == ".npz" and len(given["inputs"]) > 1,
             "FILE.npz holds the results of one --input: give a folder",
