@@ -183,7 +183,7 @@ EDGES = [
 @pytest.mark.parametrize("shape", [*TINY, *EDGES], ids=str)
 @pytest.mark.parametrize("train", [False, True], ids=["inference", "training"])
 def test_the_same_bits_at_the_edges_of_pieces_and_tiles(shape, train):
-    memories = [1, 100, 9] if shape in TINY else [1 << 13, 1 << 17, 4 * MIB]
+    memories = [1, 100, 9] if shape in TINY else [1 << (17 if 4096 in shape else 13), 1 << 18, 4 * MIB]
     layouts = ["nchw", "nchw", "nhwc"]
     ways = [Way(*way) for way in zip([2, 7, 1], memories, layouts, ["npy", "raw", "stored"], strict=True)]
     assert_same_in_every(batch_of(shape, train=train), *ways, Way(7, 1, "nhwc"))
@@ -191,12 +191,12 @@ def test_the_same_bits_at_the_edges_of_pieces_and_tiles(shape, train):
 
 @pytest.mark.parametrize("arithmetic", ARITHMETICS)
 def test_the_same_bits_in_every_arithmetic(arithmetic):
-    batch = batch_of((3, 5, 40, 41))._replace(arithmetic=arithmetic)
+    batch = batch_of((3, 5, 20, 21))._replace(arithmetic=arithmetic)
     assert_same_in_every(batch, Way(7, 4096, "nhwc", "npy"), Way(2, 4096, "nchw", "npy"))
 
 
 def test_the_same_bits_where_values_are_not_finite():
-    batch = batch_of((3, 5, 40, 41))
+    batch = batch_of((3, 5, 20, 21))
     batch.x[0, 1, 3, 3], batch.x[2, 3, 0, 0], batch.delta[1, 2, 1, 1] = np.nan, np.inf, np.nan
     ways = [Way(7, 4096, "nhwc", "npy"), Way(2, 4096, "nchw", "npy"), Way(7, 1, "nhwc")]
     finite = [{key: np.nan_to_num(values) for key, values in results(batch, way).items()} for way in ways]
@@ -280,7 +280,7 @@ def test_memory_is_bounded_by_the_budget_and_not_by_the_file(tmp_path, tall):
     assert peak < budget + 48 * MIB
 
 
-@pytest.fixture(params=[((1, 1, 3072, 4096), "nchw"), ((1, 16, 768, 1024), "nhwc"), ((3072, 4096), "nchw")], ids=str)
+@pytest.fixture(params=[((1, 1, 3072, 4096), "nchw"), ((1, 768, 1024, 16), "nhwc"), ((3072, 4096), "nchw")], ids=str)
 def tall(request, tmp_path) -> tuple[Path, str]:
     """A file of zeros, 48 MiB of float32, that takes no room on the disk; and its layout."""
     shape, layout = request.param

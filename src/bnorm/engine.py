@@ -111,7 +111,7 @@ def run_batch(
     most = max(memory // nbytes, 1) if nbytes else x.channels * x.length
     states = []
     for tiles in kernels.plan(x, most):
-        state = _State(layer.of(tiles[0].channels), x, delta is not None)
+        state = _State(layer.of(tiles[0].channels), x, delta is not None, outputs)
         _run_tiles(state, tiles, (x, delta, outputs), team, advance)
         states.append(state)
     moments = [np.concatenate(vectors) for vectors in zip(*(state.moments for state in states), strict=True)]
@@ -122,31 +122,35 @@ def run_batch(
 class _State:
     """What is known of some channels in one mini-batch: first their sums, then, once settled, all that follows."""
 
-    def __init__(self, layer: Layer, x: Tensor, backward: bool) -> None:
+    def __init__(self, layer: Layer, x: Tensor, backward: bool, outputs: Iterable[str]) -> None:
         channels = len(layer.parameters.scales)
         self.layer, self.length, self.backward = layer, x.length, backward
         self.sums = np.empty((4, channels, kernels.pieces(x))) if layer.train or backward else None
         self.shift = np.zeros(channels) if layer.train else None
         self.moments = Moments(*np.empty((3, channels)))
         self.gradients = Gradients(*np.empty((4, channels)))
-        self.lines = {name: _empty_line(channels) for name in ("y", "x_norm", "dx")}
+        self.lines = {name: _empty_line(channels) for name in outputs}
 
     def settle(self, channels: slice) -> None:
         """From the sums of these channels to their moments, gradients, and the factors of every output."""
         parameters, rolling, arithmetic, train = self.layer.of(channels)
         shift = np.zeros_like(parameters.scales) if self.shift is None else self.shift[channels]
-        sums = [kernels.total(rows[channels]) for rows in self.sums] if self.sums is not None else []
+        sums = kernels.totals(self.sums[:, channels]) if self.sums is not None else np.empty((4, 0))
         statistics: Rolling | Moments = rolling
         if train:
             statistics = batchnorm.moments(sums[0], sums[1], shift, self.length, arithmetic)
             _keep(self.moments, channels, statistics)
-        _keep(self.lines["y"], channels, batchnorm.forward(parameters, statistics, shift, arithmetic))
-        _keep(self.lines["x_norm"], channels, batchnorm.normalise(statistics, shift, arithmetic))
         if self.backward:
             along = (sums[2], sums[3])
             gradients, line = batchnorm.backward(parameters, statistics, shift, along, self.length, arithmetic)
             _keep(self.gradients, channels, gradients)
-            _keep(self.lines["dx"], channels, line)
+            self._set("dx", channels, line)
+        self._set("y", channels, batchnorm.forward(parameters, statistics, shift, arithmetic))
+        self._set("x_norm", channels, batchnorm.normalise(statistics, shift, arithmetic))
+
+    def _set(self, name: str, channels: slice, line: Line) -> None:
+        if name in self.lines:
+            _keep(self.lines[name], channels, line)
 
 
 def _empty_line(channels: int) -> Line:
@@ -188,10 +192,10 @@ class _Tile:
             kernels.sum_delta(self.x, self.delta, span, self.state.shift, scratch, out[2:])
 
     def apply(self, span: Span, scratch: Scratch) -> None:
-        for name, view in self.outputs.items():
-            line = self.state.lines[name]
-            delta = self.delta if name == "dx" else None
-            kernels.apply(line, self.x, delta, span, self.state.shift, scratch, view)
+        for number, (name, view) in enumerate(self.outputs.items(), 1):
+            line, delta = self.state.lines[name], self.delta if name == "dx" else None
+            final = number == len(self.outputs)
+            kernels.apply(line, self.x, delta, span, self.state.shift, scratch, view, final=final)
 
     def whole(self, group: list[Span], scratch: Scratch) -> None:
         """All that a group of channels needs, while it is in cache."""

@@ -211,9 +211,9 @@ def _along_places(values: Doubles, out: Doubles) -> None:
     np.add.reduce(values, axis=2, out=out.T)
 
 
-def total(sums: Doubles) -> Vector:
-    """Sum the pieces of each channel, (c, pieces)."""
-    result: Vector = np.add.reduce(np.ascontiguousarray(sums), axis=1)
+def totals(sums: Doubles) -> Doubles:
+    """Sum the pieces of each channel: (..., c, pieces) to (..., c)."""
+    result: Doubles = np.add.reduce(sums, axis=-1)
     return result
 
 
@@ -237,12 +237,22 @@ def sum_delta(view: View, delta: View, span: Span, shift: Vector | None, scratch
 
 
 def apply(
-    line: Line, x: View, delta: View | None, span: Span, shift: Vector | None, scratch: Scratch, out: View
+    line: Line,
+    x: View,
+    delta: View | None,
+    span: Span,
+    shift: Vector | None,
+    scratch: Scratch,
+    out: View,
+    *,
+    final: bool,
 ) -> None:
-    """Write `line` for every value of the span, rounded once; what the scratch holds of delta is used up."""
-    block = scratch.load("x", x, span, shift)
-    values, factor = spread(block, line.x[span.channels])
-    block = scratch.block("work", block.shape)
+    """Write `line` for every value of the span, rounded once; delta is used up, and in the `final` result x, too."""
+    loaded = scratch.load("x", x, span, shift)
+    if final:
+        scratch.held.pop("x")
+    block = loaded if final else scratch.block("work", loaded.shape)
+    values, factor = spread(loaded, line.x[span.channels])
     work = np.multiply(values, factor, out=block.reshape(values.shape))
     if line.delta is not None and delta is not None:
         upstream, factor = spread(scratch.load("delta", delta, span), line.delta[span.channels])
