@@ -16,7 +16,19 @@ SOURCE = Path(bnorm.__file__).parent
 TEXT = ["errors", "dialects", "files", "grammar", "cfg", "strictness"]
 SHAPES = ["shapes", "rules", "parts", "network", "layout"]
 BYTES = ["header", "model", "weights"]
-NUMBERS = ["batchnorm", "kernels", "tensors", "engine", "running", "sinks", "job", "arrays", "fold", "inspection"]
+NUMBERS = [
+    "batchnorm",
+    "kernels",
+    "tensors",
+    "npy",
+    "engine",
+    "running",
+    "sinks",
+    "job",
+    "arrays",
+    "fold",
+    "inspection",
+]
 ORDER = [*TEXT, *SHAPES, *BYTES, *NUMBERS, "cli"]
 
 

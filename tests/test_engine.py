@@ -18,7 +18,8 @@ from hypothesis import strategies as st
 from bnorm import kernels
 from bnorm.batchnorm import ARITHMETICS, Parameters, Rolling
 from bnorm.engine import Layer, Team, run_batch
-from bnorm.tensors import MemoryTensor, Tensor, new_npy, open_tensor
+from bnorm.npy import new_npy, open_tensor
+from bnorm.tensors import MemoryTensor, Tensor
 
 MIB = 1 << 20
 OUTPUTS = ("y", "x_norm", "dx")
@@ -96,9 +97,7 @@ def hand_in(stack: ExitStack, folder: Path, name: str, array: np.ndarray, way: W
     array = laid_out(array, way.layout)
     if way.storage == "memory":
         return MemoryTensor(array, way.layout)
-    tensor = open_tensor(*save(folder, name, array, way.storage), way.layout)
-    stack.enter_context(tensor.file)
-    return tensor
+    return stack.enter_context(open_tensor(*save(folder, name, array, way.storage), way.layout))
 
 
 def room(stack: ExitStack, folder: Path, name: str, like: Tensor, way: Way) -> tuple[Tensor, Path | np.ndarray]:
@@ -229,10 +228,8 @@ def test_the_same_bits_from_a_file_into_memory(tmp_path, memory, shape):
     wanted = results(batch, Way(1, MIB))
     np.save(tmp_path / "x.npy", batch.x)
     y = np.full_like(batch.x, 7)
-    with Team(2) as team:
-        x = open_tensor(str(tmp_path / "x.npy"))
-        with x.file:
-            run_batch(batch.layer, x, None, {"y": MemoryTensor(y)}, team, memory)
+    with Team(2) as team, open_tensor(str(tmp_path / "x.npy")) as x:
+        run_batch(batch.layer, x, None, {"y": MemoryTensor(y)}, team, memory)
     assert y.tobytes() == wanted["y"].tobytes()
 
 
@@ -255,8 +252,7 @@ def test_progress_ends_with_every_value_done_once(tmp_path, shape, train, memory
     batch, done = batch_of(shape, train=train, backward=False), []
     np.save(tmp_path / "x.npy", batch.x)
     with Team(2) as team, ExitStack() as stack:
-        x = open_tensor(str(tmp_path / "x.npy"))
-        stack.enter_context(x.file)
+        x = stack.enter_context(open_tensor(str(tmp_path / "x.npy")))
         y, _ = room(stack, tmp_path, "y", x, Way(2, memory, storage="npy"))
         run_batch(batch.layer, x, None, {"y": y}, team, memory, done.append)
     assert sum(done) == batch.x.size
@@ -266,8 +262,7 @@ def test_progress_ends_with_every_value_done_once(tmp_path, shape, train, memory
 def test_memory_is_bounded_by_the_budget_and_not_by_the_file(tmp_path, tall):
     budget = 8 * MIB
     with Team(2) as team, ExitStack() as stack:
-        x = open_tensor(str(tall[0]), None, tall[1])
-        stack.enter_context(x.file)
+        x = stack.enter_context(open_tensor(str(tall[0]), None, tall[1]))
         y, _ = room(stack, tmp_path, "y", x, Way(2, budget, storage="npy"))
         layer = batch_of((1, x.channels, 1, 2)).layer
         tracemalloc.start()

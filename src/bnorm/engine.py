@@ -5,13 +5,13 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor, wait
-from types import TracebackType
-from typing import NamedTuple, Self, TypeVar
+from typing import NamedTuple, TypeVar
 
 import numpy as np
 
 from bnorm import batchnorm, kernels
 from bnorm.batchnorm import Arithmetic, Gradients, Line, Moments, Parameters, Rolling, Vector
+from bnorm.files import Closing
 from bnorm.kernels import BLOCK, Scratch, Span
 from bnorm.tensors import Tensor
 
@@ -22,7 +22,7 @@ Advance = Callable[[int], None] | None  # told of every few values that are done
 Item = TypeVar("Item")
 
 
-class Team:
+class Team(Closing):
     """Threads, each with its scratch buffers; NumPy works outside the interpreter's lock. A context manager.
 
     The caller's thread is one of them. Each takes the next item when it is done with one: handing every item to a
@@ -34,12 +34,8 @@ class Team:
         self._pool = ThreadPoolExecutor(threads)
         self._scratch = [Scratch() for _ in range(threads)]
 
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def close(self) -> None:
+        """End the threads."""
         self._pool.shutdown(cancel_futures=True)
 
     def each(self, task: Callable[[Item, Scratch], None], items: Sequence[Item]) -> None:

@@ -7,11 +7,30 @@ import os
 import stat
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
-from typing import BinaryIO
+from types import TracebackType
+from typing import BinaryIO, Self
 
 from bnorm.errors import BnormError, OutputError
 
 MARK = "bnorm-tmp"  # what a killed run may leave behind carries it in its name
+
+
+class Closing:
+    """Something that `with` closes at the end."""
+
+    __slots__ = ()
+
+    def close(self) -> None:
+        """Let go of what is open."""
+        raise NotImplementedError
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
 
 
 def check_outputs(outputs: Iterable[Path], inputs: Iterable[Path], *, force: bool = False) -> None:
@@ -37,9 +56,9 @@ def _same(path: Path, other: Path) -> bool:
         return path.resolve() == other.resolve()
 
 
-def check_folder(path: Path) -> None:
-    """Refuse an output folder that is something else, or whose parent is missing."""
-    if not path.parent.is_dir():
+def check_folder(path: Path, *, new_parent: bool = False) -> None:
+    """Refuse an output folder that is something else, or whose parent is missing and will not be made."""
+    if not new_parent and not path.parent.is_dir():
         raise OutputError(path, f"no folder {path.parent}, expected one that exists")
     if path.exists() and not path.is_dir():
         raise OutputError(path, "is a file, expected a folder or a new name", cause="FILE.npz writes one archive")

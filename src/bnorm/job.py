@@ -12,6 +12,7 @@ from bnorm.batchnorm import ARITHMETICS, Arithmetic
 from bnorm.engine import MEMORY, Layer, Team
 from bnorm.files import check_folder, check_outputs, replacing
 from bnorm.model import Model
+from bnorm.npy import file_of, open_tensor, write_npy
 from bnorm.running import (
     Batch,
     Progress,
@@ -28,7 +29,7 @@ from bnorm.running import (
     update_weights,
 )
 from bnorm.sinks import Summary
-from bnorm.tensors import FileTensor, Tensor, file_of, open_tensor, write_npy
+from bnorm.tensors import FileTensor, Tensor
 
 
 class Request(NamedTuple):
@@ -132,18 +133,29 @@ FINAL = ("rolling_mean", "rolling_variance")
 
 
 def _check_outputs(request: Request, wanted: Wanted) -> None:
-    """Results replace older ones; a model is never replaced."""
+    """Results replace older ones, but nothing that is read; the updated weights replace nothing at all."""
     read = request.files_read()
-    if request.archived():
-        check_outputs([request.output] if request.output else [], read, force=True)
-    elif request.output:
-        check_folder(request.output)
-        folders = [folder for number in range(len(request.inputs)) if (folder := request.folder(number))]
-        names = (*wanted.tensors, *wanted.vectors)
-        targets = [folder / f"{name}.npy" for folder in folders if folder.is_dir() for name in names]
-        check_outputs(targets, read, force=True)
-    if request.update_weights:
-        check_outputs([request.update_weights], read)
+    updated = [request.update_weights] if request.update_weights else []
+    check_outputs(updated, read)
+    check_outputs([*_targets(request, wanted), *updated], [*read, *_folders(request)], force=True)
+
+
+def _folders(request: Request) -> list[Path]:
+    """The folders that results go into: the output, and with several inputs one in it for each."""
+    if request.output is None or request.archived():
+        return []
+    return list(dict.fromkeys([request.output, *filter(None, map(request.folder, range(len(request.inputs))))]))
+
+
+def _targets(request: Request, wanted: Wanted) -> list[Path]:
+    """The files that results go into, in folders that exist already; a new folder holds nothing to check."""
+    if request.output is None or request.archived():
+        return [request.output] if request.output else []
+    folders = _folders(request)
+    for number, folder in enumerate(folders):
+        check_folder(folder, new_parent=number > 0)
+    names = {f"{name}.npy" for name in (*wanted.tensors, *wanted.vectors)}
+    return [folder / name for folder in folders if folder.is_dir() for name in sorted(names)]
 
 
 def _write_final(request: Request, wanted: Wanted, last: Batch) -> None:

@@ -28,7 +28,7 @@ SMALL = 512  # values of a channel in the images that are summed together, where
 TINY = 16  # places under which a plane is less than a line of cache
 PLANE = 1 << 16  # values of a plane that are summed as one
 BLOCK = 1 << 19  # values of a scratch block, 4 MiB: calls so long that threads rarely wait for the interpreter
-LONG = 1 << 11  # values in a row from which on a loop over rows costs nothing beside them
+LONG = 1 << 14  # values in a row from which on a loop over rows costs nothing beside them
 
 
 class Span(NamedTuple):

@@ -16,7 +16,8 @@ from bnorm.errors import BnormError, CfgError, TensorError
 from bnorm.files import replacing
 from bnorm.layout import NORMALISATION, Array
 from bnorm.model import Model
-from bnorm.tensors import FileTensor, Tensor, read_vectors
+from bnorm.npy import read_vectors
+from bnorm.tensors import FileTensor, Tensor
 from bnorm.weights import open_weights, write_block
 
 RollingRule = Callable[[Rolling, Moments, int], Rolling]  # (rolling so far, this mini-batch, its number) -> rolling

@@ -14,8 +14,9 @@ from numpy.typing import NDArray
 
 from bnorm.files import replacing
 from bnorm.kernels import Span, View
+from bnorm.npy import new_npy, write_npy, write_npz
 from bnorm.running import Batch, Wanted
-from bnorm.tensors import Tensor, blank_view, new_npy, write_npy, write_npz
+from bnorm.tensors import Tensor, blank_view
 
 
 class Files(NamedTuple):
@@ -62,22 +63,18 @@ def _npy_files(wanted: Wanted, files: Mapping[str, BinaryIO], path: Path, like: 
 
 
 class Range(NamedTuple):
-    """What values there are: smallest, largest and mean of those that are finite, and how many of each."""
+    """Smallest and largest of the finite values, NaN where there is none, and how many are not finite."""
 
     low: float
     high: float
-    mean: float
-    finite: int
     not_finite: int
 
     @classmethod
     def of(cls, values: NDArray[np.floating]) -> Range:
-        """Of an array; NaN where nothing is finite."""
+        """Of an array."""
         finite = values[np.isfinite(values)]
-        if not finite.size:
-            return cls(np.nan, np.nan, np.nan, 0, values.size)
-        mean = float(np.add.reduce(finite, dtype=np.float64)) / finite.size
-        return cls(float(finite.min()), float(finite.max()), mean, finite.size, values.size - finite.size)
+        low, high = (float(finite.min()), float(finite.max())) if finite.size else (np.nan, np.nan)
+        return cls(low, high, values.size - finite.size)
 
 
 class SummaryTensor(Tensor):
@@ -94,14 +91,9 @@ class SummaryTensor(Tensor):
         self.ranges.append(Range.of(view.array.reshape(-1)))
 
     def range(self) -> Range:
-        """Over all that was written."""
-        not_finite = sum(part.not_finite for part in self.ranges)
-        parts = [part for part in self.ranges if part.finite]
-        if not parts:
-            return Range(np.nan, np.nan, np.nan, 0, not_finite)
-        finite = sum(part.finite for part in parts)
-        mean = sum(part.mean * part.finite for part in parts) / finite
-        return Range(min(part.low for part in parts), max(part.high for part in parts), mean, finite, not_finite)
+        """Over all that was written, in whatever order."""
+        lows, highs, not_finite = zip(*self.ranges, strict=True)
+        return Range(float(np.fmin.reduce(lows)), float(np.fmax.reduce(highs)), sum(not_finite))
 
 
 class Summary(NamedTuple):

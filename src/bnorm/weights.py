@@ -11,14 +11,13 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from io import FileIO
 from pathlib import Path
-from types import TracebackType
-from typing import BinaryIO, Self
+from typing import BinaryIO
 
 import numpy as np
 from numpy.typing import NDArray
 
 from bnorm.errors import WeightsError
-from bnorm.files import replacing
+from bnorm.files import Closing, replacing
 from bnorm.header import Header
 from bnorm.layout import FLOAT, Array, Layout, ends_at_layer
 from bnorm.model import Model
@@ -29,18 +28,14 @@ BLOCK = 1 << 20  # values that a streamed block holds, where a single row is not
 
 
 @dataclass(frozen=True, slots=True)
-class Weights:
+class Weights(Closing):
     """A model's open weights file: close it, or use it in a `with` statement."""
 
     model: Model
     file: FileIO
 
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def close(self) -> None:
+        """Close the file."""
         self.file.close()
 
     @property

@@ -34,9 +34,7 @@ from bnorm.tensors import LAYOUTS
 @click.option(
     "--rolling", type=click.Choice(["ema", "average"]), default="ema", show_default=True, help="How they move."
 )
-@click.option(
-    "--rolling-keep", "keep", type=click.FloatRange(0, 1), help="What ema keeps.  [default: the arithmetic's]"
-)
+@click.option("--rolling-keep", "keep", type=float, help="What ema keeps.  [default: the arithmetic's]")
 @click.option("--update-weights", type=options.FILE, help="Copy WEIGHTS with this layer's new rolling statistics.")
 @click.option("--stages", is_flag=True, help="Also write x_norm, mean_delta and variance_delta.")
 @click.option("--layout", type=click.Choice(LAYOUTS), default="nchw", show_default=True, help="Order of 3-D and 4-D.")
@@ -77,6 +75,7 @@ def _check_usage(cfg: Path | None, weights: Path | None, given: dict[str, Any]) 
         (bool(cfg) != (given["place"] is not None), "--layer belongs to CFG WEIGHTS, and CFG WEIGHTS need it"),
         (given["deltas"] and len(given["deltas"]) != len(given["inputs"]), "give one --delta for each --input"),
         (given["update_weights"] and not (cfg and given["train"]), "--update-weights needs CFG WEIGHTS and --train"),
+        (given["keep"] is not None and not 0 <= given["keep"] <= 1, "--rolling-keep is a fraction from 0 to 1"),
         (given["rolling"] == "average" and given["keep"] is not None, "--rolling-keep belongs to --rolling ema"),
         ((given["rolling"] != "ema" or given["keep"] is not None) and not given["train"], "--rolling needs --train"),
         (
@@ -104,7 +103,7 @@ def _document(outcome: Outcome) -> dict[str, Any]:
     }
 
 
-RECORD = ("input", "result", "dtype", "shape", "min", "max", "mean", "not_finite", "path")
+RECORD = ("input", "result", "dtype", "shape", "min", "max", "not_finite", "path")
 
 
 def _records(outcome: Outcome) -> list[tuple[Any, ...]]:
@@ -124,7 +123,7 @@ def _records(outcome: Outcome) -> list[tuple[Any, ...]]:
 
 
 def _range(found: Range | None) -> tuple[float | None, ...]:
-    return (found.low, found.high, found.mean, found.not_finite) if found else (None,) * 4
+    return tuple(found) if found else (None,) * 3
 
 
 def _path(outcome: Outcome, folder: Path | None, name: str) -> str | None:
@@ -139,11 +138,11 @@ def _page(outcome: Outcome) -> Page:
         Column("result", right=False),
         Column("type", right=False),
         Column("shape", lambda shape: "x".join(map(str, shape))),
-        *(Column(name, render.number) for name in ("min", "max", "mean")),
+        *(Column(name, render.number) for name in ("min", "max")),
         Column("not finite"),
     )
     several = len(outcome.inputs) > 1
-    shown = [(*row[1:3], row[3], *row[4:8]) for row in records]
+    shown = [(*row[1:3], row[3], *row[4:7]) for row in records]
     if several:
         columns = (Column("input", right=False), *columns)
         shown = [(Path(row[0]).name, *cells) for row, cells in zip(records, shown, strict=True)]
