@@ -84,6 +84,11 @@ def replacing(*targets: Path) -> Iterator[Sequence[BinaryIO]]:
         for path, target in zip(temporary, targets, strict=True):
             path.replace(target)
             _sync_folder(target.parent)
+    except OSError as error:
+        if error.filename not in (None, *map(str, temporary)):
+            raise  # about another file, which its message names
+        reason = (error.strerror or str(error)).lower()
+        raise OutputError(targets[0], f"cannot be written: {reason}") from error
     finally:
         for path in temporary:
             path.unlink(missing_ok=True)

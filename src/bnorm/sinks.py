@@ -35,11 +35,17 @@ class Files(NamedTuple):
 @contextmanager
 def folder(path: Path, wanted: Wanted, like: Tensor) -> Iterator[Files]:
     """`path/y.npy` and so on, all of them there in the end, or none."""
+    new = not path.exists()
     path.mkdir(parents=True, exist_ok=True)
     names = (*wanted.tensors, *wanted.vectors)
     targets = [path / f"{name}.npy" for name in names]
-    with replacing(*targets) as files:
-        yield _npy_files(wanted, dict(zip(names, files, strict=True)), path, like)
+    try:
+        with replacing(*targets) as files:
+            yield _npy_files(wanted, dict(zip(names, files, strict=True)), path, like)
+    except BaseException:
+        if new:
+            path.rmdir()
+        raise
 
 
 @contextmanager
