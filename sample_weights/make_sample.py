@@ -12,7 +12,7 @@ from pathlib import Path
 
 import numpy as np
 
-from bnorm.fold import EPSILON
+from bnorm.folding import EPSILON
 from bnorm.model import read_model
 from bnorm.network import Layer
 from bnorm.weights import save

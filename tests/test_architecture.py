@@ -26,7 +26,7 @@ NUMBERS = [
     "sinks",
     "job",
     "arrays",
-    "fold",
+    "folding",
     "inspection",
 ]
 ORDER = [*TEXT, *SHAPES, *BYTES, *NUMBERS, "cli"]
@@ -80,3 +80,11 @@ def test_the_command_waits_with_its_imports():
 
 def test_a_model_is_read_without_numpy():
     assert "numpy" not in loaded_by("import bnorm.model")
+
+
+@pytest.mark.parametrize("name", bnorm.__all__)
+def test_a_public_name_is_the_same_thing_each_time(name):
+    """A module of the same name would take its place in the package as soon as it is imported."""
+    first = getattr(bnorm, name)
+    assert getattr(bnorm, name) is first
+    assert callable(first)

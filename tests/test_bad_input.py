@@ -277,7 +277,8 @@ def test_a_number_beyond_every_float_is_refused(invoke, tmp_path, dialect):
 def test_a_wrong_command_line_is_exit_code_2(invoke, tiny, arguments):
     paths = {"CFG": tiny[0], "WEIGHTS": tiny[1]}
     result = invoke(*(paths.get(argument, argument) for argument in arguments), exit_code=2)
-    assert (result.stdout, "Error: " in result.stderr) == ("", True)
+    assert (result.stdout, result.stderr.startswith("error: ")) == ("", True)
+    assert len(result.stderr.splitlines()) == 2
 
 
 @pytest.mark.parametrize("output", [".", "/", ".."])

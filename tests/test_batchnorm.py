@@ -456,6 +456,16 @@ def test_a_negative_variance_gives_nan_in_its_channel():
     assert np.isnan(found["y"][:, 1]).all()
 
 
+@pytest.mark.parametrize("rule", [average, exponential(0.0, ARITHMETICS["paper"])], ids=["average", "ema"])
+def test_rolling_statistics_that_are_not_finite_stay_in_their_channel(rule):
+    case = random_case((4, 3, 5, 5))
+    case.x[:, 0, 1, 2, 2] = np.inf  # in both mini-batches: infinity less infinity is no number, and no warning
+    case.rolling_mean[1] = np.inf
+    found = compute(case, "paper", True, rule)[-1]
+    for key in ("rolling_mean", "rolling_variance"):
+        assert np.isfinite(found[key]).tolist() == [True, False, True]
+
+
 def test_nan_in_delta_stays_in_its_channel_and_out_of_y():
     case = random_case((4, 3, 5, 5), steps=1)
     delta = case.delta.copy()

@@ -173,13 +173,13 @@ def test_blanks_in_brackets_do_not_count(dialect):
 
 def test_hank_counts_blanks_in_brackets():
     found = error("[ net ]\nwidth=8\n[avgpool]\n", "hank")
-    assert (found.line, "nothing may stand beside [net]" in found.cause) == (1, True)
+    assert (found.line, "expected [net]" in found.cause) == (1, True)
 
 
 @line_based
 def test_a_comment_behind_a_bracket_makes_another_section_of_it(dialect):
     found = error("[net] # x\nwidth=8\n[avgpool]\n", dialect)
-    assert (found.line, "nothing may stand beside [net]" in found.cause) == (1, True)
+    assert (found.line, "expected [net]" in found.cause) == (1, True)
 
 
 def test_hank_takes_a_comment_behind_a_bracket():
@@ -226,7 +226,7 @@ def test_crlf_is_a_line_end(dialect):
 
 def test_pjreddie_fails_on_the_first_section_of_a_crlf_file():
     found = error("[net]\r\nwidth=8\r\n[avgpool]\r\n", "pjreddie")
-    assert (found.line, "CR LF" in found.cause, "\r" in str(found)) == (1, True, False)
+    assert (found.line, "CR" in found.cause, "\r" in str(found)) == (1, True, False)
 
 
 def test_pjreddie_reads_numbers_before_a_carriage_return():

@@ -160,7 +160,7 @@ def batches_and_ways(draw: st.DrawFn) -> tuple[Batch, Way]:
     return batch, Way(threads, draw(MEMORIES), layout, storage)
 
 
-@settings(deadline=None, max_examples=40)
+@settings(deadline=None, max_examples=30)
 @given(batches_and_ways())
 @example((batch_of((1, 3, 700, 700)), Way(7, MIB)))  # channels that are cut between threads
 @example((batch_of((1, 3, 700, 700)), Way(2, 4 * MIB, "nhwc", "npy")))  # and into tiles
@@ -174,7 +174,7 @@ def test_the_same_bits_in_every_way(drawn):
 
 TINY = [(2, 1), (1, 1, 1, 2), (1, 5, 3, 3), (2, 5, 1, 1), (5, 1, 3, 3), (2, 3, 2, 9)]
 EDGES = [
-    *[(700, 1), (2, 4096), (2, 4096, 1, 1), (513, 3), (512, 2), (1025, 5), (683, 3, 2, 3)],
+    *[(700, 1), (2, 4096), (513, 3), (9, 300, 1, 1), (512, 2), (1025, 5), (683, 3, 2, 3)],
     *[(2, 3, 70, 71), (1, 2, 64, 64), (1, 1, 100, 100), (1, 3, 256, 257), (2, 1, 256, 256)],
 ]
 
@@ -182,21 +182,22 @@ EDGES = [
 @pytest.mark.parametrize("shape", [*TINY, *EDGES], ids=str)
 @pytest.mark.parametrize("train", [False, True], ids=["inference", "training"])
 def test_the_same_bits_at_the_edges_of_pieces_and_tiles(shape, train):
-    memories = [1, 100, 9] if shape in TINY else [1 << (17 if 4096 in shape else 13), 1 << 18, 4 * MIB]
+    memories = [1, 100, 9] if shape in TINY else [1 << (19 if 4096 in shape else 14), 1 << 18, 4 * MIB]
     layouts = ["nchw", "nchw", "nhwc"]
     ways = [Way(*way) for way in zip([2, 7, 1], memories, layouts, ["npy", "raw", "stored"], strict=True)]
     assert_same_in_every(batch_of(shape, train=train), *ways, Way(7, 1, "nhwc"))
 
 
-@pytest.mark.parametrize("arithmetic", ARITHMETICS)
-def test_the_same_bits_in_every_arithmetic(arithmetic):
+@pytest.mark.parametrize("arithmetic", ["pjreddie", "alexeyab-gpu", "paper"])
+def test_the_same_bits_in_other_arithmetics(arithmetic):
     batch = batch_of((3, 5, 20, 21))._replace(arithmetic=arithmetic)
     assert_same_in_every(batch, Way(7, 4096, "nhwc", "npy"), Way(2, 4096, "nchw", "npy"))
 
 
 def test_the_same_bits_where_values_are_not_finite():
     batch = batch_of((3, 5, 20, 21))
-    batch.x[0, 1, 3, 3], batch.x[2, 3, 0, 0], batch.delta[1, 2, 1, 1] = np.nan, np.inf, np.nan
+    batch.x[0, 1, 3, 3], batch.delta[1, 2, 1, 1] = np.nan, np.nan
+    batch.x[0, 3, 0, 1], batch.x[2, 3, 0, 0] = np.inf, -np.inf  # whose sum is no number, which is no warning either
     ways = [Way(7, 4096, "nhwc", "npy"), Way(2, 4096, "nchw", "npy"), Way(7, 1, "nhwc")]
     finite = [{key: np.nan_to_num(values) for key, values in results(batch, way).items()} for way in ways]
     for found in finite[1:]:
@@ -288,7 +289,7 @@ def tall(request, tmp_path) -> tuple[Path, str]:
 # --- how tensors are cut ----------------------------------------------------------------------------------------------
 
 
-@settings(deadline=None, max_examples=150)
+@settings(deadline=None, max_examples=100)
 @given(
     SHAPES, st.sampled_from(["nchw", "nhwc"]), st.one_of(st.integers(1, 99), st.integers(1, 99_999), st.just(1 << 40))
 )

@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 
 from bnorm.errors import BnormError
-from bnorm.fold import fold
+from bnorm.folding import fold
 from bnorm.model import read_model
 from bnorm.weights import open_weights
 from conftest import LAYOUTS, SHARED, TINY, Golden, cfg_source, golden, needs_shared, write_weights
@@ -438,7 +438,7 @@ def test_the_document_says_what_became_of_each_layer(invoke, tiny):
 def test_csv_has_a_row_per_folded_layer(invoke, tiny):
     output = invoke("fold", *tiny, "-o", tiny[0].with_name("out.weights"), "--format", "csv").stdout
     (row,) = csv.DictReader(io.StringIO(output))
-    assert (row["index"], row["type"], row["folded"]) == ("0", "convolutional", "True")
+    assert (row["index"], row["type"], row["folded"]) == ("0", "convolutional", "1")
 
 
 def test_the_table_says_what_was_folded(invoke, tiny):

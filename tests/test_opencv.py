@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from bnorm.fold import fold
+from bnorm.folding import fold
 from bnorm.model import read_model
 from conftest import SHARED, needs_shared
 

@@ -618,7 +618,8 @@ def test_a_wrong_command_line_writes_nothing(invoke, case):
     assert files() == before
     assert not Path("out").exists()
     assert result.stdout == ""
-    assert "Error: " in result.stderr
+    assert result.stderr.startswith("error: ")
+    assert len(result.stderr.splitlines()) == 2
 
 
 # --- inputs that do not fit -------------------------------------------------------------------------------------------
@@ -790,6 +791,13 @@ def test_an_input_beside_the_results_is_none_of_them(run):
     inside("out/dx.npy")
     run("--input", "out/dx.npy", "-o", "out")  # without a delta there is no dx
     assert Path("out/dx.npy").read_bytes() == Path("x.npy").read_bytes()
+
+
+@pytest.mark.usefixtures("everything")
+def test_an_input_beside_the_folders_of_several_is_none_of_the_results(run):
+    inside("out/y.npy")
+    run("--input", "out/y.npy", "--input", "x.npy", "-o", "out")  # y goes to out/000 and out/001
+    assert Path("out/y.npy").read_bytes() == Path("x.npy").read_bytes()
 
 
 @pytest.mark.usefixtures("everything")

@@ -6,6 +6,8 @@ import io
 import os
 import random
 import struct
+import subprocess
+import sys
 import tracemalloc
 import zipfile
 from contextlib import suppress
@@ -183,7 +185,13 @@ def test_shapes_that_are_no_tensor_are_refused(write, shape):
     assert f"has the shape {shape}" in refused(write(bytes(480), "x.bin"), shape)
 
 
-@pytest.mark.parametrize("shape", ["(-2, -3)", "(-2, 3)", "(2, 3, -4, -5)", "(-1, 2, 3)", "(2.0, 3)", "[2, 3]", "6"])
+@pytest.mark.parametrize(
+    "shape",
+    [
+        *["(-2, -3)", "(-2, 3)", "(2, 3, -4, -5)", "(-1, 2, 3)", "(2.0, 3)", "[2, 3]", "6"],
+        *["'(2, 3)'", "(2 3)", "(,2,,3)", "True"],
+    ],
+)
 def test_shapes_that_no_array_has_are_refused(write, shape):
     refused(write(claim(shape) + bytes(480)))
 
@@ -285,6 +293,14 @@ def test_an_unknown_version_of_npy_is_refused(write):
 )
 def test_a_header_that_says_something_else_is_refused(write, text):
     refused(write(header(text) + bytes(480)))
+
+
+def test_a_header_of_many_digits_is_refused_at_once(write):
+    path = write(claim(f"({'1' * 9000}x)") + bytes(480))
+    code = "import sys; from bnorm.npy import open_tensor; open_tensor(sys.argv[1])"
+    # Another process, which can be ended: what tries every way to part the digits never comes back.
+    result = subprocess.run([sys.executable, "-c", code, path], capture_output=True, text=True, timeout=20)
+    assert "TensorError" in result.stderr
 
 
 def test_a_header_with_python_2_s_long_integers_is_read_or_refused_without_a_warning(write):

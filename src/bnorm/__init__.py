@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     from bnorm.arrays import Result, batch_normalize
     from bnorm.batchnorm import Parameters, Rolling
     from bnorm.errors import BnormError
-    from bnorm.fold import fold
+    from bnorm.folding import fold
     from bnorm.inspection import inspect
     from bnorm.model import read_model
     from bnorm.weights import open_weights
@@ -36,7 +36,7 @@ _HOMES = {
     "Result": "arrays",
     "Rolling": "batchnorm",
     "batch_normalize": "arrays",
-    "fold": "fold",
+    "fold": "folding",
     "inspect": "inspection",
     "open_weights": "weights",
     "read_model": "model",

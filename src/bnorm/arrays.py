@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from bnorm.batchnorm import ARITHMETICS, Gradients, Moments, Parameters, Rolling
 from bnorm.engine import Layer, Team, processors
 from bnorm.running import Batch, RollingRule, exponential, run
-from bnorm.tensors import MemoryTensor, Tensor
+from bnorm.tensors import LAYOUTS, MemoryTensor, Tensor
 
 Values = NDArray[np.floating]
 
@@ -54,11 +54,15 @@ def batch_normalize(
     arithmetic's exponential average for convolutions. `y` and `dx` have the dtype of `x`, results per channel are
     float64. ValueError for shapes that do not fit each other, and in training for one value per channel.
     """
-    x = np.ascontiguousarray(x)
+    if arithmetic not in ARITHMETICS or layout not in LAYOUTS:
+        raise ValueError(f"expected an arithmetic of {', '.join(ARITHMETICS)} and a layout of {', '.join(LAYOUTS)}")
+    if threads is not None and threads < 1:
+        raise ValueError(f"threads={threads}, expected at least 1")
+    x, delta = _array(x), None if delta is None else _array(delta)
     tensor = MemoryTensor(x, layout)
     _check(tensor, delta, parameters, rolling, train)
     y, dx = np.empty_like(x), None if delta is None else np.empty_like(x)
-    deltas = [] if delta is None else [MemoryTensor(np.ascontiguousarray(delta), layout)]
+    deltas = [] if delta is None else [MemoryTensor(delta, layout)]
     results = {"y": MemoryTensor(y, layout)} | ({} if dx is None else {"dx": MemoryTensor(dx, layout)})
     chosen = ARITHMETICS[arithmetic]
     layer = Layer(Parameters(*map(_vector, parameters)), Rolling(*map(_vector, rolling)), chosen, train)
@@ -66,6 +70,13 @@ def batch_normalize(
     with Team(threads or processors()) as team:
         (batch,) = run(layer, [tensor], deltas, moves, lambda _number, _x: nullcontext(_Arrays(results)), team)
     return Result(y, dx, batch.moments, batch.rolling, batch.gradients)
+
+
+def _array(values: Values) -> Values:
+    array = np.ascontiguousarray(values)
+    if array.dtype not in (np.float16, np.float32, np.float64):
+        raise ValueError(f"an array of {array.dtype}, expected float16, float32 or float64")
+    return array
 
 
 def _vector(values: NDArray[np.floating]) -> NDArray[np.float64]:

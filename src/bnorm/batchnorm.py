@@ -42,9 +42,6 @@ class Epsilon(NamedTuple):
                 return np.sqrt(variance + self.value)
             return np.sqrt(variance) + self.value
 
-    def __str__(self) -> str:
-        return f"{self.value:g}:{'inside' if self.inside else 'outside'}"
-
 
 class Arithmetic(NamedTuple):
     """Whose formulas apply."""

@@ -187,16 +187,20 @@ def _section_remarks(section: Section) -> list[Remark]:
     found: list[Remark] = []
     for option in section.options:
         place = f"[{section.name}] {short(option.key)}"
-        if not option.value:
-            found.append(Remark("cfg-no-value", option.line, f"{place}: no value, the default is used"))
-        elif not section.knows(option.key):
+        if option.value == "":
+            found.append(
+                Remark("cfg-no-value", option.line, f"{place}: no value, {section.dialect.name} drops the line")
+            )
+            continue
+        if not section.knows(option.key):
             found.append(Remark("cfg-unknown-key", option.line, f"{place}: {section.dialect.name} ignores this key"))
         elif option.key in seen:
             found.append(Remark("cfg-duplicate-key", option.line, f"{place}: given before, the first one counts"))
+        elif option.value is None:
+            found.append(Remark("cfg-no-value", option.line, f"{place}: no value, the default is used"))
         elif "#" in option.value:
-            found.append(
-                Remark("cfg-inline-comment", option.line, f"{place}: to {section.dialect.name} # is part of the value")
-            )
+            what = f"{place}: to {section.dialect.name} # is part of the value"
+            found.append(Remark("cfg-inline-comment", option.line, what))
         seen.add(option.key)
     return found
 
@@ -206,9 +210,10 @@ def _section(path: Path, dialect: Dialect, index: int, name: str, line: int, opt
     if (name in ("net", "network")) != (index == 0) or name not in names:
         expected = "[net] as the first section" if index == 0 else "a layer"
         bare = name.lstrip("[").split("]")[0].strip()
-        cause = "its line ends in CR LF, and pjreddie's darknet keeps the CR" if name.endswith("\r") else ""
+        cause = "its line ends in CR, which pjreddie's darknet keeps" if name.endswith("\r") else ""
         if not cause and bare in names and bare != name:
-            cause = f"to {dialect.name} the whole line is the section's type: nothing may stand beside [{bare}]"
+            kept = "blanks inside the brackets count" if dialect.strict else "the whole line is the section's type"
+            cause = f"to {dialect.name} {kept}, expected [{bare}]"
         shown = short(name if name.startswith("[") else f"[{name}]")
         raise CfgError(path, f"{shown} is unknown to {dialect.name}, expected {expected}", line=line, cause=cause)
     return Section(path, dialect, names[name], name, line, options)

@@ -32,6 +32,9 @@ class Dialect:
     shortcut_lists: bool = True  # [shortcut] from= may name several layers, whose sizes must agree
     fixed_crnn: bool = False  # [crnn] convolutions are 3x3, and it hands width and height over swapped
     repairs_groups: bool = True  # groups < 1 means 1, and xnor=1 forces it to 1 (make_convolutional_layer)
+    flips_whole: bool = False  # flipped=1 turns a matrix of all input channels, whatever the groups
+    weights_types: tuple[str, ...] = ("none",)  # of [shortcut]
+    weights_normalizations: tuple[str, ...] = ()  # of a [shortcut] with weights
     commented_masks: bool = False  # a mask= list ends at `#`
     strict: bool = False  # a duplicated key, or one that it never asks for, ends the program
     whole_strides: bool = False  # a network that ends in [yolo] or [region] must be multiples of 32 wide and high
@@ -59,6 +62,7 @@ PJREDDIE = Dialect(
     shortcut_lists=False,
     fixed_crnn=True,
     repairs_groups=False,
+    flips_whole=True,
 )
 ALEXEYAB = Dialect(
     name="alexeyab",
@@ -70,6 +74,8 @@ ALEXEYAB = Dialect(
     batchnorm=("biases", "scales", "rolling_mean", "rolling_variance"),
     shaped_recurrent=frozenset({"rnn", "lstm"}),
     commented_masks=True,
+    weights_types=("none", "per_feature", "per_layer", "per_channel"),
+    weights_normalizations=("relu", "avg_relu", "softmax"),
 )
 HANK = Dialect(
     name="hank",
@@ -81,6 +87,8 @@ HANK = Dialect(
     batchnorm=(),
     shaped_recurrent=frozenset({"rnn", "lstm"}),
     strict=True,
+    weights_types=("none", "per_feature", "per_channel"),
+    weights_normalizations=("none", "relu", "avg_relu", "softmax"),
     whole_strides=True,
 )
 

@@ -33,8 +33,11 @@ class Closing:
         self.close()
 
 
-def check_outputs(outputs: Iterable[Path], inputs: Iterable[Path], *, force: bool = False) -> None:
-    """Refuse an output that is an input under any spelling of its path, that is no file, or that exists already."""
+def check_outputs(outputs: Iterable[Path], inputs: Iterable[Path], *, force: bool = False, cause: str = "") -> None:
+    """Refuse an output that is an input under any spelling of its path, that is no file, or that exists already.
+
+    `force` allows it to exist; `cause` tells the user how, if there is a way.
+    """
     outputs, inputs = list(outputs), list(inputs)
     for number, path in enumerate(outputs):
         if any(_same(path, other) for other in inputs):
@@ -46,7 +49,7 @@ def check_outputs(outputs: Iterable[Path], inputs: Iterable[Path], *, force: boo
         if path.exists() and not path.is_file():
             raise OutputError(path, "is not a regular file, expected a new name")
         if os.path.lexists(path) and not force:
-            raise OutputError(path, "exists already, expected a new name", cause="--force overwrites it")
+            raise OutputError(path, "exists already, expected a new name", cause=cause)
 
 
 def _same(path: Path, other: Path) -> bool:

@@ -57,9 +57,9 @@ class Finding(NamedTuple):
 
     id: str
     severity: str
+    layer: int | None
+    channel: int | None
     message: str
-    layer: int | None = None
-    channel: int | None = None
 
 
 class Inspection(NamedTuple):
@@ -87,9 +87,9 @@ def inspect(model: Model, selection: Collection[int] | None = None) -> Inspectio
 
 
 def _findings(model: Model) -> tuple[Finding, ...]:
-    path = model.network.text.path
     return tuple(
-        Finding(remark.id, "note", f"{path}:{remark.line}: {remark.message}") for remark in model.network.remarks
+        Finding(remark.id, "note", None, None, f"line {remark.line}: {remark.message}")
+        for remark in model.network.remarks
     )
 
 

@@ -10,6 +10,7 @@ from typing import NamedTuple
 from bnorm import sinks
 from bnorm.batchnorm import ARITHMETICS, Arithmetic
 from bnorm.engine import MEMORY, Layer, Team
+from bnorm.errors import OutputError
 from bnorm.files import check_folder, check_outputs, replacing
 from bnorm.model import Model
 from bnorm.npy import file_of, open_tensor, write_npy
@@ -137,25 +138,31 @@ def _check_outputs(request: Request, wanted: Wanted) -> None:
     read = request.files_read()
     updated = [request.update_weights] if request.update_weights else []
     check_outputs(updated, read)
-    check_outputs([*_targets(request, wanted), *updated], [*read, *_folders(request)], force=True)
+    folders = _folders(request, wanted)
+    check_outputs([*_targets(request, folders), *updated], read, force=True)
+    for path in updated:
+        if path.resolve() in [folder.resolve() for folder in folders]:
+            raise OutputError(path, "is the folder for the results, expected another name for the weights")
 
 
-def _folders(request: Request) -> list[Path]:
-    """The folders that results go into: the output, and with several inputs one in it for each."""
+def _folders(request: Request, wanted: Wanted) -> dict[Path, tuple[str, ...]]:
+    """The folders that results go into, and what goes into each."""
     if request.output is None or request.archived():
-        return []
-    return list(dict.fromkeys([request.output, *filter(None, map(request.folder, range(len(request.inputs))))]))
+        return {}
+    names = (*wanted.tensors, *wanted.vectors)
+    if len(request.inputs) == 1:
+        return {request.output: names}
+    numbered = {folder: names for number in range(len(request.inputs)) if (folder := request.folder(number))}
+    return {request.output: FINAL if request.train else (), **numbered}
 
 
-def _targets(request: Request, wanted: Wanted) -> list[Path]:
+def _targets(request: Request, folders: dict[Path, tuple[str, ...]]) -> list[Path]:
     """The files that results go into, in folders that exist already; a new folder holds nothing to check."""
-    if request.output is None or request.archived():
-        return [request.output] if request.output else []
-    folders = _folders(request)
-    for number, folder in enumerate(folders):
-        check_folder(folder, new_parent=number > 0)
-    names = {f"{name}.npy" for name in (*wanted.tensors, *wanted.vectors)}
-    return [folder / name for folder in folders if folder.is_dir() for name in sorted(names)]
+    if request.output and request.archived():
+        return [request.output]
+    for folder in folders:
+        check_folder(folder, new_parent=folder != request.output)
+    return [folder / f"{name}.npy" for folder, names in folders.items() if folder.is_dir() for name in names]
 
 
 def _write_final(request: Request, wanted: Wanted, last: Batch) -> None:

@@ -213,7 +213,8 @@ def _along_places(values: Doubles, out: Doubles) -> None:
 
 def totals(sums: Doubles) -> Doubles:
     """Sum the pieces of each channel: (..., c, pieces) to (..., c)."""
-    result: Doubles = np.add.reduce(sums, axis=-1)
+    with np.errstate(all="ignore"):
+        result: Doubles = np.add.reduce(sums, axis=-1)
     return result
 
 

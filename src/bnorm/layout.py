@@ -79,7 +79,7 @@ class Layout(NamedTuple):
 
 
 def plan(network: Network, header: int, *, transposed: bool = False) -> Layout:
-    """Place every array behind a header of `header` bytes; `transposed` is `weights.Header.transposed`."""
+    """Place every array behind a header of `header` bytes; `transposed` is `header.Header.transposed`."""
     shapes = [shape for layer in network.layers for shape in _layer(layer, network.dialect, transposed)]
     arrays: list[Array] = []
     offset = header
@@ -138,7 +138,7 @@ def _axes(layer: Layer, part: Part, flipped: bool, transposed: bool) -> tuple[in
     if part.kind == "connected" and transposed:
         return (1, 0)
     if flipped and layer.type == "convolutional":
-        if layer.section.dialect.name == "pjreddie" and part.weights[1] != layer.incoming.channels:
+        if layer.section.dialect.flips_whole and part.weights[1] != layer.incoming.channels:
             raise layer.section.error("flipped=1 with groups, where pjreddie's loader overruns its memory", "flipped")
         return (3, 0, 1, 2)
     return None

@@ -37,25 +37,38 @@ class Model(NamedTuple):
         return None if self.nbytes is None else self.nbytes == self.layout.nbytes
 
 
-def read_model(cfg_path: Path, weights_path: Path | None = None, dialect: str = "auto") -> Model:
+def read_model(cfg_path: Path | str, weights_path: Path | str | None = None, dialect: str = "auto") -> Model:
     """Read the cfg, and the header and size of the weights file, and choose the dialect where it is `auto`.
 
     `CfgError` where no dialect can read the cfg, `WeightsError` where the file is too short for a header. A file of
     another size than planned is no error here: `fits` tells.
     """
-    text = cfg.read(cfg_path)
-    with _opened(weights_path) as file:
+    text = cfg.read(Path(cfg_path))
+    path = Path(weights_path) if weights_path is not None else None
+    with _opened(path) as file:
         if dialect != "auto":
-            return _read(text, file, weights_path, DIALECTS[dialect])
-        models, errors = [], []
+            return _read(text, file, path, DIALECTS[dialect])
+        models: list[Model] = []
+        errors: dict[str, BnormError] = {}
         for candidate in DIALECTS.values():
             try:
-                models.append(_read(text, file, weights_path, candidate))
+                models.append(_read(text, file, path, candidate))
             except (CfgError, WeightsError) as error:
-                errors.append(error)
-        if not models:
-            raise max(errors, key=_progress)
-        return _choose(models)
+                errors[candidate.name] = error
+    hidden = [error for name, error in errors.items() if not DIALECTS[name].strict and _ignored(models, error)]
+    if not models or (hidden and not any(model.fits for model in models)):
+        raise max(hidden or errors.values(), key=_progress)
+    return _choose(models, errors)
+
+
+def _ignored(models: list[Model], error: BnormError) -> bool:
+    """Whether the error is about a key that none of the models asks for: they read the cfg by looking away."""
+    return any(
+        option.line == error.line and not section.knows(option.key)
+        for model in models
+        for section in model.network.sections
+        for option in section.options
+    )
 
 
 def _progress(error: BnormError) -> tuple[bool, int]:
@@ -78,20 +91,21 @@ def _read(text: cfg.Text, file: BinaryIO | None, path: Path | None, dialect: Dia
 
 
 class Clue(NamedTuple):
-    """One way to tell dialects apart: the models that it favours, and how to say so."""
+    """One way to tell dialects apart: the models that it favours, and what to say of the others."""
 
     favours: Callable[[list[Model]], list[Model]]
     wording: str
 
 
-def _choose(models: list[Model]) -> Model:
+def _choose(models: list[Model], errors: dict[str, BnormError]) -> Model:
     """Let each clue in turn narrow the models down; where several stay, the first knows the most."""
-    reasons = [] if len(models) == len(DIALECTS) else ["the cfg has sections or keys that the others refuse"]
+    reasons = [f"{name} refuses line {error.line} of the cfg" for name, error in errors.items() if error.line]
     for clue in CLUES:
         favoured = clue.favours(models)
         if favoured and len(favoured) < len(models):
+            lost = " and ".join(model.dialect.name for model in models if model not in favoured)
+            reasons.append(clue.wording.format(lost))
             models = favoured
-            reasons.append(clue.wording)
     others = " or ".join(model.dialect.name for model in models[1:])
     if others:
         reasons.append(f"{others} would do as well" if reasons else "nothing in the files decides")
@@ -102,22 +116,22 @@ def _fitting(models: list[Model]) -> list[Model]:
     return [model for model in models if model.fits]
 
 
+def _writing_this_version(models: list[Model]) -> list[Model]:
+    return [model for model in models if model.weights and model.dialect.name in model.header.writer]
+
+
 def _knowing_most_keys(models: list[Model]) -> list[Model]:
     unknown = [_unknown_keys(model.network) for model in models]
     return [model for model, count in zip(models, unknown, strict=True) if count == min(unknown)]
 
 
 def _unknown_keys(network: Network) -> int:
-    sections = (network.net, *(layer.section for layer in network.layers))
-    return sum(not section.knows(option.key) for section in sections for option in section.options)
+    return sum(not section.knows(option.key) for section in network.sections for option in section.options)
 
 
-def _writing_this_version(models: list[Model]) -> list[Model]:
-    return [model for model in models if model.weights and model.dialect.name in model.header.writer]
-
-
+# The version comes before the keys: it says in whose order the arrays of a recurrent layer stand, at the same size.
 CLUES = (
-    Clue(_fitting, "it plans the file's exact size, others do not"),
-    Clue(_knowing_most_keys, "it knows more of the cfg's keys than others"),
-    Clue(_writing_this_version, "it writes the header's version"),
+    Clue(_fitting, "the file has not the size for {}"),
+    Clue(_writing_this_version, "{} would write another version into the header"),
+    Clue(_knowing_most_keys, "{} would ignore more of the cfg's keys"),
 )

@@ -46,9 +46,14 @@ class Network:
     layers: tuple[Layer, ...]
 
     @property
+    def sections(self) -> tuple[Section, ...]:
+        """[net] and the sections of the layers."""
+        return self.net, *(layer.section for layer in self.layers)
+
+    @property
     def remarks(self) -> tuple[cfg.Remark, ...]:
         """What is odd in the cfg and yet is read."""
-        return cfg.remarks(self.text, (self.net, *(layer.section for layer in self.layers)))
+        return cfg.remarks(self.text, self.sections)
 
 
 def build(text: Text, dialect: Dialect) -> Network:

@@ -85,8 +85,10 @@ def _checked(path: Path, file: BinaryIO, offset: int, shape: tuple[int, ...], dt
     return tensor
 
 
-_ITEM = r"'(descr|fortran_order|shape)'\s*:\s*('[^']*'|True|False|\((?:[0-9]{1,40}L?|[, ])*\))"
+_ITEM = r"'(descr|fortran_order|shape)'\s*:\s*('[^']*'|True|False|\([0-9L, ]*\))"
 _HEADER = re.compile(rf"\s*{{\s*{_ITEM}\s*,\s*{_ITEM}\s*,\s*{_ITEM}\s*,?\s*}}\s*")
+_SIZE = "[0-9]{1,40}L? *"  # NumPy on Python 2 wrote the L
+_VALUES = {"descr": "'.*'", "fortran_order": "True|False", "shape": rf"\(\)|\( *{_SIZE}(, *{_SIZE})*,? *\)"}
 _LENGTHS = {(1, 0): "<H", (2, 0): "<I", (3, 0): "<I"}  # the type of the header's length, by version
 
 
@@ -107,7 +109,7 @@ def _header(path: Path, file: IO[bytes]) -> tuple[tuple[int, ...], DType]:
     text = file.read(size).decode("latin-1") if size <= MOST_HEADER else ""
     match = _HEADER.fullmatch(text) if len(text) == size else None
     items = dict(zip(match.groups()[::2], match.groups()[1::2], strict=True)) if match else {}
-    if len(items) != 3:
+    if len(items) != 3 or not all(re.fullmatch(_VALUES[key], items[key]) for key in items):
         raise TensorError(path, f"is no .npy file of one array, {EXPECTED}", cause="objects and records are never read")
     return _shape(path, items), _dtype(path, items)
 

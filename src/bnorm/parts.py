@@ -147,31 +147,20 @@ def _conv_lstm(node: Built) -> Iterator[Part]:
 
 def _shortcut(node: Built) -> Iterator[Part]:
     """Row 0 weighs the layer before, row i the i-th layer of `from` (AB `shortcut_layer.c: make_shortcut_layer`)."""
-    kind = node.section.text("weights_type", "none")
-    if kind not in WEIGHTS_TYPES[node.section.dialect.name]:
-        expected = ", ".join(WEIGHTS_TYPES[node.section.dialect.name])
-        raise node.section.error(f"weights_type={kind}, expected one of {expected}", "weights_type")
+    section = node.section
+    kind = _one_of(section, "weights_type", section.dialect.weights_types)
     if kind == "none":
         return
-    normalization = node.section.text("weights_normalization", "none")
-    if normalization not in WEIGHTS_NORMALIZATIONS[node.section.dialect.name]:
-        expected = ", ".join(WEIGHTS_NORMALIZATIONS[node.section.dialect.name])
-        raise node.section.error(
-            f"weights_normalization={normalization}, expected one of {expected}", "weights_normalization"
-        )
+    _one_of(section, "weights_normalization", section.dialect.weights_normalizations)
     columns = node.incoming.channels if kind == "per_channel" else 1
-    yield Part("", "weights", columns, (len(sources(node.section, node.layer)) + 1, columns))
+    yield Part("", "weights", columns, (len(sources(section, node.layer)) + 1, columns))
 
 
-WEIGHTS_TYPES = {
-    "pjreddie": ("none",),
-    "alexeyab": ("none", "per_feature", "per_layer", "per_channel"),
-    "hank": ("none", "per_feature", "per_channel"),
-}
-WEIGHTS_NORMALIZATIONS = {
-    "alexeyab": ("relu", "avg_relu", "softmax"),
-    "hank": ("none", "relu", "avg_relu", "softmax"),
-}
+def _one_of(section: Section, key: str, allowed: tuple[str, ...]) -> str:
+    value = section.text(key, "none")
+    if value not in allowed:
+        raise section.error(f"{key}={value}, expected one of {', '.join(allowed)}", key)
+    return value
 
 
 def _implicit(node: Built) -> Iterator[Part]:

@@ -148,7 +148,7 @@ def _shortcut(node: Node) -> Shape:
         if node.section.dialect.shortcut_lists and node.earlier[index][1:3] != node.incoming[1:3]:
             sizes = f"{size_text(node.earlier[index][1:3])}, expected {size_text(node.incoming[1:3])}"
             raise node.section.error(f"from layer {index}, which has a size of {sizes} as the layer before", "from")
-    return image(*node.incoming[:3])
+    return _volume(node)
 
 
 def _scale_channels(node: Node) -> Shape:
@@ -167,7 +167,7 @@ def _sam(node: Node) -> Shape:
     if node.earlier[index][:3] != node.incoming[:3]:
         sizes = f"{size_text(node.earlier[index])}, expected {size_text(node.incoming)} as in the layer before"
         raise node.section.error(f"from layer {index}, which has {sizes}", "from")
-    return image(*node.incoming[:3])
+    return _volume(node)
 
 
 def _implicit(node: Node) -> Shape:

@@ -24,7 +24,7 @@ from bnorm.model import Model
 
 Floats = NDArray[np.float32]
 
-BLOCK = 1 << 20  # values that a streamed block holds, where a single row is not longer
+BLOCK = 1 << 17  # values that a streamed block holds, where a single row is not longer
 
 
 @dataclass(frozen=True, slots=True)

@@ -6,8 +6,10 @@ A command's module is imported when the command is called, so that `bnorm --help
 from __future__ import annotations
 
 import importlib
+import io
+import signal
 import sys
-from typing import Any
+from typing import Any, NoReturn
 
 import click
 
@@ -22,18 +24,12 @@ COMMANDS = {
 
 EPILOG = """\b
 Exit codes: 0 done; 1 bnorm could not do it; 2 the command line was wrong.
-Completion: eval "$(_BNORM_COMPLETE=bash_source bnorm)", or zsh_source, or fish_source."""
-
-
-class Failure(click.ClickException):
-    """Exit code 1, and `error: <path>[:line]: <what is wrong>` on stderr."""
-
-    def show(self, file: Any = None) -> None:
-        click.echo(f"error: {self.message}", err=True, file=file)
+Completion: eval "$(_BNORM_COMPLETE=bash_source bnorm)"
+            or with zsh_source, fish_source."""
 
 
 class Commands(click.Group):
-    """The group of `COMMANDS`, each imported when it is called."""
+    """The group of `COMMANDS`, each imported when it is called; errors become one or two lines and an exit code."""
 
     def list_commands(self, ctx: click.Context) -> list[str]:
         return list(COMMANDS)
@@ -48,17 +44,31 @@ class Commands(click.Group):
         with formatter.section("Commands"):
             formatter.write_dl(list(COMMANDS.items()))
 
-    def invoke(self, ctx: click.Context) -> Any:
+    def main(self, *args: Any, **kwargs: Any) -> NoReturn:
+        signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # so that temporary files are removed
+        for stream in (sys.stdout, sys.stderr):
+            if isinstance(stream, io.TextIOWrapper):
+                stream.reconfigure(errors="replace")  # a terminal that has no ε is no reason to fail
         try:
-            result = super().invoke(ctx)
-            sys.stdout.flush()
-            return result
-        except BnormError as error:
-            raise Failure(str(error)) from error
-        except BrokenPipeError:
-            raise  # click ends quietly: the reader has seen enough
-        except OSError as error:
-            raise Failure(f"{error.filename or 'standard output'}: {(error.strerror or str(error)).lower()}") from error
+            code = super().main(*args, **kwargs | {"standalone_mode": False})
+            if sys.stdout:
+                sys.stdout.flush()
+        except (BnormError, click.ClickException, click.Abort, OSError) as error:
+            code, message = _failure(error)
+            click.echo(f"error: {message}", err=True)
+        sys.exit(code if isinstance(code, int) else 0)
+
+
+def _failure(error: Exception) -> tuple[int, str]:
+    """The exit code of an error, and what to say."""
+    if isinstance(error, click.UsageError):
+        command = error.ctx.command_path if error.ctx else "bnorm"
+        return 2, f"{error.format_message()}\n       {command} --help lists what there is"
+    if isinstance(error, click.Abort):
+        return 1, "interrupted"
+    if isinstance(error, OSError):
+        return 1, f"{error.filename or 'standard output'}: {(error.strerror or str(error)).lower()}"
+    return 1, str(error)
 
 
 @click.group(

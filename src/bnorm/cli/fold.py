@@ -9,11 +9,11 @@ import click
 
 from bnorm.cli import options, render
 from bnorm.cli.render import Column, Page, Table
-from bnorm.fold import FoldReport, fold
+from bnorm.folding import FoldReport, fold
 from bnorm.model import read_model
 
 
-@click.command(name="fold", short_help="Write a model without batch normalisation.")
+@click.command(name="fold")
 @options.cfg_argument
 @options.weights_argument
 @click.option("-o", "--output", type=options.FILE, required=True, help="The folded weights file.")
@@ -28,7 +28,7 @@ def command(
 
     \b
     bnorm fold yolov4.cfg yolov4.weights -o folded.weights
-    bnorm fold yolov4.cfg yolov4.weights -o out.weights --output-cfg net.cfg --force
+    bnorm fold yolov4.cfg yolov4.weights -o f.weights --output-cfg f.cfg --force
 
     The folded cfg is the old one less its batch_normalize lines; the header is copied. ε is 1e-5 inside the root, as
     in every fork's GPU path and in AlexeyAB's and hank-ai's CPU path. Until other layers can be folded, a network
@@ -52,7 +52,7 @@ def _page(report: FoldReport) -> Page:
         rows=Table((Column("", right=False), Column("before", render.count), Column("after", render.count)), totals),
         records=Table(
             [Column(name) for name in ("index", "type", "part", "folded", "reason")],
-            [tuple(asdict(layer).values()) for layer in report.layers],
+            [(layer.index, layer.type, layer.part, int(layer.folded), layer.reason) for layer in report.layers],
         ),
         summary=(f"{done} {report.output} and {report.output_cfg}", ""),
     )

@@ -15,7 +15,7 @@ from bnorm.model import Model, read_model
 from bnorm.shapes import size_text
 
 
-@click.command(name="inspect", short_help="Show what a model holds.")
+@click.command(name="inspect")
 @options.cfg_argument
 @click.argument("weights", type=options.FILE, required=False)
 @click.option(
@@ -82,16 +82,7 @@ def document(report: Inspection) -> dict[str, Any]:
         "actual_bytes": model.nbytes,
         "parameters": model.layout.parameters,
         "layers": [_layer(layer) for layer in report.layers],
-        "findings": [
-            {
-                "id": finding.id,
-                "severity": finding.severity,
-                "layer": finding.layer,
-                "channel": finding.channel,
-                "message": finding.message,
-            }
-            for finding in report.findings
-        ],
+        "findings": [finding._asdict() for finding in report.findings],
     }
 
 
@@ -136,7 +127,7 @@ def _summary(report: Inspection) -> list[str]:
     ]
     if model.weights is None:
         return [*lines, f"weights  none given; the file must have {model.layout.nbytes:,} bytes"]
-    return [*lines, f"weights  {model.weights}", *_header(model), f"verdict  {_verdict(report)}"]
+    return [*lines, f"weights  {model.weights}", *_header(model), *_verdict(report)]
 
 
 def _header(model: Model) -> tuple[str, str]:
@@ -148,18 +139,21 @@ def _header(model: Model) -> tuple[str, str]:
     )
 
 
-def _verdict(report: Inspection) -> str:
-    model = report.model
-    if report.misfit:
-        return f"does not fit: {report.misfit.what}"
-    return f"fits: {model.layout.nbytes:,} bytes = {model.header.nbytes} + 4 × {model.layout.parameters:,} parameters"
+def _verdict(report: Inspection) -> tuple[str, ...]:
+    layout = report.model.layout
+    if report.misfit is None:
+        sizes = f"{layout.nbytes:,} bytes = {report.model.header.nbytes} + 4 × {layout.parameters:,} parameters"
+        return (f"verdict  fits: {sizes}",)
+    where, _, sizes = report.misfit.what.rpartition(", expected ")
+    place, _, amount = where.rpartition(", ")
+    return "verdict  does not fit:", *(f"         {part}" for part in (place, amount, f"expected {sizes}") if part)
 
 
 def _footer(report: Inspection) -> list[str]:
     shown = sum(layer.parameters for layer in report.layers)
     dead = sum(layer.statistics.dead for layer in report.layers if layer.statistics)
     channels = sum(layer.statistics.channels for layer in report.layers if layer.statistics)
-    total = f"total    {shown:,} parameters in {len(report.layers)} layers"
+    total = f"total    {shown:,} parameters in {len(report.layers)} layer{'s' * (len(report.layers) != 1)}"
     if channels:
         total += f"; {dead:,} of {channels:,} normalised channels dead"
     return ["", total, *(f"{finding.severity:8} {finding.message} [{finding.id}]" for finding in report.findings)]

@@ -40,7 +40,9 @@ class LayerRange(click.ParamType[range]):
             return value
         first, dash, last = value.partition("-")
         last = last if dash else first
-        if not (first.isdecimal() and last.isdecimal() and len(value) <= 20 and int(first) <= int(last)):
+        if not (
+            value.isascii() and first.isdecimal() and last.isdecimal() and len(value) <= 20 and int(first) <= int(last)
+        ):
             self.fail(f"{value!r} is not a layer such as 3, or layers such as 0-12", param, ctx)
         return range(int(first), int(last) + 1)
 
@@ -55,10 +57,10 @@ class Place(click.ParamType[tuple[int, str]]):
     ) -> tuple[int, str]:
         if isinstance(value, tuple):
             return value
-        number, _, part = value.partition(".")
-        if not number.isdecimal() or len(number) > 9:
+        match = re.fullmatch(r"([0-9]{1,9})(?:\.(.*))?", value)
+        if match is None:
             self.fail(f"{value!r} is not a layer such as 12, or a part such as 3.wf", param, ctx)
-        return int(number), part
+        return int(match[1]), match[2] or ""
 
 
 class Shape(click.ParamType[tuple[int, ...]]):
@@ -71,10 +73,9 @@ class Shape(click.ParamType[tuple[int, ...]]):
     ) -> tuple[int, ...]:
         if isinstance(value, tuple):
             return value
-        sizes = value.split(",")
-        if not all(size.strip().isdecimal() and len(size) < 16 for size in sizes):
+        if not re.fullmatch(r"[0-9]{1,15}(,[0-9]{1,15}){0,9}", value):
             self.fail(f"{value!r} is not a shape such as 8,32,208,208", param, ctx)
-        return tuple(map(int, sizes))
+        return tuple(map(int, value.split(",")))
 
 
 class Size(click.ParamType[int]):

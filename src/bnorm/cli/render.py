@@ -96,7 +96,7 @@ def _table(page: Page) -> None:
     for line in page.summary:
         click.echo(line)
     for number, line in enumerate(_aligned(page.rows)):
-        click.echo(click.style(line, bold=True) if number == 0 and "NO_COLOR" not in os.environ else line)
+        click.echo(click.style(line, bold=True) if number == 0 and not os.environ.get("NO_COLOR") else line)
     for line in page.footer:
         click.echo(line)
 

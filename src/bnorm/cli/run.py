@@ -17,7 +17,7 @@ from bnorm.sinks import Range
 from bnorm.tensors import LAYOUTS
 
 
-@click.command(name="run", short_help="Run batch normalisation on saved tensors.")
+@click.command(name="run")
 @click.argument("cfg", type=options.FILE, required=False)
 @click.argument("weights", type=options.FILE, required=False)
 @click.option("--layer", "place", type=options.Place(), help="The layer, or a part of it: 12, 3.wf.")

@@ -53,7 +53,7 @@ class FoldReport:
 
 
 def fold(
-    model: Model, output: Path, output_cfg: Path, *, epsilon: Epsilon = EPSILON, force: bool = False
+    model: Model, output: Path | str, output_cfg: Path | str, *, epsilon: Epsilon = EPSILON, force: bool = False
 ) -> FoldReport:
     """Write the folded weights and cfg. Both are there in the end, or neither.
 
@@ -61,7 +61,8 @@ def fold(
     not fit or whose statistics have no root, `OutputError` for an output that must not be written.
     """
     with open_weights(model) as weights:
-        check_outputs((output, output_cfg), (model.network.text.path, weights.path), force=force)
+        output, output_cfg, inputs = Path(output), Path(output_cfg), (model.network.text.path, weights.path)
+        check_outputs((output, output_cfg), inputs, force=force, cause="--force overwrites it")
         weights.require_fit()
         layers = [layer for layer in model.network.layers if layer.batch_normalize]
         for layer in model.network.layers:
