@@ -190,5 +190,6 @@ def backward(
 def roll(rolling: Rolling, batch: Moments, keep: float, arithmetic: Arithmetic) -> Rolling:
     """keep · rolling + (1 − keep) · moment (PJ `forward_batchnorm_layer`: scal_cpu, axpy_cpu)."""
     variance = batch.unbiased if arithmetic.unbiased_rolling else batch.variance
-    mean = keep * rolling.mean + (1 - keep) * batch.mean
-    return Rolling(mean, keep * rolling.variance + (1 - keep) * variance)
+    with np.errstate(all="ignore"):
+        mean = keep * rolling.mean + (1 - keep) * batch.mean
+        return Rolling(mean, keep * rolling.variance + (1 - keep) * variance)

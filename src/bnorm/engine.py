@@ -121,7 +121,7 @@ class _State:
     def __init__(self, layer: Layer, x: Tensor, backward: bool, outputs: Iterable[str]) -> None:
         channels = len(layer.parameters.scales)
         self.layer, self.length, self.backward = layer, x.length, backward
-        self.sums = np.empty((4, channels, kernels.pieces(x))) if layer.train or backward else None
+        self.sums = np.zeros((4, channels, kernels.pieces(x))) if layer.train or backward else None
         self.shift = np.zeros(channels) if layer.train else None
         self.moments = Moments(*np.empty((3, channels)))
         self.gradients = Gradients(*np.empty((4, channels)))

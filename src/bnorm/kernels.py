@@ -26,7 +26,7 @@ Doubles = NDArray[np.float64]
 
 SMALL = 512  # values of a channel in the images that are summed together, where a plane has fewer
 TINY = 16  # places under which a plane is less than a line of cache
-PLANE = 1 << 16  # values of a plane that are summed as one
+PLANE = 1 << 12  # values of a plane that are summed as one
 BLOCK = 1 << 19  # values of a scratch block, 4 MiB: calls so long that threads rarely wait for the interpreter
 LONG = 1 << 14  # values in a row from which on a loop over rows costs nothing beside them
 
@@ -202,9 +202,13 @@ def sum_pieces(values: Doubles, out: Doubles) -> None:
             rest = np.add.reduce(values[whole * group :].reshape(-1, channels * places), axis=0)
             _along_places(rest.reshape(1, channels, places), out[:, whole:])
         return
-    parts = -(-places // PLANE)
-    for number in range(parts):
-        _along_places(values[:, :, number * PLANE : (number + 1) * PLANE], out[:, number::parts])
+    planes = out.reshape(channels, images, -1)  # (c, n, parts of a plane)
+    whole = places // PLANE
+    if whole:
+        parts = values[:, :, : whole * PLANE].reshape(images, channels, whole, PLANE)
+        planes[:, :, :whole] = np.add.reduce(parts, axis=3).swapaxes(0, 1)
+    if places % PLANE:
+        planes[:, :, whole] = np.add.reduce(values[:, :, whole * PLANE :], axis=2).T
 
 
 def _along_places(values: Doubles, out: Doubles) -> None:

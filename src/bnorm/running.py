@@ -34,9 +34,11 @@ def exponential(keep: float, arithmetic: Arithmetic) -> RollingRule:
 
 def average(rolling: Rolling, moments: Moments, number: int) -> Rolling:
     """The paper's, algorithm 2: the mean of the mini-batches' means, and of their unbiased variances."""
-    mean = rolling.mean + (moments.mean - rolling.mean) / (number + 1) if number else moments.mean
-    variance = rolling.variance + (moments.unbiased - rolling.variance) / (number + 1) if number else moments.unbiased
-    return Rolling(mean, variance)
+    if number == 0:
+        return Rolling(moments.mean, moments.unbiased)
+    with np.errstate(all="ignore"):
+        mean = rolling.mean + (moments.mean - rolling.mean) / (number + 1)
+        return Rolling(mean, rolling.variance + (moments.unbiased - rolling.variance) / (number + 1))
 
 
 class Source(NamedTuple):
