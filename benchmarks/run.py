@@ -220,11 +220,11 @@ def stream(gigabytes: int) -> Iterator[Row]:
 
 
 def _save_model(folder: Path) -> None:
-    """A network of 258 MB: seven large convolutions behind a small one."""
-    section = "[convolutional]\nbatch_normalize=1\nfilters={}\nsize=3\npad=1\nactivation=leaky\n"
-    filters = [64, *[1024] * 7, 512]
+    """A network as large as YOLOv4, 258 MB, and with about as many layers: six large convolutions, and small ones."""
+    section = "[convolutional]\nbatch_normalize=1\nfilters={}\nsize={}\nstride=1\npad=1\nactivation=leaky\n"
+    sizes = [(64, 3), *[(1024, 3)] * 7, *[(256, 1), (128, 3)] * 50]
     (folder / "net.cfg").write_text(
-        "[net]\nwidth=64\nheight=64\nchannels=3\n" + "".join(section.format(count) for count in filters)
+        "[net]\nwidth=64\nheight=64\nchannels=3\n" + "".join(section.format(*size) for size in sizes)
     )
     model = read_model(folder / "net.cfg")
     rng = np.random.default_rng(0)

@@ -138,19 +138,24 @@ def _stream(weights: Weights, layout: Layout, gains: dict[int, tuple[Vector, Vec
 
 
 def _scaled(weights: Weights, array: Array, gain: Vector) -> Iterator[Floats]:
-    """The weights times their filter's gain; blocks are whole filters."""
+    """The weights times their filter's gain, in float64 and rounded once; blocks are whole filters."""
     start = 0
     for block in weights.blocks(array):
         rows = gain[start : start + len(block)].reshape(-1, *(1,) * (block.ndim - 1))
-        yield _rounded(block * rows, weights, array)
+        with np.errstate(over="ignore"):
+            folded = np.multiply(block, rows, out=np.empty_like(block), dtype=np.float64, casting="same_kind")
+        yield _finite(folded, block, weights, array)
         start += len(block)
 
 
-def _rounded(values: NDArray[np.float64], weights: Weights, array: Array) -> Floats:
-    """As float32; a `WeightsError` where a finite number becomes an infinite one."""
+def _rounded(values: Vector, weights: Weights, array: Array) -> Floats:
     with np.errstate(over="ignore"):
-        rounded = values.astype(np.float32)
-    if np.isinf(rounded).any() and np.isfinite(values[np.isinf(rounded)]).any():
+        return _finite(values.astype(np.float32), values, weights, array)
+
+
+def _finite(folded: Floats, before: NDArray[np.floating], weights: Weights, array: Array) -> Floats:
+    """The folded values; a `WeightsError` where a finite number has become an infinite one."""
+    if np.isinf(folded).any() and np.isfinite(before[np.isinf(folded)]).any():
         place = f"layer {array.layer} {array.name}"
         raise WeightsError(weights.path, f"{place} times its gain is beyond float32, expected smaller numbers")
-    return rounded
+    return folded
