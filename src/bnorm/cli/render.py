@@ -132,7 +132,7 @@ def _markdown(page: Page) -> None:
     head = [[column.name.replace("|", "\\|") for column in page.rows.columns], marks]
     rows = [_shown(page.rows.columns, row) for row in page.rows.rows]
     grid = ["| " + " | ".join(row) + " |" for row in [*head, *rows]] if rows else []
-    above, below = ([f"* {line}" for line in lines if line] for lines in (page.summary, page.footer))
+    above, below = (["* " + " ".join(line.split()) for line in lines if line] for lines in (page.summary, page.footer))
     click.echo("\n".join([*above, "", *grid, "", *below]).strip("\n"))
 
 
