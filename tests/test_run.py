@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import errno
 import io
 import json
 import os
@@ -927,3 +928,27 @@ def test_an_input_that_ends_midway_leaves_the_results_of_those_before(invoke, lo
     fail_at(monkeypatch, "preadv", 5, lambda: 0)
     invoke("run", *PARAMS, "--input", "a.npy", *long[2:], "-o", "out", exit_code=1)
     assert files().keys() - before.keys() == {f"out/000/{name}.npy" for name in {"y"} | MOMENTS}
+
+
+@pytest.mark.parametrize("output", [["-o", "out"], ["-o", "out.npz"]])
+@pytest.mark.usefixtures("params")
+def test_a_disk_that_fills_up_is_blamed_on_the_output(run, monkeypatch, output):
+    def full(*_: object) -> int:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    save("x.npy", (2, 4, 3, 5))
+    before = files()
+    monkeypatch.setattr(os, "pwritev", full)
+    assert run("--input", "x.npy", *output, exit_code=1).stderr == f"error: {output[1]}: no space left on device\n"
+    assert files() == before
+
+
+@pytest.mark.usefixtures("params")
+def test_an_input_that_cannot_be_read_on_is_named(run, monkeypatch):
+    def broken(*_: object) -> int:
+        raise OSError(errno.EIO, "Input/output error")
+
+    save("x.npy", (2, 4, 3, 5))
+    monkeypatch.setattr(os, "preadv", broken)
+    for output in ([], ["-o", "out"]):
+        assert run("--input", "x.npy", *output, exit_code=1).stderr == "error: x.npy: input/output error\n"

@@ -17,8 +17,6 @@ from bnorm.tensors import Tensor
 
 MEMORY = 256 << 20  # bytes of tensors that are in memory at a time
 Advance = Callable[[int], None] | None  # told of every few values that are done
-
-
 Item = TypeVar("Item")
 
 
@@ -165,7 +163,7 @@ class _Tile:
 
     def __init__(self, state: _State, tile: Span, tensors: Tensors) -> None:
         x, delta, outputs = tensors
-        self.state = state
+        self.state, self.span = state, tile
         self.x = x.read(tile)
         self.delta = delta.read(tile) if delta else None
         self.outputs = {name: output.blank(tile) for name, output in outputs.items()}
@@ -210,24 +208,20 @@ def _run_tiles(state: _State, tiles: list[Span], tensors: Tensors, team: Team, a
     """Each channel of the tiles lies in one tile, which then is read once; or is cut into all, each read twice."""
     everything = slice(0, tiles[0].last - tiles[0].first)
     tile = _Tile(state, tiles[0], tensors)
-    if state.sums is None:
-        state.settle(everything)
-    elif len(tiles) == 1 and _fills(team, tile.groups):
+    if state.sums is not None and len(tiles) == 1 and _fills(team, tile.groups):
         team.each(tile.whole, tile.groups)
-        _finish(tile, tiles[0], tensors, advance)
+        _finish(tile, tensors, advance)
         return
-    else:
+    if state.sums is not None:
         tile.shift(everything)
-        team.each(tile.sum, tile.spans)
-        for span in tiles[1:]:
-            tile = _Tile(state, span, tensors)
+        for span in tiles:
+            tile = tile if tile.span == span else _Tile(state, span, tensors)
             team.each(tile.sum, tile.spans)
-        state.settle(everything)
-    for number, span in enumerate(tiles):
-        if len(tiles) > 1 and (number or state.sums is not None):
-            tile = _Tile(state, span, tensors)
+    state.settle(everything)
+    for span in tiles:
+        tile = tile if tile.span == span else _Tile(state, span, tensors)
         team.each(tile.apply, tile.spans)
-        _finish(tile, span, tensors, advance)
+        _finish(tile, tensors, advance)
 
 
 def _fills(team: Team, groups: list[list[Span]]) -> bool:
@@ -235,7 +229,8 @@ def _fills(team: Team, groups: list[list[Span]]) -> bool:
     return len(groups) >= 2 * team.threads or all(len(group) == 1 for group in groups)
 
 
-def _finish(tile: _Tile, span: Span, tensors: Tensors, advance: Advance) -> None:
+def _finish(tile: _Tile, tensors: Tensors, advance: Advance) -> None:
+    span = tile.span
     for name, output in tensors[2].items():
         output.write(span, tile.outputs[name])
     if advance:

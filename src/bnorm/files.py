@@ -97,6 +97,15 @@ def replacing(*targets: Path) -> Iterator[Sequence[BinaryIO]]:
             path.unlink(missing_ok=True)
 
 
+@contextlib.contextmanager
+def naming(path: Path) -> Iterator[None]:
+    """Let an error of reading or writing an open file say which file it was: the system does not."""
+    try:
+        yield
+    except OSError as error:
+        raise OSError(error.errno, error.strerror, str(path)) from error
+
+
 def _sync_folder(folder: Path) -> None:
     """Make the rename itself durable, where the system can."""
     with contextlib.suppress(OSError):

@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from bnorm.errors import TensorError
-from bnorm.files import Closing
+from bnorm.files import Closing, naming
 from bnorm.kernels import Span, View
 
 Values = NDArray[np.floating]
@@ -178,7 +178,8 @@ class FileTensor(Tensor, Closing):
         data = memoryview(values.reshape(-1).view(np.uint8).data)
         done = 0
         while done < data.nbytes:
-            moved = move(self.file.fileno(), [data[done:]], self.offset + at * self.dtype.itemsize + done)
+            with naming(self.path):
+                moved = move(self.file.fileno(), [data[done:]], self.offset + at * self.dtype.itemsize + done)
             if moved == 0:
                 raise TensorError(self.path, "ended while it was read", cause="another program cut the file")
             done += moved

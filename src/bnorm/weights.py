@@ -17,7 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from bnorm.errors import WeightsError
-from bnorm.files import Closing, replacing
+from bnorm.files import Closing, naming, replacing
 from bnorm.header import Header
 from bnorm.layout import FLOAT, Array, Layout, ends_at_layer
 from bnorm.model import Model
@@ -112,8 +112,9 @@ class Weights(Closing):
         view = memoryview(values.view(np.uint8).data)
         self.file.seek(offset)
         got = 0
-        while got < view.nbytes and (more := self.file.readinto(view[got:])):
-            got += more
+        with naming(self.path):
+            while got < view.nbytes and (more := self.file.readinto(view[got:])):
+                got += more
         if got < view.nbytes:
             what = f"ends inside layer {array.layer} {array.name}, expected {view.nbytes} bytes at {offset}, got {got}"
             raise WeightsError(self.path, what, cause="the file was cut while it was read")

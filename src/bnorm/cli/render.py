@@ -59,7 +59,7 @@ def note(model: Model) -> None:
 @contextmanager
 def progress() -> Iterator[Callable[[int, int], None] | None]:
     """A bar on stderr for work past a second, where that is a terminal."""
-    if not sys.stderr.isatty():
+    if not (sys.stderr and sys.stderr.isatty()):
         yield None
         return
     from rich.console import Console
