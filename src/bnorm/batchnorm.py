@@ -43,13 +43,27 @@ class Epsilon(NamedTuple):
             return np.sqrt(variance) + self.value
 
 
+DARKNET = Epsilon(1e-5, inside=True)  # every fork's GPU path, AlexeyAB's and hank's CPU path, PyTorch's default
+
+# What each runtime adds to the rolling variance at inference. Sources: PJ `blas.c: normalize_cpu`; PJ, AB and HK
+# `blas_kernels.cu: normalize_kernel`; OpenCV 4 `darknet_io.cpp: setBatchNorm`; ultralytics/yolov3 `models.py`;
+# Keras `BatchNormalization`.
+RUNTIMES: dict[str, Epsilon] = {
+    "darknet": DARKNET,
+    "pjreddie-cpu": Epsilon(1e-6, inside=False),
+    "opencv": Epsilon(1e-6, inside=True),
+    "ultralytics": Epsilon(1e-4, inside=True),
+    "keras": Epsilon(1e-3, inside=True),
+}
+
+
 class Arithmetic(NamedTuple):
     """Whose formulas apply."""
 
     name: str
-    forward: Epsilon = Epsilon(1e-5, inside=True)  # of y and x_norm: normalize_cpu, normalize_delta's x_norm
-    backward: Epsilon = Epsilon(1e-5, inside=True)  # of mean_delta and variance_delta
-    direct: Epsilon = Epsilon(1e-5, inside=True)  # of the term δ / deviation in dx: normalize_delta_cpu
+    forward: Epsilon = DARKNET  # of y and x_norm: normalize_cpu, normalize_delta's x_norm
+    backward: Epsilon = DARKNET  # of mean_delta and variance_delta
+    direct: Epsilon = DARKNET  # of the term δ / deviation in dx: normalize_delta_cpu
     biased: bool = False  # the variance divides by N, not by N − 1
     unbiased_rolling: bool = False  # the rolling variance takes variance · N / (N − 1) (paper, algorithm 2)
     keep: float = 0.99  # what rolling keeps of its old value: convolutions and [batchnorm]
@@ -61,7 +75,7 @@ class Arithmetic(NamedTuple):
 ARITHMETICS: dict[str, Arithmetic] = {
     row.name: row
     for row in (
-        Arithmetic("pjreddie", forward=Epsilon(1e-6, inside=False)),
+        Arithmetic("pjreddie", forward=RUNTIMES["pjreddie-cpu"]),
         Arithmetic("pjreddie-gpu"),
         *(
             Arithmetic(name, direct=Epsilon(1e-5, inside=False), keep=0.9, keep_connected=0.95)

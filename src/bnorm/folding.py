@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from bnorm import cfg
-from bnorm.batchnorm import Epsilon, Parameters, Rolling, Vector, gain_offset
+from bnorm.batchnorm import DARKNET, Epsilon, Parameters, Rolling, Vector, gain_offset
 from bnorm.errors import WeightsError
 from bnorm.files import check_outputs, replacing
 from bnorm.layout import NORMALISATION, Array, Layout, plan
@@ -23,7 +23,6 @@ from bnorm.model import Model
 from bnorm.network import Layer, Network, build
 from bnorm.weights import Floats, Weights, open_weights, write_block
 
-EPSILON = Epsilon(1e-5, inside=True)  # what every fork's GPU path, and AlexeyAB's and hank's CPU path, computes
 SWITCHES = frozenset({"batch_normalize", "cbn"})  # the keys that turn batch normalisation on
 ASYMMETRIC = ("dontload", "dontloadscales", "flipped", "numload")  # what is read is not what was saved
 
@@ -53,7 +52,7 @@ class FoldReport:
 
 
 def fold(
-    model: Model, output: Path | str, output_cfg: Path | str, *, epsilon: Epsilon = EPSILON, force: bool = False
+    model: Model, output: Path | str, output_cfg: Path | str, *, epsilon: Epsilon = DARKNET, force: bool = False
 ) -> FoldReport:
     """Write the folded weights and cfg. Both are there in the end, or neither.
 

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import re
 from pathlib import Path
+from typing import NoReturn
 
 import click
 
+from bnorm.batchnorm import RUNTIMES, Epsilon
 from bnorm.dialects import DIALECTS
 
 FILE = click.Path(path_type=Path)
@@ -91,3 +93,36 @@ class Size(click.ParamType[int]):
         if size < 1 << 20:
             self.fail(f"{value!r} is not a size of at least 1MiB, such as 256MiB", param, ctx)
         return size
+
+
+class EpsilonChoice(click.ParamType[Epsilon]):
+    """A runtime's name, or a value and its place: `opencv`, `1e-5`, `1e-6:outside`."""
+
+    name = "NAME|VALUE[:inside|outside]"
+
+    def convert(self, value: str | Epsilon, param: click.Parameter | None, ctx: click.Context | None) -> Epsilon:
+        if isinstance(value, Epsilon):
+            return value
+        if value in RUNTIMES:
+            return RUNTIMES[value]
+        number, _, place = value.partition(":")
+        match = re.fullmatch(r"[0-9]{0,20}\.?[0-9]{0,20}(e[+-]?[0-9]{1,3})?", number, re.IGNORECASE)
+        if match is None or place not in ("", "inside", "outside") or (":" in value and not place):
+            self._refuse(value, param, ctx)
+        try:
+            return Epsilon(float(number), inside=place != "outside")
+        except ValueError:
+            self._refuse(value, param, ctx)
+
+    def _refuse(self, value: str, param: click.Parameter | None, ctx: click.Context | None) -> NoReturn:
+        names = ", ".join(RUNTIMES)
+        self.fail(f"{value!r} is neither a value such as 1e-5 or 1e-6:outside nor one of {names}", param, ctx)
+
+
+epsilon_option = click.option(
+    "--epsilon",
+    type=EpsilonChoice(),
+    default="darknet",
+    show_default=True,
+    help="Whose guard against a variance of zero: " + ", ".join(RUNTIMES) + ", or a value, inside the root or outside.",
+)
