@@ -26,6 +26,11 @@ NUMBERS = [
     "sinks",
     "job",
     "arrays",
+    "linear",
+    "references",
+    "folds",
+    "affine",
+    "verification",
     "folding",
     "inspection",
 ]

@@ -380,7 +380,7 @@ SOURCES = [
 
 @pytest.mark.parametrize("source", SOURCES)
 def test_a_text_without_no_line_is_its_bytes(source):
-    assert text_of(source).without(()) == source
+    assert text_of(source).edited((), {}) == source
 
 
 @pytest.mark.parametrize("source", SOURCES)
@@ -388,11 +388,11 @@ def test_a_text_without_one_line_keeps_every_other_byte(source):
     lines = source.split(b"\n")
     ended = [line + b"\n" for line in lines[:-1]] + ([lines[-1]] if lines[-1] else [])
     for number in range(1, len(ended) + 1):
-        assert text_of(source).without({number}) == b"".join(ended[: number - 1] + ended[number:])
+        assert text_of(source).edited({number}, {}) == b"".join(ended[: number - 1] + ended[number:])
 
 
 def test_a_text_without_several_lines():
-    assert text_of("a\nb\r\nc\nd").without({2, 4}) == b"a\nc\n"
+    assert text_of("a\nb\r\nc\nd").edited({2, 4}, {3: "C\n"}) == b"a\nC\n"
 
 
 # --- remarks ----------------------------------------------------------------------------------------------------------
@@ -475,11 +475,11 @@ def test_any_text_is_read_or_refused(dialect, source):
 def test_any_text_without_no_line_is_its_bytes(source):
     data = source.encode()
     if not data.startswith(b"\xef\xbb\xbf"):
-        assert text_of(data).without(()) == data
+        assert text_of(data).edited((), {}) == data
 
 
 @given(data=st.binary(max_size=60))
 @settings(max_examples=100, deadline=None)
 def test_any_bytes_are_text_or_refused(data):
     with contextlib.suppress(CfgError):
-        assert text_of(data).without(()) == data
+        assert text_of(data).edited((), {}) == data

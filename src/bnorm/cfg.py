@@ -6,7 +6,7 @@ Lines are kept as they stand, so that one can be removed without touching anothe
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
@@ -26,9 +26,10 @@ class Text(NamedTuple):
     path: Path
     lines: tuple[str, ...]
 
-    def without(self, numbers: Collection[int]) -> bytes:
-        """The file's bytes less the lines of these numbers, counted from 1."""
-        return "".join(line for number, line in enumerate(self.lines, 1) if number not in numbers).encode()
+    def edited(self, dropped: Collection[int], changed: Mapping[int, str]) -> bytes:
+        """The file's bytes less the `dropped` lines and with the `changed` ones, by their numbers counted from 1."""
+        kept = (number for number in range(1, len(self.lines) + 1) if number not in dropped)
+        return "".join(changed.get(number, self.lines[number - 1]) for number in kept).encode()
 
 
 class Option(NamedTuple):

@@ -1,160 +1,303 @@
-"""Fold batch normalisation into the layer before it: a network that computes the same, for any reader.
+"""Fold batch normalisation into the layers beside it: a network that computes the same, for any reader.
 
 With `gain = scale / deviation(rolling_variance)` per filter, `weights·gain` and `biases − rolling_mean·gain` give what
-the normalised layer gave. Computed in float64, rounded once (AB `network.c: fuse_conv_batchnorm`). The cfg loses its
-`batch_normalize` lines and nothing else: several readers test for the key alone, and hank refuses unknown ones.
+the normalised layer gave (AB `network.c: fuse_conv_batchnorm`). `folds` says what goes where, `affine` computes it. The
+cfg loses its `batch_normalize` lines, and the sections of the `[batchnorm]` layers that went: several readers test for
+the key alone, and hank refuses unknown ones.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass, field
+from math import prod
 from pathlib import Path
+from typing import BinaryIO, NamedTuple
 
 import numpy as np
-from numpy.typing import NDArray
 
 from bnorm import cfg
-from bnorm.batchnorm import DARKNET, Epsilon, Parameters, Rolling, Vector, gain_offset
-from bnorm.errors import WeightsError
+from bnorm.affine import Affine, Key, Statistics, affine, bad_variances, clamped, folded, lost_signs, statistics
+from bnorm.batchnorm import DARKNET, RUNTIMES, Epsilon, Rolling
+from bnorm.errors import OutputError, WeightsError
 from bnorm.files import check_outputs, replacing
-from bnorm.layout import NORMALISATION, Array, Layout, plan
+from bnorm.folds import Folds, plan_folds
+from bnorm.layout import Array, Layout, plan
+from bnorm.linear import Stored
 from bnorm.model import Model
 from bnorm.network import Layer, Network, build
+from bnorm.parts import Part, array_name
+from bnorm.references import without
+from bnorm.verification import Difference, Source, compare
 from bnorm.weights import Floats, Weights, open_weights, write_block
 
 SWITCHES = frozenset({"batch_normalize", "cbn"})  # the keys that turn batch normalisation on
-ASYMMETRIC = ("dontload", "dontloadscales", "flipped", "numload")  # what is read is not what was saved
+POLICIES = ("error", "clamp", "skip")  # for a rolling variance that is negative, infinite or no number
+
+Advance = Callable[[int, int], None] | None  # told how many values are done, of how many
 
 
 @dataclass(frozen=True, slots=True)
 class FoldedLayer:
-    """What became of one normalised layer."""
+    """What became of one normalised part. `reason` says why it stays, or where a `[batchnorm]` went.
+
+    The errors are those of `verification.Difference`, None without it. `gain_change` says by how much, over the
+    channels, another runtime's ε would change the gain at most: |gain' / gain − 1| for each row of `RUNTIMES`.
+    """
 
     index: int
     type: str
     part: str
     folded: bool
     reason: str
+    max_abs_error: float | None
+    max_rel_error: float | None
+    gain_change: Mapping[str, float] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
 class FoldReport:
-    """What `fold` did, and the totals before and after."""
+    """What `fold` did, and the totals before and after; without outputs it was a dry run."""
 
     layers: tuple[FoldedLayer, ...]
     parameters_before: int
     parameters_after: int
     bytes_before: int
     bytes_after: int
-    output: Path
-    output_cfg: Path
+    output: Path | None
+    output_cfg: Path | None
 
 
 def fold(
-    model: Model, output: Path | str, output_cfg: Path | str, *, epsilon: Epsilon = DARKNET, force: bool = False
+    model: Model,
+    output: Path | str | None,
+    output_cfg: Path | str | None = None,
+    *,
+    layers: Collection[int] | None = None,
+    epsilon: Epsilon = DARKNET,
+    bad_variance: str = "error",
+    verify: bool = True,
+    force: bool = False,
+    advance: Advance = None,
 ) -> FoldReport:
-    """Write the folded weights and cfg. Both are there in the end, or neither.
+    """Write the folded weights and cfg, or neither; without `output` it is a dry run.
 
-    `CfgError` for a network with batch normalisation that bnorm cannot fold yet, `WeightsError` for a file that does
-    not fit or whose statistics have no root, `OutputError` for an output that must not be written.
+    `output_cfg` is by default the output with the suffix `.cfg`; `layers` selects, by default all. With a rolling
+    variance that is negative, infinite or no number, folding fails, takes the nearest variance (0 for no number), or
+    leaves the layer as it is: `bad_variance`, one of `POLICIES`.
+
+    `WeightsError` for a file that does not fit, or numbers that folding would take beyond float32; `OutputError` for an
+    output that must not be written, or where `verify` finds a difference that rounding does not explain.
     """
-    with open_weights(model) as weights:
-        output, output_cfg, inputs = Path(output), Path(output_cfg), (model.network.text.path, weights.path)
-        check_outputs((output, output_cfg), inputs, force=force, cause="--force overwrites it")
+    targets = _targets(output, output_cfg)
+    with open_weights(model) as weights, ExitStack() as stack:
+        check_outputs(targets, (model.network.text.path, weights.path), force=force, cause="--force overwrites it")
         weights.require_fit()
-        layers = [layer for layer in model.network.layers if layer.batch_normalize]
-        for layer in model.network.layers:
-            _require_foldable(layer, model.network)
-        gains = {layer.index: _gain_offset(weights, layer.index, epsilon) for layer in layers}
-        text = folded_cfg(model)
-        layout = _folded_layout(model, text)
-        with replacing(output, output_cfg) as (weights_file, cfg_file):
-            weights_file.write(weights.head())
-            for block in _stream(weights, layout, gains):
-                write_block(weights_file, block)
-            cfg_file.write(text)
+        work = _prepare(weights, layers, epsilon, bad_variance)
+        meter = _Meter(work, targets, verify, advance)
+        written: Weights | None = None
+        if targets:
+            files = stack.enter_context(replacing(*targets))
+            _write(work, files, meter)
+            written = stack.enter_context(_written(work, Path(files[0].name)))
+        differences = _verified(work, written, meter) if verify else {}
+    return _report(work, differences, targets)
+
+
+def _targets(output: Path | str | None, output_cfg: Path | str | None) -> tuple[Path, ...]:
+    if output is None:
+        return ()
+    output = Path(output)
+    return output, Path(output_cfg) if output_cfg else output.parent / f"{output.stem}.cfg"
+
+
+class _Work(NamedTuple):
+    """All that is decided before a byte is written."""
+
+    weights: Weights
+    epsilon: Epsilon
+    statistics: Statistics
+    notes: Mapping[Key, str]  # what is said of a part besides: its clamped variances
+    folds: Folds
+    affines: Mapping[Key, Affine]
+    text: bytes
+    layout: Layout
+
+    def survivors(self) -> list[int]:
+        """The old numbers of the layers that remain."""
+        return [layer.index for layer in self.weights.model.network.layers if layer.index not in self.folds.removed]
+
+    def stream(self) -> Iterator[Floats]:
+        """The folded file's values, in blocks."""
+        old, survivors = self.weights.layout.by_name(), self.survivors()
+        for array in self.layout.arrays:
+            yield from self.blocks(old[survivors[array.layer], array.name])
+
+    def blocks(self, array: Array) -> Iterator[Floats]:
+        """An array of the old file as the new one holds it: folded, or as it is."""
+        change = self.affines.get((array.layer, array.part))
+        return folded(self.weights, array, change) if change else self.weights.blocks(array)
+
+
+def _prepare(weights: Weights, layers: Collection[int] | None, epsilon: Epsilon, policy: str) -> _Work:
+    network = weights.model.network
+    known = statistics(weights)
+    bad = {key: text for key, (_, rolling) in known.items() if (text := bad_variances(rolling.variance))}
+    stay = _not_selected(network, layers)
+    if policy == "skip":
+        stay = {layer: text for (layer, _), text in bad.items()} | stay
+    elif policy == "clamp":
+        known = {key: (parameters, _clamped(rolling)) for key, (parameters, rolling) in known.items()}
+    folds, affines = _settle(weights, known, epsilon, stay)
+    if policy == "error":
+        _refuse_bad(weights, {key: text for key, text in bad.items() if key[0] not in folds.kept})
+    source = without(network, folds.removed, _dropped(network, folds.kept, layers))
+    folded_network = build(cfg.parse(network.text.path, source), network.dialect)
+    header = weights.model.header
+    layout = plan(folded_network, header.nbytes, transposed=header.transposed)
+    notes = {key: f"clamped: {text}" for key, text in bad.items()} if policy == "clamp" else {}
+    return _Work(weights, epsilon, known, notes, folds, affines, source, layout)
+
+
+def _settle(
+    weights: Weights, known: Statistics, epsilon: Epsilon, stay: dict[int, str]
+) -> tuple[Folds, dict[Key, Affine]]:
+    """What goes where: decided from the cfg, and again without the binary layers whose weights cannot be folded."""
+    while True:
+        folds = plan_folds(weights.model.network, stay)
+        affines = {(fold.layer, fold.part.name): affine(fold, weights, known, epsilon) for fold in folds.folds}
+        binary = {key: lost_signs(weights, change) for key, change in affines.items() if change.fold.binary}
+        lost = {layer: reason for (layer, _), reason in binary.items() if reason}
+        if not lost:
+            return folds, affines
+        stay = stay | lost
+
+
+def _not_selected(network: Network, layers: Collection[int] | None) -> dict[int, str]:
+    if layers is None:
+        return {}
+    return {layer.index: "not selected" for layer in network.layers if layer.index not in layers}
+
+
+def _refuse_bad(weights: Weights, bad: Mapping[Key, str]) -> None:
+    for (layer, part), text in bad.items():
+        place = f"layer {layer} {array_name(part, text)}"
+        cause = "--bad-variance clamp or skip folds the rest; bnorm check says more"
+        raise WeightsError(weights.path, f"{place}, expected finite numbers from 0 on", cause=cause)
+
+
+def _clamped(rolling: Rolling) -> Rolling:
+    return rolling._replace(variance=clamped(rolling.variance))
+
+
+def _dropped(network: Network, kept: Collection[int], layers: Collection[int] | None) -> set[int]:
+    """The lines that turn batch normalisation on or off, but for layers that stay as they are."""
+    going = [layer for layer in network.layers if layer.index not in kept and (layers is None or layer.index in layers)]
+    return {option.line for layer in going for option in layer.section.options if option.key in SWITCHES}
+
+
+class _Meter:
+    """Counts the values that are written and compared, and tells how far it is."""
+
+    def __init__(self, work: _Work, targets: tuple[Path, ...], verify: bool, advance: Advance) -> None:
+        self.advance, self.done = advance, 0
+        compared = sum(prod(fold.part.weights) for fold in work.folds.folds)
+        self.total = work.layout.parameters * bool(targets) + compared * verify
+
+    def add(self, count: int) -> None:
+        self.done += count
+        if self.advance:
+            self.advance(self.done, self.total)
+
+
+def _write(work: _Work, files: Sequence[BinaryIO], meter: _Meter) -> None:
+    weights_file, cfg_file = files
+    weights_file.write(work.weights.head())
+    for block in work.stream():
+        write_block(weights_file, block)
+        meter.add(block.size)
+    weights_file.flush()  # it is read again before it is closed
+    cfg_file.write(work.text)
+
+
+def _written(work: _Work, path: Path) -> Weights:
+    """The folded weights, open to be read, under the name that they have by now."""
+    old = work.weights.model
+    network = build(cfg.parse(old.network.text.path, work.text), old.dialect)
+    return open_weights(old._replace(network=network, layout=work.layout, nbytes=work.layout.nbytes, weights=path))
+
+
+def _verified(work: _Work, written: Weights | None, meter: _Meter) -> dict[Key, Difference]:
+    """Compare every folded part with what was written, in a dry run with what would have been."""
+    old = _source(work.weights.layout.by_name(), work.weights.blocks)
+    if written:
+        arrays = {(work.survivors()[array.layer], array.name): array for array in work.layout.arrays}
+        new = _source(arrays, written.blocks)
+    else:
+        new = _source(work.weights.layout.by_name(), work.blocks)
+    found = {}
+    for key, change in work.affines.items():
+        found[key] = compare(change.fold, old, new, work.statistics, work.epsilon)
+        if not found[key].excess <= 1:
+            what = f"layer {key[0]} differs by {found[key].absolute:.1e} from what it was, expected rounding alone"
+            raise OutputError(
+                work.weights.path, what, cause="a defect of bnorm or of this machine: nothing was written"
+            )
+        meter.add(prod(change.fold.part.weights))
+    return found
+
+
+def _source(arrays: Mapping[tuple[int, str], Array], blocks: Callable[[Array], Iterator[Floats]]) -> Source:
+    return lambda layer, name: Stored(arrays[layer, name], lambda: blocks(arrays[layer, name]))
+
+
+def _report(work: _Work, differences: Mapping[Key, Difference], targets: tuple[Path, ...]) -> FoldReport:
+    before = work.weights.layout
+    rows = (
+        _row(work, layer, part, differences)
+        for layer in work.weights.model.network.layers
+        for part in layer.parts
+        if part.batch_normalize
+    )
+    output, output_cfg = targets or (None, None)
     return FoldReport(
-        tuple(FoldedLayer(layer.index, layer.type, "", True, "") for layer in layers),
-        parameters_before=model.layout.parameters,
-        parameters_after=layout.parameters,
-        bytes_before=model.layout.nbytes,
-        bytes_after=layout.nbytes,
+        tuple(rows),
+        parameters_before=before.parameters,
+        parameters_after=work.layout.parameters,
+        bytes_before=before.nbytes,
+        bytes_after=work.layout.nbytes,
         output=output,
         output_cfg=output_cfg,
     )
 
 
-def folded_cfg(model: Model) -> bytes:
-    """The cfg, byte for byte, less each line that turns batch normalisation on or off."""
-    sections = [layer.section for layer in model.network.layers]
-    lines = {option.line for section in sections for option in section.options if option.key in SWITCHES}
-    return model.network.text.without(lines)
+def _row(work: _Work, layer: Layer, part: Part, differences: Mapping[Key, Difference]) -> FoldedLayer:
+    folds, index = work.folds, layer.index
+    if index in folds.kept:
+        return FoldedLayer(index, layer.type, part.name, False, folds.kept[index], None, None)
+    own = (folds.shared.get(index, index), part.name)
+    target = folds.removed.get(index)
+    into = "" if target is None else f"into layer {target}"
+    reasons = [into, work.notes.get(own, "")]
+    difference = differences.get(own if target is None else (target, ""))
+    return FoldedLayer(
+        index,
+        layer.type,
+        part.name,
+        folded=True,
+        reason="; ".join(filter(None, reasons)),
+        max_abs_error=difference.absolute if difference else None,
+        max_rel_error=difference.relative if difference else None,
+        gain_change=_gain_change(work.statistics[own][1], work.epsilon),
+    )
 
 
-def _require_foldable(layer: Layer, network: Network) -> None:
-    shared = layer.parts[0].shared if layer.parts else None
-    if shared is not None and (layer.batch_normalize or network.layers[shared].batch_normalize):
-        raise layer.section.error("shares its weights with a normalised layer, expected a plain layer", "share_index")
-    if not layer.batch_normalize:
-        return
-    if layer.type != "convolutional":
-        raise layer.section.error("has batch normalisation, expected it in [convolutional] layers alone")
-    for key in ASYMMETRIC:
-        if layer.section.flag(key):
-            raise layer.section.error(f"{key} beside batch_normalize, expected a plain layer", key)
-
-
-def _folded_layout(model: Model, text: bytes) -> Layout:
-    network = build(cfg.parse(model.network.text.path, text), model.dialect)
-    return plan(network, model.header.nbytes, transposed=model.header.transposed)
-
-
-def _gain_offset(weights: Weights, layer: int, epsilon: Epsilon) -> tuple[Vector, Vector]:
-    scales, mean, variance = (weights[layer, field].astype(np.float64) for field in NORMALISATION)
-    biases = weights[layer, "biases"].astype(np.float64)
-    bad = np.flatnonzero(~((variance >= 0) & np.isfinite(variance)))
-    if bad.size:
-        found = f"{variance[bad[0]]:g} in channel {bad[0]}" + f" and {bad.size - 1} more" * (bad.size > 1)
-        raise WeightsError(
-            weights.path, f"layer {layer} rolling_variance is {found}, expected finite numbers from 0 on"
-        )
-    return gain_offset(Parameters(scales, biases), Rolling(mean, variance), epsilon)
-
-
-def _stream(weights: Weights, layout: Layout, gains: dict[int, tuple[Vector, Vector]]) -> Iterator[Floats]:
-    """The folded file's values, in blocks: arrays of layers in `gains` folded, the others as they are."""
-    old = {(array.layer, array.name): array for array in weights.layout.arrays}
-    for new in layout.arrays:
-        array = old[new.layer, new.name]
-        gain, offset = gains.get(new.layer, (None, None))
-        if gain is None or offset is None:
-            yield from weights.blocks(array)
-        elif array.field == "biases":
-            yield _rounded(offset, weights, array)
-        else:
-            yield from _scaled(weights, array, gain)
-
-
-def _scaled(weights: Weights, array: Array, gain: Vector) -> Iterator[Floats]:
-    """The weights times their filter's gain, in float64 and rounded once; blocks are whole filters."""
-    start = 0
-    for block in weights.blocks(array):
-        rows = gain[start : start + len(block)].reshape(-1, *(1,) * (block.ndim - 1))
-        with np.errstate(over="ignore"):
-            folded = np.multiply(block, rows, out=np.empty_like(block), dtype=np.float64, casting="same_kind")
-        yield _finite(folded, block, weights, array)
-        start += len(block)
-
-
-def _rounded(values: Vector, weights: Weights, array: Array) -> Floats:
-    with np.errstate(over="ignore"):
-        return _finite(values.astype(np.float32), values, weights, array)
-
-
-def _finite(folded: Floats, before: NDArray[np.floating], weights: Weights, array: Array) -> Floats:
-    """The folded values; a `WeightsError` where a finite number has become an infinite one."""
-    if np.isinf(folded).any() and np.isfinite(before[np.isinf(folded)]).any():
-        place = f"layer {array.layer} {array.name}"
-        raise WeightsError(weights.path, f"{place} times its gain is beyond float32, expected smaller numbers")
-    return folded
+def _gain_change(rolling: Rolling, epsilon: Epsilon) -> dict[str, float]:
+    """The largest |gain' / gain − 1| of the channels, for every runtime: gain is the inverse of the deviation."""
+    with np.errstate(all="ignore"):
+        chosen = epsilon.deviation(rolling.variance)
+        return {
+            name: float(np.abs(chosen / other.deviation(rolling.variance) - 1).max(initial=0))
+            for name, other in RUNTIMES.items()
+        }

@@ -14,7 +14,7 @@ from typing import NamedTuple
 
 from bnorm.dialects import Dialect
 from bnorm.network import Layer, Network
-from bnorm.parts import Part
+from bnorm.parts import Part, array_name
 
 FLOAT = 4  # bytes of a float32
 NORMALISATION = ("scales", "rolling_mean", "rolling_variance")
@@ -44,8 +44,8 @@ class Array(NamedTuple):
 
     @property
     def name(self) -> str:
-        """The field, behind its part's name where there is one: `wf.rolling_mean`."""
-        return f"{self.part}.{self.field}" if self.part else self.field
+        """Its name within the layer: `weights`, `wf.rolling_mean`."""
+        return array_name(self.part, self.field)
 
     @property
     def size(self) -> int:
@@ -72,6 +72,10 @@ class Layout(NamedTuple):
     def by_layer(self) -> dict[int, tuple[Array, ...]]:
         """The arrays of each layer that stores any, in file order."""
         return {layer: tuple(arrays) for layer, arrays in groupby(self.arrays, lambda array: array.layer)}
+
+    def by_name(self) -> dict[tuple[int, str], Array]:
+        """Each array by its layer and its name."""
+        return {(array.layer, array.name): array for array in self.arrays}
 
     def cut(self, nbytes: int) -> Array | None:
         """The array inside which, or before which, a file of `nbytes` ends; None where it holds them all."""

@@ -31,6 +31,11 @@ class Part(NamedTuple):
     shared: int | None = None
 
 
+def array_name(part: str, field: str) -> str:
+    """The field, behind its part's name where there is one: `wf.rolling_mean`."""
+    return f"{part}.{field}" if part else field
+
+
 class Built(NamedTuple):
     """A layer whose shapes are known: its section and number, what it receives and what it hands on."""
 
@@ -53,13 +58,17 @@ def _convolution(
     section: Section, name: str, filters: int, channels: int, size: int, *, shared: int | None = None
 ) -> Part:
     """n filters over channels/groups inputs each: weights (n, channels/groups, size, size)."""
-    groups = section.integer("groups", 1)
-    if section.dialect.repairs_groups:
-        groups = 1 if groups < 1 or section.flag("xnor") else groups
+    groups = groups_of(section)
     if not 1 <= groups <= channels:
         raise section.error(f"groups={groups}, expected 1 to {channels}, its input's channels", "groups")
     weights = (filters, tdiv(channels, groups), size, size)
     return Part(name, "convolutional", filters, weights, (filters,), _normalises(section), shared)
+
+
+def groups_of(section: Section) -> int:
+    """A convolution's groups. AlexeyAB and hank repair what is under 1, and take xnor layers as ungrouped."""
+    groups = section.integer("groups", 1)
+    return 1 if section.dialect.repairs_groups and (groups < 1 or section.flag("xnor")) else groups
 
 
 def _fully_connected(section: Section, name: str, inputs: int, outputs: int) -> Part:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -18,9 +17,7 @@ from bnorm.shapes import size_text
 @click.command(name="inspect")
 @options.cfg_argument
 @click.argument("weights", type=options.FILE, required=False)
-@click.option(
-    "--layer", "layers", type=options.LayerRange(), multiple=True, help="Only these layers, 3 or 0-12; repeatable."
-)
+@options.layers_option
 @options.dialect_option
 @options.format_option
 def command(cfg: Path, weights: Path | None, layers: tuple[range, ...], dialect: str, format_: str) -> None:
@@ -35,10 +32,7 @@ def command(cfg: Path, weights: Path | None, layers: tuple[range, ...], dialect:
     scale / deviation, the factor that the layer applies at inference. A dead channel's output is constant.
     """
     model = read_model(cfg, weights, dialect)
-    last = len(model.network.layers) - 1
-    if beyond := [chosen for chosen in layers if chosen and chosen[-1] > last]:
-        raise click.BadParameter(f"layer {beyond[0][-1]}, expected 0 to {last}", param_hint="--layer")
-    report = inspect(model, set(chain(*layers)) if layers else None)
+    report = inspect(model, options.selection(layers, model))
     if report.misfit is None:
         render.note(model)
     render.show(_page(report), format_)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from itertools import chain
 from pathlib import Path
 from typing import NoReturn
 
@@ -10,6 +11,7 @@ import click
 
 from bnorm.batchnorm import RUNTIMES, Epsilon
 from bnorm.dialects import DIALECTS
+from bnorm.model import Model
 
 FILE = click.Path(path_type=Path)
 
@@ -47,6 +49,19 @@ class LayerRange(click.ParamType[range]):
         ):
             self.fail(f"{value!r} is not a layer such as 3, or layers such as 0-12", param, ctx)
         return range(int(first), int(last) + 1)
+
+
+layers_option = click.option(
+    "--layer", "layers", type=LayerRange(), multiple=True, help="Only these layers, 3 or 0-12; repeatable."
+)
+
+
+def selection(layers: tuple[range, ...], model: Model) -> set[int] | None:
+    """The layers that `--layer` chose, None without it."""
+    last = len(model.network.layers) - 1
+    if beyond := [chosen for chosen in layers if chosen[-1] > last]:
+        raise click.BadParameter(f"layer {beyond[0][-1]}, expected 0 to {last}", param_hint="--layer")
+    return set(chain(*layers)) if layers else None
 
 
 class Place(click.ParamType[tuple[int, str]]):

@@ -36,13 +36,17 @@ class Table(NamedTuple):
 
 
 class Page(NamedTuple):
-    """A command's result in every format: lines and `rows` for people, `records` (CSV) and `document` for programs."""
+    """A command's result in every format: lines and tables for people, `records` (CSV) and `document` for programs.
+
+    The lines of `summary` stand above the table `rows`, those of `footer` and the table `totals` below.
+    """
 
     document: Callable[[], object]
     rows: Table
     records: Table
     summary: Sequence[str] = ()
     footer: Sequence[str] = ()
+    totals: Table = Table((), ())
 
 
 def show(page: Page, format_: str) -> None:
@@ -57,7 +61,7 @@ def note(model: Model) -> None:
 
 
 @contextmanager
-def progress() -> Iterator[Callable[[int, int], None] | None]:
+def progress(what: str) -> Iterator[Callable[[int, int], None] | None]:
     """A bar on stderr for work past a second, where that is a terminal."""
     if not (sys.stderr and sys.stderr.isatty()):
         yield None
@@ -67,7 +71,7 @@ def progress() -> Iterator[Callable[[int, int], None] | None]:
 
     begun = time.monotonic()
     with Progress(console=Console(stderr=True), transient=True, auto_refresh=False) as bar:
-        task = bar.add_task("running", visible=False)
+        task = bar.add_task(what, visible=False)
 
         def advance(done: int, total: int) -> None:
             if time.monotonic() - begun > 1:
@@ -95,10 +99,15 @@ def _table(page: Page) -> None:
     """Lines, an aligned table, and lines; click drops the style where stdout is no terminal."""
     for line in page.summary:
         click.echo(line)
-    for number, line in enumerate(_aligned(page.rows)):
-        click.echo(click.style(line, bold=True) if number == 0 and not os.environ.get("NO_COLOR") else line)
+    _echo_table(page.rows)
     for line in page.footer:
         click.echo(line)
+    _echo_table(page.totals)
+
+
+def _echo_table(table: Table) -> None:
+    for number, line in enumerate(_aligned(table)):
+        click.echo(click.style(line, bold=True) if number == 0 and not os.environ.get("NO_COLOR") else line)
 
 
 def _aligned(table: Table) -> list[str]:
@@ -127,13 +136,20 @@ def _csv(page: Page) -> None:
 
 
 def _markdown(page: Page) -> None:
-    """The lines as a list, the table, and the other lines as a list."""
-    marks = ["---:" if column.right else ":---" for column in page.rows.columns]
-    head = [[column.name.replace("|", "\\|") for column in page.rows.columns], marks]
-    rows = [_shown(page.rows.columns, row) for row in page.rows.rows]
-    grid = ["| " + " | ".join(row) + " |" for row in [*head, *rows]] if rows else []
+    """The lines as a list, the table, the other lines as a list, and the totals."""
     above, below = (["* " + " ".join(line.split()) for line in lines if line] for lines in (page.summary, page.footer))
-    click.echo("\n".join([*above, "", *grid, "", *below]).strip("\n"))
+    parts = [above, _grid(page.rows), below, _grid(page.totals)]
+    click.echo("\n\n".join("\n".join(part) for part in parts if part))
+
+
+def _grid(table: Table) -> list[str]:
+    if not table.rows:
+        return []
+    heads = [column.name.replace("|", "\\|") for column in table.columns]
+    marks = ["---:" if column.right else ":---" for column in table.columns]
+    return [
+        "| " + " | ".join(row) + " |" for row in [heads, marks, *(_shown(table.columns, row) for row in table.rows)]
+    ]
 
 
 FORMATS = {"table": _table, "json": _json, "csv": _csv, "markdown": _markdown}

@@ -60,7 +60,7 @@ def command(
     _check_usage(cfg, weights, given)
     model = read_model(cfg, weights, dialect) if cfg else None
     request = Request(model=model, **given | {"place": given["place"] or (0, "")})
-    with Team(threads or processors()) as team, render.progress() as advance:
+    with Team(threads or processors()) as team, render.progress("running") as advance:
         outcome = execute(request, team, advance)
     if model:
         render.note(model)

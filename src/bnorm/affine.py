@@ -1,0 +1,170 @@
+"""What folding makes of a part's arrays, in float64: its weights times a gain per filter, and new biases.
+
+A layer's batch normalisation is `y = gain·x + offset` at inference. Those that a part takes in, one behind the other,
+are again of this form.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from typing import NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from bnorm.batchnorm import Epsilon, Parameters, Rolling, Vector, gain_offset
+from bnorm.errors import WeightsError
+from bnorm.folds import Fold
+from bnorm.layout import Array
+from bnorm.linear import FORMS, Doubles, Stored, along, in_file, inputs_of, respond, signs, window_shape
+from bnorm.network import Network
+from bnorm.parts import Part, array_name
+from bnorm.weights import Floats, Weights
+
+# What darknet's arrays hold where the file has none (`make_*_layer`).
+INITIAL = {"scales": 1.0, "biases": 0.0, "rolling_mean": 0.0, "rolling_variance": 0.0}
+LARGEST = float(np.finfo(np.float32).max)
+
+Key = tuple[int, str]  # a layer and its part
+Statistics = Mapping[Key, tuple[Parameters, Rolling]]
+
+
+class Affine(NamedTuple):
+    """A part's new weights are the old ones times `gain` per filter, and times `inputs` where those are scaled, too."""
+
+    fold: Fold
+    gain: Vector
+    inputs: Doubles | None  # broadcasts with the weights
+    biases: Doubles
+
+
+def statistics(weights: Weights) -> dict[Key, tuple[Parameters, Rolling]]:
+    """The learned parameters and the rolling statistics of every part that normalises with arrays of its own."""
+    stored = weights.layout.by_name()
+    found = {}
+    for layer, part in normalised_parts(weights.model.network):
+        vectors = {
+            field: _vector(weights, stored.get((layer, array_name(part.name, field))), part, initial)
+            for field, initial in INITIAL.items()
+        }
+        parameters = Parameters(vectors["scales"], vectors["biases"])
+        found[layer, part.name] = parameters, Rolling(vectors["rolling_mean"], vectors["rolling_variance"])
+    return found
+
+
+def normalised_parts(network: Network) -> Iterator[tuple[int, Part]]:
+    """Every part that normalises and uses no other layer's arrays, with its layer's number."""
+    for layer in network.layers:
+        for part in layer.parts:
+            if part.batch_normalize and part.shared is None:
+                yield layer.index, part
+
+
+def _vector(weights: Weights, array: Array | None, part: Part, initial: float) -> Vector:
+    return np.full(part.channels, initial) if array is None else weights.read(array).astype(np.float64)
+
+
+def bad_variances(variance: Vector) -> str:
+    """What is wrong with rolling variances that are negative, infinite or no number; empty where none is."""
+    bad = np.flatnonzero(~((variance >= 0) & np.isfinite(variance)))
+    if not bad.size:
+        return ""
+    return f"rolling_variance is {variance[bad[0]]:g} in channel {bad[0]}" + f" and {bad.size - 1} more" * (
+        bad.size > 1
+    )
+
+
+def clamped(variance: Vector) -> Vector:
+    """Each variance as the nearest one that a float32 can hold; 0, darknet's initial value, for what is no number."""
+    return np.clip(np.nan_to_num(variance, nan=0.0, posinf=LARGEST, neginf=0.0), 0.0, LARGEST)
+
+
+def affine(fold: Fold, weights: Weights, known: Statistics, epsilon: Epsilon) -> Affine:
+    """All that the part takes in, as one gain and new biases.
+
+    own       weights·gain, offset
+    behind    the same once more, of what was there
+    before    Σ weights·(gain·x + offset): inputs times gain, biases plus the part's own gain · Σ weights·offset
+    """
+    with np.errstate(all="ignore"):  # what is beyond a float32 is found when it is rounded
+        if fold.own:
+            gain, biases = gain_offset(*known[fold.layer, fold.part.name], epsilon)
+        else:
+            biases = weights[fold.layer, array_name(fold.part.name, "biases")].astype(np.float64)
+            gain = np.ones(fold.part.channels)
+        inputs = None
+        if fold.before is not None:
+            factor, shift = gain_offset(*known[fold.before, ""], epsilon)
+            inputs = inputs_of(factor, fold.part, fold.groups)
+            biases = biases + gain * _of_constant(fold, weights, inputs_of(shift, fold.part, fold.groups))
+        for layer in fold.behind:
+            factor, shift = gain_offset(*known[layer, ""], epsilon)
+            gain = gain * factor
+            biases = along(factor, 0, biases.ndim) * biases + along(shift, 0, biases.ndim)
+    return Affine(fold, gain, inputs, biases)
+
+
+def _of_constant(fold: Fold, weights: Weights, inputs: Doubles) -> Vector:
+    """What the part makes of an input that is the same everywhere in a channel."""
+    shape = [len(inputs), *window_shape(fold.part)[1:]]
+    windows = np.broadcast_to(inputs, shape)[..., np.newaxis]
+    return respond(stored(weights, fold), fold.part, windows)[..., 0]
+
+
+def stored(weights: Weights, fold: Fold) -> Stored:
+    """The weights of the part that takes something in."""
+    name = array_name(fold.part.name, "weights")
+    array = weights.layout.by_name()[fold.layer, name]
+    return Stored(array, lambda: weights.blocks(array))
+
+
+def folded(weights: Weights, array: Array, change: Affine) -> Iterator[Floats]:
+    """The part's biases or weights after folding, rounded once, in blocks of rows as the file holds them.
+
+    `WeightsError` where a finite number has become an infinite one.
+    """
+    if array.field == "biases":
+        yield _finite(_rounded(change.biases), change.biases, weights, array)
+        return
+    factors = [along(change.gain, FORMS[change.fold.part.kind].filters, len(array.shape))]
+    factors += [] if change.inputs is None else [change.inputs]
+    start = 0
+    for block in weights.blocks(array):
+        rows = [in_file(factor, array, start, start + len(block)) for factor in factors]
+        yield _finite(_product(block, rows), block, weights, array)
+        start += len(block)
+
+
+def _product(block: Floats, factors: list[Doubles]) -> Floats:
+    with np.errstate(all="ignore"):
+        product: NDArray[np.floating] = block
+        for factor in factors[:-1]:
+            product = product * factor
+        rounded: Floats = np.multiply(
+            product, factors[-1], out=np.empty(block.shape, np.float32), dtype=np.float64, casting="same_kind"
+        )
+    return rounded
+
+
+def _rounded(values: Doubles) -> Floats:
+    with np.errstate(over="ignore"):
+        return values.astype(np.float32)
+
+
+def _finite(values: Floats, before: NDArray[np.floating], weights: Weights, array: Array) -> Floats:
+    if np.isinf(values).any() and np.isfinite(before[np.isinf(values)]).any():
+        place = f"layer {array.layer} {array.name}"
+        raise WeightsError(weights.path, f"{place} times its gain is beyond float32, expected smaller numbers")
+    return values
+
+
+def lost_signs(weights: Weights, change: Affine) -> str:
+    """Why a binary part cannot be folded: a gain below 0 turns every sign, but not that of a weight of 0."""
+    part, source = change.fold.part, stored(weights, change.fold)
+    ones = np.ones([*window_shape(part), 1])
+    new = Stored(source.array, lambda: folded(weights, source.array, change))
+    before, after = (respond(values, part, ones, signs)[:, 0] for values in (source, new))
+    magnitudes = respond(source, part, ones, np.abs)[:, 0]
+    wrong = (before * np.sign(change.gain) != after) & (change.gain * magnitudes != 0)
+    count = int(np.count_nonzero(wrong))
+    return f"a weight of 0 cannot turn its sign in {count} binary filter{'s' * (count != 1)}" if count else ""

@@ -1,0 +1,105 @@
+"""The linear operation of a part, on one window of its input at a time.
+
+A convolution, a matrix and their kin multiply a window x of the input with the weights: for filter f the sum of
+`weights[f, ...] · x[...]` over channels and places. That is all that folding must leave unchanged.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from typing import NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from bnorm.layout import Array
+from bnorm.parts import Part
+from bnorm.weights import Floats
+
+Doubles = NDArray[np.float64]
+
+
+class Form(NamedTuple):
+    """The axes of a kind's weights: that of its filters, and those that it sums over."""
+
+    filters: int
+    window: tuple[int, ...]
+
+
+FORMS = {
+    "convolutional": Form(0, (1, 2, 3)),
+    "deconvolutional": Form(1, (0, 2, 3)),
+    "connected": Form(0, (1,)),
+    "local": Form(1, (2,)),
+}
+
+
+class Stored(NamedTuple):
+    """An array and how to read its values: by blocks of rows, as the file holds them, as often as needed."""
+
+    array: Array
+    blocks: Callable[[], Iterator[Floats]]
+
+
+def along(vector: Doubles, axis: int, dimensions: int) -> Doubles:
+    """A vector that broadcasts along this axis."""
+    return vector.reshape([-1 if number == axis else 1 for number in range(dimensions)])
+
+
+def in_file(factor: Doubles, array: Array, start: int, stop: int) -> Doubles:
+    """What broadcasts with the array in memory, turned to broadcast with its rows `start` to `stop` in the file."""
+    stored = factor if array.axes is None else factor.transpose(np.argsort(array.axes))
+    return stored[start:stop] if len(stored) > 1 else stored
+
+
+def inputs_of(vector: Doubles, part: Part, groups: int) -> Doubles:
+    """A vector of one value per channel of the input, to broadcast with the weights of a convolution or a matrix.
+
+    Filter f of n sees group f·groups/n of the channels; a matrix sees each channel's places one after the other.
+    """
+    if part.kind == "connected":
+        return np.repeat(vector, part.weights[1] // vector.size)[np.newaxis]
+    filters = 1 if groups == 1 else part.channels
+    return np.repeat(vector.reshape(groups, -1), filters // groups, axis=0).reshape(filters, -1, 1, 1)
+
+
+def window_shape(part: Part) -> list[int]:
+    """The shape of the part's weights, with 1 for every axis that it does not sum over."""
+    return [length if axis in FORMS[part.kind].window else 1 for axis, length in enumerate(part.weights)]
+
+
+def respond(weights: Stored, part: Part, windows: Doubles, each: Callable[[Doubles], Doubles] = np.positive) -> Doubles:
+    """The sums Σ each(weights)·x for some windows x, in float64: (filters, windows), or (places, filters, windows).
+
+    `windows` has the shape of the weights and one more axis, for the windows, at its end. Axes that are not summed
+    over have length 1, but that of the filters may have theirs, where each sees another window.
+    """
+    form, shape = FORMS[part.kind], weights.array.shape
+    axes = weights.array.axes or tuple(range(len(shape)))
+    cut = axes.index(0)  # the axis in memory that blocks are pieces of
+    kept = [axis for axis in range(len(shape)) if axis not in form.window]
+    sums = np.zeros([*(shape[axis] for axis in kept), windows.shape[-1]])
+    start = 0
+    for block in weights.blocks():
+        piece = slice(start, start + len(block))
+        seen = windows[(slice(None),) * cut + (piece,)] if windows.shape[cut] > 1 else windows
+        into = sums if cut in form.window else sums[(slice(None),) * kept.index(cut) + (piece,)]
+        into += _sums(each(block.astype(np.float64)).transpose(axes), seen, form)
+        start = piece.stop
+    return sums
+
+
+def _sums(values: Doubles, windows: Doubles, form: Form) -> Doubles:
+    if windows.shape[form.filters] > 1:
+        result: Doubles = (values[..., np.newaxis] * windows).sum(axis=form.window)
+        return result
+    lengths = [values.shape[axis] for axis in form.window]
+    return np.tensordot(values, windows.reshape(*lengths, -1), (form.window, tuple(range(len(lengths)))))
+
+
+def signs(values: Doubles) -> Doubles:
+    """1 for a weight above 0, else −1: binary weights are these times the mean magnitude of their filter's.
+
+    PJ `convolutional_layer.c: binarize_weights`.
+    """
+    return np.where(values > 0, 1.0, -1.0)

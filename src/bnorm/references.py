@@ -1,0 +1,111 @@
+"""Which layers a cfg names by number, and the same cfg after some of its layers have gone."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Collection, Iterator, Mapping
+from typing import NamedTuple
+
+from bnorm.cfg import Option
+from bnorm.grammar import GRAMMARS
+from bnorm.network import Layer, Network
+
+# Options that hold numbers of layers: absolute, or counted back from their own layer where negative.
+KEYS = {
+    "route": ("layers",),
+    "shortcut": ("from",),
+    "scale_channels": ("from",),
+    "sam": ("from",),
+    "convolutional": ("share_index",),
+    "contrastive": ("yolo_layer",),
+    "yolo": ("embedding_layer",),
+}
+
+
+class Reference(NamedTuple):
+    """An option of a layer that holds `numbers` of layers."""
+
+    layer: int
+    option: Option
+    numbers: tuple[int, ...]
+
+    def targets(self) -> list[int]:
+        """The layers that the numbers mean; some keys' defaults, if written, mean none and lie far outside."""
+        return [self.layer + number if number < 0 else number for number in self.numbers]
+
+
+def references(network: Network) -> tuple[Reference, ...]:
+    """Every reference, also those which this dialect ignores and another one reads."""
+    return tuple(found for layer in network.layers for found in _references(layer))
+
+
+def _references(layer: Layer) -> Iterator[Reference]:
+    for option in layer.section.options:
+        if option.key in KEYS.get(layer.type, ()) and option.value:
+            try:
+                numbers = GRAMMARS[layer.section.dialect.name].integers(option.value)
+            except ValueError:
+                continue  # a value that no reader asks for, or the network would not have been built
+            yield Reference(layer.index, option, tuple(numbers))
+
+
+def readers(network: Network) -> dict[int, set[int]]:
+    """The layers that name each layer by number."""
+    found: dict[int, set[int]] = {}
+    for reference in references(network):
+        for target in reference.targets():
+            found.setdefault(target, set()).add(reference.layer)
+    return found
+
+
+def without(network: Network, removed: Mapping[int, int], dropped: Collection[int]) -> bytes:
+    """The cfg's bytes less the sections of the `removed` layers, each standing for the layer that now gives its output.
+
+    Numbers that pointed past a removed layer are rewritten, so that every layer reads what it read. The lines numbered
+    in `dropped` go, too.
+    """
+    place = _places(len(network.layers), removed)
+    changed = {
+        reference.option.line: _rewritten(network, reference, place)
+        for reference in references(network)
+        if reference.layer not in removed and _moved(reference, place) != reference.numbers
+    }
+    gone = {line for layer in removed for line in _lines(network, layer)}
+    return network.text.edited(gone | set(dropped), changed)
+
+
+def _places(count: int, removed: Mapping[int, int]) -> dict[int, int]:
+    """The new number of each layer, or of the one that stands for it."""
+    kept = {layer: number for number, layer in enumerate(layer for layer in range(count) if layer not in removed)}
+    return kept | {layer: kept[stand_in] for layer, stand_in in removed.items()}
+
+
+def _moved(reference: Reference, place: Mapping[int, int]) -> tuple[int, ...]:
+    """The same layers by their new numbers; what means no layer stays."""
+    own = place[reference.layer]
+    return tuple(
+        number if target not in place else place[target] - own if number < 0 else place[target]
+        for number, target in zip(reference.numbers, reference.targets(), strict=True)
+    )
+
+
+def _rewritten(network: Network, reference: Reference, place: Mapping[int, int]) -> str:
+    """The option's line with new numbers; blanks and line end stay, and a comment where the dialect has such."""
+    line = network.text.lines[reference.option.line - 1]
+    before, equals, behind = line.partition("=")
+    comment = behind[behind.index("#") :] if "#" in behind and "#" not in (reference.option.value or "") else ""
+    value = behind.removesuffix(comment)
+    blanks = re.fullmatch(r"(\s*).*?(\s*)", value, re.DOTALL)
+    assert blanks is not None  # every text has some blanks, or none, at both ends
+    numbers = (", " if ", " in value else ",").join(map(str, _moved(reference, place)))
+    return f"{before}{equals}{blanks[1]}{numbers}{blanks[2]}{comment}"
+
+
+def _lines(network: Network, layer: int) -> range:
+    """The lines of a layer's section, from its heading to its last option, and the empty lines behind."""
+    section = network.layers[layer].section
+    last = max([section.line, *(option.line for option in section.options)])
+    lines = network.text.lines
+    while last < len(lines) and not lines[last].strip():
+        last += 1
+    return range(section.line, last + 1)
