@@ -16,7 +16,7 @@ from bnorm.batchnorm import Epsilon, Parameters, Rolling, Vector, gain_offset
 from bnorm.errors import WeightsError
 from bnorm.folds import Fold
 from bnorm.layout import Array
-from bnorm.linear import FORMS, Doubles, Stored, along, in_file, inputs_of, respond, signs, window_shape
+from bnorm.linear import FORMS, Doubles, Question, Stored, along, in_file, inputs_of, respond, signs, window_shape
 from bnorm.network import Network
 from bnorm.parts import Part, array_name
 from bnorm.weights import Floats, Weights
@@ -108,7 +108,8 @@ def _of_constant(fold: Fold, weights: Weights, inputs: Doubles) -> Vector:
     """What the part makes of an input that is the same everywhere in a channel."""
     shape = [len(inputs), *window_shape(fold.part)[1:]]
     windows = np.broadcast_to(inputs, shape)[..., np.newaxis]
-    return respond(stored(weights, fold), fold.part, windows)[..., 0]
+    (sums,) = respond(stored(weights, fold), fold.part, Question(windows))
+    return sums[..., 0]
 
 
 def stored(weights: Weights, fold: Fold) -> Stored:
@@ -163,8 +164,8 @@ def lost_signs(weights: Weights, change: Affine) -> str:
     part, source = change.fold.part, stored(weights, change.fold)
     ones = np.ones([*window_shape(part), 1])
     new = Stored(source.array, lambda: folded(weights, source.array, change))
-    before, after = (respond(values, part, ones, signs)[:, 0] for values in (source, new))
-    magnitudes = respond(source, part, ones, np.abs)[:, 0]
-    wrong = (before * np.sign(change.gain) != after) & (change.gain * magnitudes != 0)
-    count = int(np.count_nonzero(wrong))
+    before, magnitudes = respond(source, part, Question(ones, signs), Question(ones, np.abs))
+    (after,) = respond(new, part, Question(ones, signs))
+    gain = change.gain[:, np.newaxis]
+    count = int(np.count_nonzero((before * np.sign(gain) != after) & (gain * magnitudes != 0)))
     return f"a weight of 0 cannot turn its sign in {count} binary filter{'s' * (count != 1)}" if count else ""

@@ -8,7 +8,9 @@ the key alone, and hank refuses unknown ones.
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 from math import prod
@@ -20,10 +22,11 @@ import numpy as np
 from bnorm import cfg
 from bnorm.affine import Affine, Key, Statistics, affine, bad_variances, clamped, folded, lost_signs, statistics
 from bnorm.batchnorm import DARKNET, RUNTIMES, Epsilon, Rolling
+from bnorm.engine import processors
 from bnorm.errors import OutputError, WeightsError
 from bnorm.files import check_outputs, replacing
 from bnorm.folds import Folds, plan_folds
-from bnorm.layout import Array, Layout, plan
+from bnorm.layout import Array, plan
 from bnorm.linear import Stored
 from bnorm.model import Model
 from bnorm.network import Layer, Network, build
@@ -96,12 +99,10 @@ def fold(
         weights.require_fit()
         work = _prepare(weights, layers, epsilon, bad_variance)
         meter = _Meter(work, targets, verify, advance)
-        written: Weights | None = None
-        if targets:
-            files = stack.enter_context(replacing(*targets))
+        files = stack.enter_context(replacing(*targets)) if targets else ()
+        if files:
             _write(work, files, meter)
-            written = stack.enter_context(_written(work, Path(files[0].name)))
-        differences = _verified(work, written, meter) if verify else {}
+        differences = _verified(work, files, meter) if verify else {}
     return _report(work, differences, targets)
 
 
@@ -122,7 +123,7 @@ class _Work(NamedTuple):
     folds: Folds
     affines: Mapping[Key, Affine]
     text: bytes
-    layout: Layout
+    after: Model  # the folded one, without a file
 
     def survivors(self) -> list[int]:
         """The old numbers of the layers that remain."""
@@ -131,7 +132,7 @@ class _Work(NamedTuple):
     def stream(self) -> Iterator[Floats]:
         """The folded file's values, in blocks."""
         old, survivors = self.weights.layout.by_name(), self.survivors()
-        for array in self.layout.arrays:
+        for array in self.after.layout.arrays:
             yield from self.blocks(old[survivors[array.layer], array.name])
 
     def blocks(self, array: Array) -> Iterator[Floats]:
@@ -153,11 +154,14 @@ def _prepare(weights: Weights, layers: Collection[int] | None, epsilon: Epsilon,
     if policy == "error":
         _refuse_bad(weights, {key: text for key, text in bad.items() if key[0] not in folds.kept})
     source = without(network, folds.removed, _dropped(network, folds.kept, layers))
-    folded_network = build(cfg.parse(network.text.path, source), network.dialect)
-    header = weights.model.header
-    layout = plan(folded_network, header.nbytes, transposed=header.transposed)
     notes = {key: f"clamped: {text}" for key, text in bad.items()} if policy == "clamp" else {}
-    return _Work(weights, epsilon, known, notes, folds, affines, source, layout)
+    return _Work(weights, epsilon, known, notes, folds, affines, source, _after(weights.model, source))
+
+
+def _after(model: Model, source: bytes) -> Model:
+    network = build(cfg.parse(model.network.text.path, source), model.dialect)
+    layout = plan(network, model.header.nbytes, transposed=model.header.transposed)
+    return model._replace(network=network, layout=layout, nbytes=layout.nbytes, weights=None)
 
 
 def _settle(
@@ -203,7 +207,7 @@ class _Meter:
     def __init__(self, work: _Work, targets: tuple[Path, ...], verify: bool, advance: Advance) -> None:
         self.advance, self.done = advance, 0
         compared = sum(prod(fold.part.weights) for fold in work.folds.folds)
-        self.total = work.layout.parameters * bool(targets) + compared * verify
+        self.total = work.after.layout.parameters * bool(targets) + compared * verify
 
     def add(self, count: int) -> None:
         self.done += count
@@ -221,31 +225,32 @@ def _write(work: _Work, files: Sequence[BinaryIO], meter: _Meter) -> None:
     cfg_file.write(work.text)
 
 
-def _written(work: _Work, path: Path) -> Weights:
-    """The folded weights, open to be read, under the name that they have by now."""
-    old = work.weights.model
-    network = build(cfg.parse(old.network.text.path, work.text), old.dialect)
-    return open_weights(old._replace(network=network, layout=work.layout, nbytes=work.layout.nbytes, weights=path))
-
-
-def _verified(work: _Work, written: Weights | None, meter: _Meter) -> dict[Key, Difference]:
+def _verified(work: _Work, files: Sequence[BinaryIO], meter: _Meter) -> dict[Key, Difference]:
     """Compare every folded part with what was written, in a dry run with what would have been."""
-    old = _source(work.weights.layout.by_name(), work.weights.blocks)
-    if written:
-        arrays = {(work.survivors()[array.layer], array.name): array for array in work.layout.arrays}
-        new = _source(arrays, written.blocks)
-    else:
-        new = _source(work.weights.layout.by_name(), work.blocks)
-    found = {}
-    for key, change in work.affines.items():
-        found[key] = compare(change.fold, old, new, work.statistics, work.epsilon)
-        if not found[key].excess <= 1:
-            what = f"layer {key[0]} differs by {found[key].absolute:.1e} from what it was, expected rounding alone"
-            raise OutputError(
-                work.weights.path, what, cause="a defect of bnorm or of this machine: nothing was written"
+    arrays = work.weights.layout.by_name()
+    old, new = _source(arrays, work.weights.blocks), _source(arrays, work.blocks)
+    with ExitStack() as stack:
+        if files:
+            path = Path(files[0].name)
+            written = stack.enter_context(open_weights(work.after._replace(weights=path)))
+            survivors = work.survivors()
+            new = _source(
+                {(survivors[layer], name): a for (layer, name), a in written.layout.by_name().items()}, written.blocks
             )
-        meter.add(prod(change.fold.part.weights))
-    return found
+        pool = stack.enter_context(ThreadPoolExecutor(processors() + 1))
+        if files:
+            pool.submit(os.fsync, files[0].fileno())  # the disk works while the processors do
+        folds = [change.fold for change in work.affines.values()]
+        found = pool.map(lambda fold: compare(fold, old, new, work.statistics, work.epsilon), folds)
+        return {key: _proven(work, key, difference, meter) for key, difference in zip(work.affines, found, strict=True)}
+
+
+def _proven(work: _Work, key: Key, difference: Difference, meter: _Meter) -> Difference:
+    if not difference.excess <= 1:
+        what = f"layer {key[0]} differs by {difference.absolute:.1e} from what it was, expected rounding alone"
+        raise OutputError(work.weights.path, what, cause="a defect of bnorm: nothing was written")
+    meter.add(prod(work.affines[key].fold.part.weights))
+    return difference
 
 
 def _source(arrays: Mapping[tuple[int, str], Array], blocks: Callable[[Array], Iterator[Floats]]) -> Source:
@@ -264,9 +269,9 @@ def _report(work: _Work, differences: Mapping[Key, Difference], targets: tuple[P
     return FoldReport(
         tuple(rows),
         parameters_before=before.parameters,
-        parameters_after=work.layout.parameters,
+        parameters_after=work.after.layout.parameters,
         bytes_before=before.nbytes,
-        bytes_after=work.layout.nbytes,
+        bytes_after=work.after.layout.nbytes,
         output=output,
         output_cfg=output_cfg,
     )

@@ -7,7 +7,7 @@ A convolution, a matrix and their kin multiply a window x of the input with the 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from typing import NamedTuple
+from typing import NamedTuple, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -32,6 +32,32 @@ FORMS = {
     "connected": Form(0, (1,)),
     "local": Form(1, (2,)),
 }
+
+
+class Each(Protocol):
+    """A function of each weight, such as `np.square`, that may write where it reads."""
+
+    def __call__(self, values: Doubles, /, *, out: Doubles) -> object:
+        """Write into `out`."""
+
+
+def signs(values: Doubles, /, *, out: Doubles) -> None:
+    """1 for a weight above 0, else −1: binary weights are these times the mean magnitude of their filter's.
+
+    PJ `convolutional_layer.c: binarize_weights`.
+    """
+    np.copyto(out, np.where(values > 0, 1.0, -1.0))
+
+
+class Question(NamedTuple):
+    """Windows to multiply the weights with, and what to do to the weights before.
+
+    `windows` has the shape of the weights and one more axis, for the windows, at its end. Axes that are not summed
+    over have length 1, but that of the filters may have theirs, where each sees another window.
+    """
+
+    windows: Doubles
+    each: Each | None = None
 
 
 class Stored(NamedTuple):
@@ -68,25 +94,32 @@ def window_shape(part: Part) -> list[int]:
     return [length if axis in FORMS[part.kind].window else 1 for axis, length in enumerate(part.weights)]
 
 
-def respond(weights: Stored, part: Part, windows: Doubles, each: Callable[[Doubles], Doubles] = np.positive) -> Doubles:
-    """The sums Σ each(weights)·x for some windows x, in float64: (filters, windows), or (places, filters, windows).
+def respond(weights: Stored, part: Part, *questions: Question) -> list[Doubles]:
+    """The sums Σ weights·x of each question, in float64: (filters, windows), or (places, filters, windows).
 
-    `windows` has the shape of the weights and one more axis, for the windows, at its end. Axes that are not summed
-    over have length 1, but that of the filters may have theirs, where each sees another window.
+    The weights are read once, whatever the number of questions.
     """
     form, shape = FORMS[part.kind], weights.array.shape
     axes = weights.array.axes or tuple(range(len(shape)))
     cut = axes.index(0)  # the axis in memory that blocks are pieces of
     kept = [axis for axis in range(len(shape)) if axis not in form.window]
-    sums = np.zeros([*(shape[axis] for axis in kept), windows.shape[-1]])
+    answers = [np.zeros([*(shape[axis] for axis in kept), question.windows.shape[-1]]) for question in questions]
+    buffer = np.empty(0)
     start = 0
     for block in weights.blocks():
+        if block.size > buffer.size:
+            buffer = np.empty(block.size)  # one for all blocks: new pages for each would cost more than the sums
+        values = buffer[: block.size].reshape(block.shape)
         piece = slice(start, start + len(block))
-        seen = windows[(slice(None),) * cut + (piece,)] if windows.shape[cut] > 1 else windows
-        into = sums if cut in form.window else sums[(slice(None),) * kept.index(cut) + (piece,)]
-        into += _sums(each(block.astype(np.float64)).transpose(axes), seen, form)
+        for (windows, each), sums in zip(questions, answers, strict=True):
+            np.copyto(values, block)
+            if each is not None:
+                each(values, out=values)
+            seen = windows[(slice(None),) * cut + (piece,)] if windows.shape[cut] > 1 else windows
+            into = sums if cut in form.window else sums[(slice(None),) * kept.index(cut) + (piece,)]
+            into += _sums(values.transpose(axes), seen, form)
         start = piece.stop
-    return sums
+    return answers
 
 
 def _sums(values: Doubles, windows: Doubles, form: Form) -> Doubles:
@@ -95,11 +128,3 @@ def _sums(values: Doubles, windows: Doubles, form: Form) -> Doubles:
         return result
     lengths = [values.shape[axis] for axis in form.window]
     return np.tensordot(values, windows.reshape(*lengths, -1), (form.window, tuple(range(len(lengths)))))
-
-
-def signs(values: Doubles) -> Doubles:
-    """1 for a weight above 0, else −1: binary weights are these times the mean magnitude of their filter's.
-
-    PJ `convolutional_layer.c: binarize_weights`.
-    """
-    return np.where(values > 0, 1.0, -1.0)

@@ -15,7 +15,7 @@ import numpy as np
 from bnorm.affine import Statistics
 from bnorm.batchnorm import Epsilon, Parameters, Rolling
 from bnorm.folds import Fold
-from bnorm.linear import Doubles, Stored, inputs_of, respond, signs, window_shape
+from bnorm.linear import Doubles, Question, Stored, inputs_of, respond, signs, window_shape
 from bnorm.parts import array_name
 
 WINDOWS = 4
@@ -51,10 +51,9 @@ def compare(fold: Fold, old: Source, new: Source, statistics: Statistics, epsilo
     with np.errstate(all="ignore"):  # a layer with NaN or infinity has none after, either
         before = _before(fold, old, windows, statistics, epsilon)
         biases = _biases(fold, new)
-        after = _sums(fold, new, windows) + biases
-        lengths = np.sqrt(respond(_weights(fold, new), fold.part, np.ones_like(windows[..., :1]), np.square))
-        bound = ROUNDING * (lengths * np.sqrt((windows**2).sum()) + np.abs(biases))
-        return _difference(before.values, after, bound + DOUBLE * before.terms + SMALLEST * windows.size)
+        sums, size = _sums(fold, new, windows)
+        bound = ROUNDING * (size + np.abs(biases)) + DOUBLE * before.terms + SMALLEST * windows.size
+        return _difference(before.values, sums + biases, bound)
 
 
 def _before(fold: Fold, old: Source, windows: Doubles, statistics: Statistics, epsilon: Epsilon) -> _Outputs:
@@ -62,7 +61,7 @@ def _before(fold: Fold, old: Source, windows: Doubles, statistics: Statistics, e
         vectors = _vectors(statistics[fold.before, ""], epsilon)
         each = [inputs_of(vector, fold.part, fold.groups)[..., np.newaxis] for vector in vectors]
         windows = _normalised(_Outputs(windows, windows), *each).values
-    sums = _sums(fold, old, windows)
+    sums, _ = _sums(fold, old, windows)
     normalisers = [statistics[layer, ""] for layer in fold.behind]
     if fold.own:
         outputs = _Outputs(sums, np.abs(sums))
@@ -86,18 +85,19 @@ def _normalised(outputs: _Outputs, mean: Doubles, deviation: Doubles, scales: Do
     return _Outputs(values, (outputs.terms + np.abs(mean)) / deviation * np.abs(scales) + np.abs(biases))
 
 
-def _sums(fold: Fold, source: Source, windows: Doubles) -> Doubles:
-    """Σ weights·x for each filter and window; binary weights are their signs times their mean magnitude."""
-    weights = _weights(fold, source)
+def _sums(fold: Fold, source: Source, windows: Doubles) -> tuple[Doubles, Doubles]:
+    """Σ weights·x for each filter and window, and a bound of Σ|weights·x|: √n · √Σ(weights·x)² (Cauchy and Schwarz).
+
+    Binary weights are their signs times their mean magnitude.
+    """
+    weights = source(fold.layer, array_name(fold.part.name, "weights"))
+    count = windows[..., 0].size
     if not fold.binary:
-        return respond(weights, fold.part, windows)
+        sums, squares = respond(weights, fold.part, Question(windows), Question(windows**2, np.square))
+        return sums, np.sqrt(count * squares)
     ones = np.ones([*window_shape(fold.part), 1])
-    mean = respond(weights, fold.part, ones, np.abs) / ones.size
-    return mean * respond(weights, fold.part, windows, signs)
-
-
-def _weights(fold: Fold, source: Source) -> Stored:
-    return source(fold.layer, array_name(fold.part.name, "weights"))
+    sums, total = respond(weights, fold.part, Question(windows, signs), Question(ones, np.abs))
+    return sums * total / count, np.abs(windows).sum() * total / count
 
 
 def _biases(fold: Fold, source: Source) -> Doubles:

@@ -110,10 +110,9 @@ class Weights(Closing):
     def _floats(self, offset: int, count: int, array: Array) -> Floats:
         values = np.empty(count, "<f4")
         view = memoryview(values.view(np.uint8).data)
-        self.file.seek(offset)
         got = 0
         with naming(self.path):
-            while got < view.nbytes and (more := self.file.readinto(view[got:])):
+            while got < view.nbytes and (more := os.preadv(self.file.fileno(), [view[got:]], offset + got)):
                 got += more
         if got < view.nbytes:
             what = f"ends inside layer {array.layer} {array.name}, expected {view.nbytes} bytes at {offset}, got {got}"
