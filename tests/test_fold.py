@@ -18,34 +18,23 @@ from bnorm.errors import BnormError
 from bnorm.folding import fold
 from bnorm.model import read_model
 from bnorm.weights import open_weights
-from conftest import LAYOUTS, SHARED, TINY, Golden, cfg_source, golden, needs_shared, write_weights
+from conftest import GOLDEN, SHARED, TINY, cfg_source, golden, needs_shared, write_weights
 
 # One rounding of a float64 to float32, where the order of the operations before it may differ.
 ONE_ROUNDING = 2**-23
 
 
-def normalised(case: Golden) -> set[int]:
-    """The layers with statistics in the file."""
-    return {array["layer"] for array in case.arrays if array["name"].endswith("rolling_mean")}
+FILTERS = {"deconvolutional": 1}  # the axis of the filters in a layer's weights, 0 elsewhere
 
 
-def foldable(path: Path) -> bool:
-    """Whether only plain convolutions normalise."""
-    case = golden(path)
-    types = {case.layers[layer]["name"] for layer in normalised(case)}
-    return types <= {"convolutional", "conv"} and "share_index" not in case.cfg.read_text()
-
-
-FOLDABLE = [path for path in LAYOUTS if foldable(path)]
-REFUSED = [path for path in LAYOUTS if not foldable(path)]
-
-
-def formula(arrays: dict[str, np.ndarray]) -> tuple[np.ndarray, np.ndarray]:
-    """A convolution's folded biases and weights: the formula of `fuse_conv_batchnorm`, in float64."""
+def formula(arrays: dict[str, np.ndarray], axis: int = 0) -> tuple[np.ndarray, np.ndarray]:
+    """A part's folded biases and weights: the formula of `fuse_conv_batchnorm`, in float64."""
     values = {name: array.astype("f8") for name, array in arrays.items()}
     deviation = np.sqrt(values["rolling_variance"] + 1e-5)
     biases = values["biases"] - values["scales"] * values["rolling_mean"] / deviation
-    return biases, values["weights"] * (values["scales"] / deviation)[:, None, None, None]
+    gain = values["scales"] / deviation
+    shape = [-1 if number == axis else 1 for number in range(values["weights"].ndim)]
+    return biases, values["weights"] * gain.reshape(shape)
 
 
 def arrays_of(cfg: Path, weights: Path, dialect: str) -> dict[tuple[int, str], np.ndarray]:
@@ -96,30 +85,66 @@ def test_a_detector_s_cfg_loses_its_82_switches_alone(invoke, tmp_path):
     assert (len(lines) - len(kept), (tmp_path / "out.cfg").read_bytes()) == (82, b"".join(kept))
 
 
-@pytest.mark.parametrize("path", FOLDABLE, ids=lambda path: path.stem)
-def test_a_golden_network_folds_to_the_formula_s_values(invoke, tmp_path, path):
-    case = golden(path)
-    output = tmp_path / "out.weights"
+def parts_of(arrays: dict[tuple[int, str], np.ndarray]) -> dict[tuple[int, str], dict[str, np.ndarray]]:
+    """The arrays of each part, by its layer and its name."""
+    found: dict[tuple[int, str], dict[str, np.ndarray]] = {}
+    for (layer, name), array in arrays.items():
+        part, _, field = name.rpartition(".")
+        found.setdefault((layer, part), {})[field] = array
+    return found
+
+
+def test_a_golden_network_folds_to_the_formula_s_values(invoke, tmp_path, layout_case):
+    """Every part of every layer; [batchnorm] sections have tests of their own."""
+    case, output = layout_case, tmp_path / "out.weights"
     invoke("fold", case.cfg, case.weights, "-o", output, "--dialect", case.dialect)
-    old = arrays_of(case.cfg, case.weights, case.dialect)
-    new = arrays_of(output.with_suffix(".cfg"), output, case.dialect)
-    for layer in normalised(case):
-        biases, weights = formula({name: array for (index, name), array in old.items() if index == layer})
-        np.testing.assert_allclose(new[layer, "biases"], biases, rtol=ONE_ROUNDING)
-        np.testing.assert_allclose(new[layer, "weights"], weights, rtol=ONE_ROUNDING)
-    for (layer, name), array in new.items():
-        if layer not in normalised(case):
-            np.testing.assert_array_equal(array, old[layer, name])
+    if case.cfg.stem == "batchnorm":
+        return
+    old = parts_of(arrays_of(case.cfg, case.weights, case.dialect))
+    new = parts_of(arrays_of(output.with_suffix(".cfg"), output, case.dialect))
+    assert new.keys() == old.keys()
+    for place, arrays in old.items():
+        expected = {field: array for field, array in arrays.items() if field in ("biases", "weights")}
+        if "rolling_mean" in arrays:
+            axis = FILTERS.get(case.layers[place[0]]["name"], 0)
+            expected["biases"], expected["weights"] = formula(arrays, axis)
+        assert new[place].keys() == expected.keys()
+        for field, values in expected.items():
+            np.testing.assert_allclose(new[place][field], values, rtol=ONE_ROUNDING)
 
 
-@pytest.mark.parametrize("path", REFUSED, ids=lambda path: path.stem)
-def test_a_golden_network_that_cannot_be_folded_whole_is_refused_with_its_line(invoke, tmp_path, path):
-    case = golden(path)
-    error = invoke(
-        "fold", case.cfg, case.weights, "-o", tmp_path / "out", "--dialect", case.dialect, exit_code=1
-    ).stderr
-    assert re.match(rf"error: {re.escape(str(case.cfg))}:\d+: \[", error)
-    assert list(tmp_path.iterdir()) == []
+def test_a_golden_batchnorm_goes_into_the_convolution_before_it(invoke, tmp_path):
+    """y = gain·(W·x + b) + offset; the first one stays: the convolution behind it pads. pjreddie stores no biases."""
+    for dialect in ("alexeyab", "pjreddie"):
+        case, output = golden(GOLDEN / f"layouts/batchnorm.{dialect}.json"), tmp_path / f"{dialect}.weights"
+        invoke("fold", case.cfg, case.weights, "-o", output, "--dialect", dialect)
+        old = arrays_of(case.cfg, case.weights, dialect)
+        new = arrays_of(output.with_suffix(".cfg"), output, dialect)
+        behind = {name: old[2, name].astype("f8") for name in ("scales", "rolling_mean", "rolling_variance")}
+        gain = behind["scales"] / np.sqrt(behind["rolling_variance"] + 1e-5)
+        biases = old.get((2, "biases"), np.zeros(6)).astype("f8")
+        expected = gain * (old[1, "biases"] - behind["rolling_mean"]) + biases
+        np.testing.assert_allclose(new[1, "biases"], expected, rtol=ONE_ROUNDING, atol=1e-9)  # the sum may cancel
+        np.testing.assert_allclose(new[1, "weights"], old[1, "weights"] * gain[:, None, None, None], rtol=ONE_ROUNDING)
+        assert {layer for layer, _ in new} == {0, 1}
+
+
+def test_a_folded_network_fits_in_every_dialect_that_knows_it(invoke, tmp_path, layout_case):
+    case, output = layout_case, tmp_path / "out.weights"
+    invoke("fold", case.cfg, case.weights, "-o", output, "--dialect", case.dialect)
+    for dialect in ("pjreddie", "alexeyab", "hank"):
+        with contextlib.suppress(BnormError):
+            if read_model(case.cfg, case.weights, dialect).fits:
+                assert read_model(output.with_suffix(".cfg"), output, dialect).fits
+
+
+def test_folding_the_folded_pair_again_says_so_and_changes_nothing(invoke, tmp_path, layout_case):
+    case, once, twice = layout_case, tmp_path / "once.weights", tmp_path / "twice.weights"
+    invoke("fold", case.cfg, case.weights, "-o", once, "--dialect", case.dialect)
+    result = invoke("fold", once.with_suffix(".cfg"), once, "-o", twice, "--dialect", case.dialect)
+    assert result.stdout.startswith(f"nothing to fold; copied to {twice} and {twice.with_suffix('.cfg')}\n")
+    assert twice.read_bytes() == once.read_bytes()
+    assert twice.with_suffix(".cfg").read_bytes() == once.with_suffix(".cfg").read_bytes()
 
 
 def test_a_channel_that_was_folded_computes_the_same(invoke, tiny):
@@ -257,40 +282,6 @@ def test_the_inputs_stay_as_they_are(invoke, tiny):
     assert [path.read_bytes() for path in tiny] == before
 
 
-# --- networks that are refused ----------------------------------------------------------------------------------------
-
-UNFOLDABLE = [
-    ("alexeyab", "convolutional batch_normalize=1 | connected output=2 batch_normalize=1", 7, "batch normalisation"),
-    ("alexeyab", "convolutional batch_normalize=1 | batchnorm", 7, "batch normalisation"),
-    ("alexeyab", "lstm output=2 batch_normalize=1", 5, "batch normalisation"),
-    ("alexeyab", "crnn output=2 pad=1 batch_normalize=1", 5, "batch normalisation"),
-    ("pjreddie", "deconvolutional batch_normalize=1", 5, "batch normalisation"),
-    ("alexeyab", "convolutional filters=3 batch_normalize=1 | convolutional filters=3 share_index=0", 10, "shares"),
-    ("pjreddie", "convolutional dontload=1 batch_normalize=1", 6, "dontload beside batch_normalize"),
-    ("pjreddie", "convolutional dontloadscales=1 batch_normalize=1", 6, "dontloadscales beside batch_normalize"),
-    ("pjreddie", "convolutional flipped=1 batch_normalize=1", 6, "flipped beside batch_normalize"),
-    ("pjreddie", "convolutional filters=2 numload=1 batch_normalize=1", 7, "numload beside batch_normalize"),
-]
-
-
-@pytest.mark.parametrize(("dialect", "layers", "line", "message"), UNFOLDABLE)
-def test_a_network_that_cannot_be_folded_whole_is_refused_with_its_line(
-    invoke, tmp_path, dialect, layers, line, message
-):
-    cfg = tmp_path / "net.cfg"
-    cfg.write_text(cfg_source("3x8x8", layers))
-    weights = write_weights(cfg, tmp_path / "net.weights", dialect)
-    error = refuse(invoke, cfg, weights, "-o", tmp_path / "out.weights", "--dialect", dialect)
-    assert error.startswith(f"error: {cfg}:{line}: [")
-    assert message in error
-
-
-@pytest.mark.parametrize("option", ["dontload=1", "flipped=1", "numload=1"])
-def test_a_plain_layer_may_differ_from_what_was_saved(invoke, tmp_path, option):
-    source = cfg_source("3x8x8", f"convolutional batch_normalize=1 | convolutional filters=2 {option}")
-    assert fold_cfg(invoke, tmp_path, source, dialect="pjreddie") == source.replace("batch_normalize=1\n", "").encode()
-
-
 # --- numbers that are refused -----------------------------------------------------------------------------------------
 
 
@@ -325,6 +316,35 @@ def test_a_variance_of_zero_is_folded_by_epsilon(invoke, tiny, variance):
     old, new = arrays_of(cfg, weights, "alexeyab"), arrays_of(output.with_suffix(".cfg"), output, "alexeyab")
     expected, _ = formula({name: array for (layer, name), array in old.items() if layer == 0})
     np.testing.assert_allclose(new[0, "biases"], expected, rtol=ONE_ROUNDING)
+
+
+def test_clamp_takes_the_nearest_variance_and_says_so(invoke, tiny):
+    """0 for a negative one and for no number, the largest float32 for infinity."""
+    cfg, weights = tiny
+    for channel, value in enumerate([-1, np.nan, np.inf]):
+        change(weights, 3, channel, value)
+    outputs = cfg.with_name("clamped.weights"), cfg.with_name("expected.weights")
+    result = invoke("fold", cfg, weights, "-o", outputs[0], "--bad-variance", "clamp")
+    assert "folded   layer 0 convolutional: clamped: rolling_variance is -1 in channel 0 and 2 more" in result.stdout
+    for channel, value in enumerate([0, 0, np.finfo("f4").max]):
+        change(weights, 3, channel, value)
+    invoke("fold", cfg, weights, "-o", outputs[1])
+    assert outputs[0].read_bytes() == outputs[1].read_bytes()
+
+
+def test_skip_leaves_the_layer_as_it_is(invoke, tiny):
+    cfg, weights = tiny
+    change(weights, 3, 2, np.nan)
+    output = cfg.with_name("out.weights")
+    result = invoke("fold", cfg, weights, "-o", output, "--bad-variance", "skip")
+    assert "kept     layer 0 convolutional: rolling_variance is nan in channel 2" in result.stdout
+    assert (output.read_bytes(), output.with_suffix(".cfg").read_text()) == (weights.read_bytes(), TINY)
+
+
+def test_a_bad_variance_of_a_layer_that_stays_is_no_error(invoke, tiny):
+    cfg, weights = tiny
+    change(weights, 3, 2, -1)
+    invoke("fold", cfg, weights, "-o", cfg.with_name("out.weights"), "--layer", "1")
 
 
 @pytest.mark.parametrize(("field", "value"), [(0, np.nan), (1, np.inf), (1, 3e38), (2, np.inf), (2, -3e38)])
@@ -413,18 +433,12 @@ def test_a_missing_folder_is_refused(invoke, tiny):
 def test_the_document_says_what_became_of_each_layer(invoke, tiny):
     output = tiny[0].with_name("out.weights")
     document = json.loads(invoke("fold", *tiny, "-o", output, "--format", "json").stdout)
+    (layer,) = document.pop("layers")
+    assert 0 < layer.pop("max_abs_error") < 1e-5
+    assert 0 < layer.pop("max_rel_error") < 1e-6
+    assert list(layer.pop("gain_change")) == ["darknet", "pjreddie-cpu", "opencv", "ultralytics", "keras"]
+    assert layer == {"index": 0, "type": "convolutional", "part": "", "folded": True, "reason": ""}
     assert document == {
-        "layers": [
-            {
-                "index": 0,
-                "type": "convolutional",
-                "part": "",
-                "folded": True,
-                "reason": "",
-                "max_abs_error": None,
-                "max_rel_error": None,
-            }
-        ],
         "parameters_before": 134,
         "parameters_after": 122,
         "bytes_before": 556,
@@ -444,11 +458,42 @@ def test_csv_has_a_row_per_folded_layer(invoke, tiny):
 def test_the_table_says_what_was_folded(invoke, tiny):
     output = tiny[0].with_name("out.weights")
     lines = invoke("fold", *tiny, "-o", output).stdout.splitlines()
-    assert lines[0] == f"folded 1 layers into {output} and {output.with_suffix('.cfg')}"
+    assert lines[0] == f"folded 1 layer into {output} and {output.with_suffix('.cfg')}"
     assert [line.split() for line in lines if line.startswith(("parameters", "bytes"))] == [
         ["parameters", "134", "122"],
         ["bytes", "556", "508"],
     ]
+
+
+def test_markdown_holds_both_tables(invoke, tiny):
+    text = invoke("fold", *tiny, "-o", tiny[0].with_name("out.weights"), "--format", "markdown").stdout
+    assert "| layer | type | max abs | max rel | pjreddie-cpu | opencv | ultralytics | keras |" in text
+    assert "| bytes | 556 | 508 |" in text
+
+
+def test_a_dry_run_says_the_same_and_writes_nothing(invoke, tiny):
+    cfg, weights = tiny
+    output = cfg.with_name("out.weights")
+    before = set(cfg.parent.iterdir())
+    dry = json.loads(invoke("fold", cfg, weights, "--dry-run", "--format", "json").stdout)
+    assert set(cfg.parent.iterdir()) == before
+    done = json.loads(invoke("fold", cfg, weights, "-o", output, "--format", "json").stdout)
+    names = {"output": None, "output_cfg": None}
+    assert dry == done | names
+    assert "would fold 1 layer; a dry run writes nothing" in invoke("fold", cfg, weights, "--dry-run").stdout
+
+
+def test_without_output_only_a_dry_run_is_possible(invoke, tiny):
+    assert "--dry-run" in invoke("fold", *tiny, exit_code=2).stderr
+
+
+def test_no_verify_leaves_the_errors_open(invoke, tiny):
+    output = tiny[0].with_name("out.weights")
+    document = json.loads(invoke("fold", *tiny, "-o", output, "--no-verify", "--format", "json").stdout)
+    assert (document["layers"][0]["max_abs_error"], document["layers"][0]["max_rel_error"]) == (None, None)
+    again = output.with_name("again.weights")
+    invoke("fold", *tiny, "-o", again)
+    assert output.read_bytes() == again.read_bytes()
 
 
 def test_the_choice_of_a_dialect_is_one_note(invoke, tiny):

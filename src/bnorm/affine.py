@@ -7,6 +7,7 @@ are again of this form.
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
+from functools import reduce
 from typing import NamedTuple
 
 import numpy as np
@@ -93,8 +94,8 @@ def affine(fold: Fold, weights: Weights, known: Statistics, epsilon: Epsilon) ->
             biases = weights[fold.layer, array_name(fold.part.name, "biases")].astype(np.float64)
             gain = np.ones(fold.part.channels)
         inputs = None
-        if fold.before is not None:
-            factor, shift = gain_offset(*known[fold.before, ""], epsilon)
+        if fold.before:
+            factor, shift = _composed([gain_offset(*known[layer, ""], epsilon) for layer in fold.before])
             inputs = inputs_of(factor, fold.part, fold.groups)
             biases = biases + gain * _of_constant(fold, weights, inputs_of(shift, fold.part, fold.groups))
         for layer in fold.behind:
@@ -102,6 +103,11 @@ def affine(fold: Fold, weights: Weights, known: Statistics, epsilon: Epsilon) ->
             gain = gain * factor
             biases = along(factor, 0, biases.ndim) * biases + along(shift, 0, biases.ndim)
     return Affine(fold, gain, inputs, biases)
+
+
+def _composed(lines: list[tuple[Vector, Vector]]) -> tuple[Vector, Vector]:
+    """Gain and offset of several `gain·x + offset` one after the other."""
+    return reduce(lambda first, then: (then[0] * first[0], then[0] * first[1] + then[1]), lines)
 
 
 def _of_constant(fold: Fold, weights: Weights, inputs: Doubles) -> Vector:

@@ -21,13 +21,13 @@ from bnorm.shapes import kernel
 
 
 class Fold(NamedTuple):
-    """A linear part and what it takes in, in this order: a `[batchnorm]` before it, its `own`, those `behind` it."""
+    """A linear part and what it takes in, in this order: `[batchnorm]` layers before it, its `own`, those behind it."""
 
     layer: int
     part: Part
     groups: int
     binary: bool  # its weights count by their signs and the mean magnitude of each filter's
-    before: int | None
+    before: tuple[int, ...]
     own: bool
     behind: tuple[int, ...]
 
@@ -53,22 +53,22 @@ class _Planner:
     """The decisions so far."""
 
     def __init__(self, network: Network, stay: Mapping[int, str]) -> None:
-        self.layers, self.readers = network.layers, readers(network)
+        self.layers, self.readers, self.stay = network.layers, readers(network), stay
         self.groups = _sharing(network)
         self.kept = {
             layer.index: stay[layer.index] for layer in network.layers if layer.batch_normalize and layer.index in stay
         }
-        self.before: dict[int, int] = {}  # a layer: the [batchnorm] before it that it takes in
-        self.behind: dict[int, list[int]] = {}  # a layer: those behind it
         self.removed: dict[int, int] = {}
 
     def plan(self) -> Folds:
         for layer in self.layers:
             if layer.batch_normalize and layer.type != "batchnorm":
                 self._keep(layer, self._own(layer))
-        for layer in self.layers:
-            if layer.batch_normalize and layer.type == "batchnorm":
-                self._place(layer)
+        alone = [layer for layer in self.layers if layer.batch_normalize and layer.type == "batchnorm"]
+        for layer in alone:
+            self._keep(layer, _unread(layer) or self._place_before(layer))
+        for layer in reversed(alone):
+            self._place_behind(layer)
         own = [layer for layer in self.layers if layer.batch_normalize and layer.index not in self.kept]
         shared = {layer.index: self.groups[layer.index][0] for layer in own if _shares(layer)}
         folds = (self._fold(layer, part) for layer in self.layers for part in layer.parts)
@@ -76,9 +76,11 @@ class _Planner:
 
     def _fold(self, layer: Layer, part: Part) -> Fold | None:
         own = part.batch_normalize and layer.index not in self.kept
-        before, behind = self.before.get(layer.index), tuple(self.behind.get(layer.index, ()))
-        if part.kind == "batchnorm" or _shares(layer) or not (own or before is not None or behind):
+        around = {gone for gone, target in self.removed.items() if target == layer.index}
+        if part.kind == "batchnorm" or _shares(layer) or not (own or around):
             return None
+        before = tuple(sorted(gone for gone in around if gone < layer.index))
+        behind = tuple(sorted(gone for gone in around if gone > layer.index))
         convolution = part.kind == "convolutional"
         groups = groups_of(layer.section) if convolution else 1
         return Fold(layer.index, part, groups, convolution and _binary(layer), before, own, behind)
@@ -98,25 +100,27 @@ class _Planner:
                 return reason if other is layer else f"shares its weights with layer {index}: {reason}"
         return ""
 
-    def _place(self, layer: Layer) -> None:
-        """Find a layer that a `[batchnorm]` can go into."""
+    def _place_before(self, layer: Layer) -> str:
+        """Let a `[batchnorm]` go into the layer before it, or to where the one before it went; else why not."""
         if layer.index in self.kept:
-            return
-        if reason := _unread(layer):
-            self._keep(layer, reason)
-            return
+            return ""
         target = self.removed.get(layer.index - 1, layer.index - 1)
         reason = self._into_before(layer, target)
         if not reason:
-            self.behind.setdefault(target, []).append(layer.index)
             self.removed[layer.index] = target
+        return reason
+
+    def _place_behind(self, layer: Layer) -> None:
+        """Let a `[batchnorm]` that cannot go into the layer before it go into the one behind."""
+        if layer.index in self.removed or layer.index in self.stay or _unread(layer):
             return
-        other = self._into_behind(layer)
-        if other:
-            self._keep(layer, f"{reason}; {other}")
+        target = self.removed.get(layer.index + 1, layer.index + 1)
+        reason = self._into_behind(layer, target)
+        if reason:
+            self.kept[layer.index] += f"; {reason}"
             return
-        self.before[layer.index + 1] = layer.index
-        self.removed[layer.index] = layer.index + 1
+        del self.kept[layer.index]
+        self.removed[layer.index] = target
 
     def _into_before(self, layer: Layer, target: int) -> str:
         """Why a `[batchnorm]` cannot go into the layer before it, or where that is one that goes, into its target."""
@@ -137,9 +141,8 @@ class _Planner:
         others = self.readers.get(layer.index - 1)
         return f"layer {min(others)} reads layer {layer.index - 1}, too" if others else ""
 
-    def _into_behind(self, layer: Layer) -> str:
-        """Why a `[batchnorm]` cannot go into the layer behind it."""
-        index = layer.index + 1
+    def _into_behind(self, layer: Layer, index: int) -> str:
+        """Why a `[batchnorm]` cannot go into the layer behind it, or where that is one that goes, into its target."""
         if index == len(self.layers):
             return "no layer stands behind it"
         linear = self.layers[index]

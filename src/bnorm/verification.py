@@ -57,8 +57,8 @@ def compare(fold: Fold, old: Source, new: Source, statistics: Statistics, epsilo
 
 
 def _before(fold: Fold, old: Source, windows: Doubles, statistics: Statistics, epsilon: Epsilon) -> _Outputs:
-    if fold.before is not None:
-        vectors = _vectors(statistics[fold.before, ""], epsilon)
+    for layer in fold.before:
+        vectors = _vectors(statistics[layer, ""], epsilon)
         each = [inputs_of(vector, fold.part, fold.groups)[..., np.newaxis] for vector in vectors]
         windows = _normalised(_Outputs(windows, windows), *each).values
     sums, _ = _sums(fold, old, windows)

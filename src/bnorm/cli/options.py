@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 from itertools import chain
 from pathlib import Path
@@ -124,10 +125,9 @@ class EpsilonChoice(click.ParamType[Epsilon]):
         match = re.fullmatch(r"[0-9]{0,20}\.?[0-9]{0,20}(e[+-]?[0-9]{1,3})?", number, re.IGNORECASE)
         if match is None or place not in ("", "inside", "outside") or (":" in value and not place):
             self._refuse(value, param, ctx)
-        try:
-            return Epsilon(float(number), inside=place != "outside")
-        except ValueError:
+        if not re.search("[0-9]", number.lower().partition("e")[0]) or not math.isfinite(float(number)):
             self._refuse(value, param, ctx)
+        return Epsilon(float(number), inside=place != "outside")
 
     def _refuse(self, value: str, param: click.Parameter | None, ctx: click.Context | None) -> NoReturn:
         names = ", ".join(RUNTIMES)
