@@ -16,7 +16,7 @@ from bnorm.folding import FoldReport, fold
 from bnorm.model import read_model
 from bnorm.references import without
 from conftest import cfg_source, write_weights
-from forward import Run
+from forward import Run, convolve
 
 # Each weight is rounded once, 6e-8 of it; a few dozen of them make an output, and a few layers stand behind each other.
 CLOSE = {"rtol": 1e-4, "atol": 1e-5}
@@ -418,3 +418,26 @@ def test_the_change_of_gain_is_that_of_the_most_sensitive_channel(invoke, tiny):
     assert change["opencv"] == pytest.approx(np.sqrt((variance + 1e-5) / (variance + 1e-6)) - 1)
     assert change["keras"] == pytest.approx(1 - np.sqrt((variance + 1e-5) / (variance + 1e-3)))
     assert change["pjreddie-cpu"] == pytest.approx(np.sqrt(variance + 1e-5) / (np.sqrt(variance) + 1e-6) - 1)
+
+
+@pytest.mark.parametrize(("epsilon", "arithmetic"), [("pjreddie-cpu", "pjreddie"), ("darknet", "alexeyab")])
+def test_a_folded_layer_and_bnorm_run_agree(invoke, tmp_path, epsilon, arithmetic):
+    """`run` on what the convolution gives, rounded to float32, and the folded convolution."""
+    cfg, output = tmp_path / "net.cfg", tmp_path / "out.weights"
+    cfg.write_text(cfg_source("3x6x6", f"convolutional filters=4 size=3 pad=1 {BN}"))
+    weights = write_weights(cfg, tmp_path / "net.weights")
+    data = bytearray(weights.read_bytes())
+    struct.pack_into("<f", data, 20 + 4 * 12, 1e-5)  # a rolling_variance that tells the two apart
+    weights.write_bytes(data)
+    invoke("fold", cfg, weights, "-o", output, "--epsilon", epsilon, "--dialect", "alexeyab")
+    old, new = (Run(*pair, "alexeyab", DARKNET).arrays[0] for pair in ((cfg, weights), (tmp_path / "out.cfg", output)))
+    image = np.random.default_rng(0).normal(size=(3, 6, 6))
+    np.save(tmp_path / "x.npy", convolve(image, old["weights"], 1, 1, 1).astype("f4"))
+    options = ["--layer", 0, "--input", tmp_path / "x.npy", "--arithmetic", arithmetic, "-o", tmp_path / "y"]
+    invoke("run", cfg, weights, *options, "--dialect", "alexeyab")
+    after = convolve(image, new["weights"], 1, 1, 1) + new["biases"][:, None, None]
+    y = np.load(tmp_path / "y/y.npy")
+    # One rounding of x and one of y, and some dozen of weights, all in relation to the channel's largest output.
+    np.testing.assert_allclose(
+        y / abs(y).max((1, 2), keepdims=True), after / abs(y).max((1, 2), keepdims=True), atol=5e-7
+    )

@@ -114,7 +114,7 @@ class Size(click.ParamType[int]):
 class EpsilonChoice(click.ParamType[Epsilon]):
     """A runtime's name, or a value and its place: `opencv`, `1e-5`, `1e-6:outside`."""
 
-    name = "NAME|VALUE[:inside|outside]"
+    name = "NAME|VALUE[:PLACE]"
 
     def convert(self, value: str | Epsilon, param: click.Parameter | None, ctx: click.Context | None) -> Epsilon:
         if isinstance(value, Epsilon):
@@ -139,5 +139,7 @@ epsilon_option = click.option(
     type=EpsilonChoice(),
     default="darknet",
     show_default=True,
-    help="Whose guard against a variance of zero: " + ", ".join(RUNTIMES) + ", or a value, inside the root or outside.",
+    help="Whose guard against a variance of zero: "
+    + ", ".join(RUNTIMES)
+    + ", or a value, with :inside (of the root) or :outside behind it.",
 )

@@ -1,0 +1,93 @@
+"""The proof that each fold carries: small where folding is right, and a failure where anything is not."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from bnorm import folding
+from bnorm.errors import OutputError
+from bnorm.folding import fold
+from bnorm.model import read_model
+from conftest import cfg_source, write_weights
+
+BN = "batch_normalize=1"
+LAYERS = [
+    ("alexeyab", "4x6x6", f"convolutional {BN} filters=6 size=3 groups=2"),
+    ("alexeyab", "4x6x6", f"convolutional {BN} filters=6 size=3 binary=1"),
+    ("pjreddie", "4x6x6", f"convolutional {BN} filters=6 size=3 flipped=1"),
+    ("pjreddie", "4x6x6", f"deconvolutional {BN} filters=6 size=3"),
+    ("alexeyab", "4x6x6", f"connected {BN} output=5"),
+    ("alexeyab", "4x6x6", "local filters=5 size=3 activation=linear | batchnorm"),
+    ("alexeyab", "4x6x6", "batchnorm | convolutional filters=6 groups=2"),
+    ("alexeyab", "9", f"lstm {BN} output=4"),
+]
+
+
+def pair(folder, dialect, net, layers, seed=0):
+    cfg = folder / "net.cfg"
+    cfg.write_text(cfg_source(net, layers))
+    return read_model(cfg, write_weights(cfg, folder / "net.weights", dialect, seed), dialect)
+
+
+@pytest.mark.parametrize(("dialect", "net", "layers"), LAYERS)
+def test_the_difference_is_that_of_one_rounding(tmp_path, dialect, net, layers):
+    """Some dozens of roundings of 6e-8 each, in relation to the channel's largest output."""
+    report = fold(pair(tmp_path, dialect, net, layers), None)
+    assert report.layers
+    assert all(0 < row.max_rel_error < 1e-6 and 0 < row.max_abs_error < 1e-4 for row in report.layers)
+
+
+def spoil(array: str, by: float):
+    """A `folded` that moves one value of an array by this part of itself."""
+    from bnorm.affine import folded
+
+    def spoiled(weights, stored, change):
+        for block in folded(weights, stored, change):
+            if stored.field == array:
+                block.flat[0] *= 1 + by
+            yield block
+
+    return spoiled
+
+
+@pytest.mark.parametrize("array", ["weights", "biases"])
+@pytest.mark.parametrize(("dialect", "net", "layers"), LAYERS)
+def test_one_value_that_is_off_by_a_thousandth_fails_and_leaves_nothing(
+    tmp_path, monkeypatch, dialect, net, layers, array
+):
+    model = pair(tmp_path, dialect, net, layers)
+    before = set(tmp_path.iterdir())
+    monkeypatch.setattr(folding, "folded", spoil(array, 1e-3))
+    with pytest.raises(OutputError, match=r"differs by .* from what it was, expected rounding alone"):
+        fold(model, tmp_path / "out.weights")
+    assert set(tmp_path.iterdir()) == before
+
+
+def test_a_rounding_more_is_no_failure(tmp_path, monkeypatch):
+    """2⁻²⁵ of one weight, which the bound of its layer's roundings holds many times."""
+    model = pair(tmp_path, *LAYERS[0])
+    monkeypatch.setattr(folding, "folded", spoil("weights", 2.0**-25))
+    fold(model, tmp_path / "out.weights")
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf])
+def test_where_the_layer_gives_no_number_there_is_nothing_to_compare(tmp_path, value):
+    model = pair(tmp_path, *LAYERS[0])
+    data = np.fromfile(model.weights, "<f4")
+    data[5:11] = value  # all biases, behind the header's 20 bytes
+    data.tofile(model.weights)
+    (row,) = fold(model, None).layers
+    assert (row.max_abs_error, row.max_rel_error) == (0, 0)
+
+
+@pytest.mark.parametrize("seed", range(20))
+def test_weights_of_every_size_pass(tmp_path, seed):
+    """From float32's smallest numbers on, where a rounding is relative to nothing, to large ones."""
+    model = pair(tmp_path, *LAYERS[seed % len(LAYERS)], seed=seed)
+    data = np.fromfile(model.weights, "<f4")
+    rng = np.random.default_rng(seed)
+    with np.errstate(under="ignore"):
+        data[5:] *= (10 ** rng.uniform(-40, 4, data.size - 5)).astype("f4")
+    data.tofile(model.weights)
+    fold(model, tmp_path / "out.weights")
