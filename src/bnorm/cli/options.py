@@ -139,7 +139,6 @@ epsilon_option = click.option(
     type=EpsilonChoice(),
     default="darknet",
     show_default=True,
-    help="Whose guard against a variance of zero: "
-    + ", ".join(RUNTIMES)
-    + ", or a value, with :inside (of the root) or :outside behind it.",
+    help=f"Whose guard against a variance of zero: {', '.join(RUNTIMES)}; or a value, with :inside (the root) or "
+    ":outside behind it.",
 )
