@@ -13,6 +13,7 @@ the matrices of fully-connected layers are stored transposed. Source: `parser.c:
 
 from __future__ import annotations
 
+import re
 import struct
 from pathlib import Path
 from typing import BinaryIO, NamedTuple
@@ -32,16 +33,43 @@ WRITERS: tuple[tuple[tuple[int | None, int | None, int | None], str], ...] = (
 )
 
 
-# How files begin that are handed in as weights by mistake, in lower case and without leading blanks.
-FOREIGN: tuple[tuple[bytes, str, str], ...] = (
-    (b"version https://git-lfs", "a Git LFS pointer", "fetch the file itself with `git lfs pull`"),
-    (b"<!doctype", "HTML", "a download page was saved instead of the file"),
-    (b"<html", "HTML", "a download page was saved instead of the file"),
-    (b"[net", "a cfg", "CFG stands before WEIGHTS on the command line"),
-    (b"pk\x03\x04", "a ZIP archive", "PyTorch and NumPy write such files, too"),
-    (b"\x1f\x8b", "a gzip archive", "unpack it first"),
-    (b"gguf", "a GGUF model", "bnorm reads darknet's files alone"),
-    (b"\x89hdf", "an HDF5 file", "Keras writes such files; bnorm reads darknet's alone"),
+class Foreign(NamedTuple):
+    """How another kind of file begins: a pattern for its first bytes, what it is, the likely cause, and its finding."""
+
+    start: re.Pattern[bytes]
+    kind: str
+    cause: str
+    finding: str
+
+
+def _foreign(start: bytes, kind: str, cause: str, finding: str) -> Foreign:
+    return Foreign(re.compile(start, re.IGNORECASE | re.DOTALL), kind, cause, finding)
+
+
+_DARKNET_ALONE = "bnorm reads darknet's files alone"
+_UNPACK = "unpack it first"
+_PAGE = "a download page was saved instead of the file"
+
+# Files that are handed in as weights by mistake. No darknet header looks so: its first int is 0 or small.
+FOREIGN = (
+    _foreign(rb"\s*version https://git-lfs", "a Git LFS pointer", "fetch the file with `git lfs pull`", "weights-lfs"),
+    _foreign(rb"\s*(<!doctype|<html|<head)", "HTML", _PAGE, "weights-html"),
+    _foreign(rb"\s*\[net", "a cfg", "CFG stands before WEIGHTS on the command line", "weights-text"),
+    _foreign(rb"PK\x03\x04.{26,400}data\.pkl", "a PyTorch model", _DARKNET_ALONE, "weights-foreign"),
+    _foreign(rb"PK\x03\x04.{26,400}\.npy", "a NumPy archive", _DARKNET_ALONE, "weights-foreign"),
+    _foreign(
+        rb"PK\x03\x04", "a ZIP archive", "unpack it first; PyTorch and NumPy write such files, too", "weights-archive"
+    ),
+    _foreign(rb"\x1f\x8b", "a gzip archive", _UNPACK, "weights-archive"),
+    _foreign(rb"(7z\xbc\xaf|rar!|\xfd7zXZ|BZh|\x28\xb5\x2f\xfd)", "an archive", _UNPACK, "weights-archive"),
+    _foreign(rb".{257}ustar", "a tar archive", _UNPACK, "weights-archive"),
+    _foreign(rb"\x80[\x02-\x05][\x8a\x95}(cq]", "a pickle, as of PyTorch", _DARKNET_ALONE, "weights-foreign"),
+    _foreign(rb".{8}\s*\{\s*\"", "a safetensors model", _DARKNET_ALONE, "weights-foreign"),
+    _foreign(rb"GGUF|GGML|lmgg|tjgg", "a GGUF or GGML model", _DARKNET_ALONE, "weights-foreign"),
+    _foreign(rb"\x89HDF", "an HDF5 file, as of Keras", _DARKNET_ALONE, "weights-foreign"),
+    _foreign(rb"\x93NUMPY", "a NumPy array", _DARKNET_ALONE, "weights-foreign"),
+    _foreign(rb".{4}TFL3", "a TensorFlow Lite model", _DARKNET_ALONE, "weights-foreign"),
+    _foreign(rb"\x08[\x01-\x1f][\x12\x1a\x22\x2a\x32\x3a\x42]", "an ONNX model", _DARKNET_ALONE, "weights-foreign"),
 )
 
 
@@ -100,14 +128,13 @@ def read_header(file: BinaryIO, path: Path, dialect: Dialect) -> Header:
 
 
 def _refuse_foreign(path: Path, data: bytes) -> None:
-    start = data.lstrip().lower()
-    for magic, kind, cause in FOREIGN:
-        if start.startswith(magic):
-            raise WeightsError(path, f"is {kind}, expected darknet's weights", cause=cause)
+    for row in FOREIGN:
+        if row.start.match(data):
+            what = f"is {row.kind}, expected darknet's weights"
+            raise WeightsError(path, what, cause=row.cause, finding=row.finding)
     if data and all(32 <= byte < 127 or byte in b"\t\r\n" for byte in data):
-        raise WeightsError(
-            path, "is text, expected darknet's weights", cause="an error message that was saved as file?"
-        )
+        cause = "an error message that was saved as file, or a cfg?"
+        raise WeightsError(path, "is text, expected darknet's weights", cause=cause, finding="weights-text")
 
 
 def seen_type(major: int, minor: int, dialect: Dialect) -> struct.Struct:
@@ -125,4 +152,5 @@ def _too_short(path: Path, nbytes: int, expected: str) -> WeightsError:
         path,
         f"{what}, expected at least {expected} bytes, got {nbytes}",
         cause="an interrupted download or a full disk?",
+        finding="weights-empty" if nbytes == 0 else "weights-cut",
     )
