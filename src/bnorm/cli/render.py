@@ -7,14 +7,19 @@ import io
 import json
 import math
 import os
+import shutil
 import sys
+import textwrap
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import click
 
+from bnorm.files import replacing
+from bnorm.findings import Finding
 from bnorm.model import Model
 
 Cell = str | int | float | None
@@ -26,6 +31,7 @@ class Column(NamedTuple):
     name: str
     show: Callable[[Any], str] = str
     right: bool = True
+    spare: bool = False  # left out of a table that the terminal is too narrow for
 
 
 class Table(NamedTuple):
@@ -43,11 +49,17 @@ class Page(NamedTuple):
     records: Table
     summary: Sequence[str] = ()
     footer: Sequence[str] = ()
+    findings: Sequence[Finding] = ()
 
 
-def show(page: Page, format_: str) -> None:
-    """Print the page on stdout."""
-    FORMATS[format_](page)
+def show(page: Page, format_: str, output: Path | None = None) -> None:
+    """Print the page on stdout, or write it to a file."""
+    text = FORMATS[format_](page)
+    if output is None:
+        click.echo(text, nl=False)
+        return
+    with replacing(output) as (file,):
+        file.write(click.unstyle(text).encode())
 
 
 def note(model: Model) -> None:
@@ -76,9 +88,9 @@ def progress() -> Iterator[Callable[[int, int], None] | None]:
         yield advance
 
 
-def _json(page: Page) -> None:
+def _json(page: Page) -> str:
     """One document; numbers that JSON cannot hold are the strings "nan", "inf" and "-inf"."""
-    click.echo(json.dumps(_jsonable(page.document()), indent=1, ensure_ascii=False, allow_nan=False))
+    return json.dumps(_jsonable(page.document()), indent=1, ensure_ascii=False, allow_nan=False) + "\n"
 
 
 def _jsonable(value: object) -> object:
@@ -91,49 +103,79 @@ def _jsonable(value: object) -> object:
     return value
 
 
-def _table(page: Page) -> None:
-    """Lines, an aligned table, and lines; click drops the style where stdout is no terminal."""
-    for line in page.summary:
-        click.echo(line)
-    for number, line in enumerate(_aligned(page.rows)):
-        click.echo(click.style(line, bold=True) if number == 0 and not os.environ.get("NO_COLOR") else line)
-    for line in page.footer:
-        click.echo(line)
+def _table(page: Page) -> str:
+    """Lines, an aligned table, lines and findings; click drops the style where stdout is no terminal."""
+    heading, *rows = _aligned(page.rows, width()) or [""]
+    if heading and not os.environ.get("NO_COLOR"):
+        heading = click.style(heading, bold=True)
+    lines = [*page.summary, *([heading, *rows] if heading else []), *page.footer]
+    lines += [line for finding in page.findings for line in _wrapped(finding)]
+    return "".join(f"{line}\n" for line in lines)
 
 
-def _aligned(table: Table) -> list[str]:
-    """A heading, a rule and the rows, each cell as wide as its column needs."""
+def width() -> int:
+    """Columns of the terminal; 80 where stdout is none."""
+    return shutil.get_terminal_size((80, 24)).columns
+
+
+def _wrapped(finding: Finding) -> list[str]:
+    return textwrap.wrap(
+        f"{finding.severity:8} {finding.message} [{finding.id}]",
+        max(width(), 40),
+        subsequent_indent=" " * 9,
+        break_long_words=False,
+        break_on_hyphens=False,
+    )
+
+
+def _aligned(table: Table, most: int) -> list[str]:
+    """A heading, a rule and the rows, each cell as wide as its column needs; spare columns where they fit `most`."""
     if not table.rows:
         return []
     shown = [[column.name for column in table.columns], *(_shown(table.columns, row) for row in table.rows)]
     widths = [max(map(len, cells)) for cells in zip(*shown, strict=True)]
+    empty = [not any(cells) for cells in zip(*shown[1:], strict=True)]
+    kept = _fitting([column.spare for column in table.columns], empty, widths, most)
     aligned = [
         " ".join(
-            cell.rjust(width) if column.right else cell.ljust(width)
-            for column, cell, width in zip(table.columns, cells, widths, strict=True)
+            cells[i].rjust(widths[i]) if table.columns[i].right else cells[i].ljust(widths[i]) for i in kept
         ).rstrip()
         for cells in shown
     ]
-    return [aligned[0], "-" * (sum(widths) + len(widths) - 1), *aligned[1:]]
+    return [aligned[0], "-" * (sum(widths[i] for i in kept) + len(kept) - 1), *aligned[1:]]
 
 
-def _csv(page: Page) -> None:
+def _fitting(spare: Sequence[bool], empty: Sequence[bool], widths: Sequence[int], most: int) -> list[int]:
+    """The columns to show: spare ones go where they are empty, and the last first until the rest fits."""
+    kept = [i for i in range(len(spare)) if not (spare[i] and empty[i])]
+    for i in reversed(kept.copy()):
+        if spare[i] and sum(widths[k] + 1 for k in kept) > most + 1:
+            kept.remove(i)
+    return kept
+
+
+def _csv(page: Page) -> str:
     """Comma-separated records with a heading; what does not apply is empty."""
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
     writer.writerow([column.name for column in page.records.columns])
     writer.writerows(page.records.rows)
-    click.echo(text.getvalue(), nl=False)
+    return text.getvalue()
 
 
-def _markdown(page: Page) -> None:
+def _markdown(page: Page) -> str:
     """The lines as a list, the table, and the other lines as a list."""
-    marks = ["---:" if column.right else ":---" for column in page.rows.columns]
-    head = [[column.name.replace("|", "\\|") for column in page.rows.columns], marks]
-    rows = [_shown(page.rows.columns, row) for row in page.rows.rows]
-    grid = ["| " + " | ".join(row) + " |" for row in [*head, *rows]] if rows else []
-    above, below = (["* " + " ".join(line.split()) for line in lines if line] for lines in (page.summary, page.footer))
-    click.echo("\n".join([*above, "", *grid, "", *below]).strip("\n"))
+    columns = page.rows.columns
+    marks = ["---:" if column.right else ":---" for column in columns]
+    rows = [[_cell(cell) for cell in _shown(columns, row)] for row in page.rows.rows]
+    grid = ["| " + " | ".join(row) + " |" for row in [[_cell(column.name) for column in columns], marks, *rows]]
+    footer = [*page.footer, *(f"{row.severity}: {row.message} [{row.id}]" for row in page.findings)]
+    above, below = (["* " + " ".join(line.split()) for line in lines if line] for lines in (page.summary, footer))
+    return "\n".join([*above, "", *(grid if rows else ()), "", *below]).strip("\n") + "\n"
+
+
+def _cell(text: str) -> str:
+    return text.replace("|", "\\|")
 
 
 FORMATS = {"table": _table, "json": _json, "csv": _csv, "markdown": _markdown}
