@@ -8,7 +8,7 @@ zeros to the end.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from itertools import pairwise
 from typing import NamedTuple
 
@@ -196,12 +196,17 @@ def _with_classes(text: Text, dialect: Dialect, header: Header, classes: int) ->
         return None
     if not detectors:
         return None
-    now = " and ".join(sorted({str(detector.integer("classes", 20)) for _, detector in detectors}))
-    filters = " and ".join(sorted({str(value) for _, _, value in changes}))
-    kinds = " or ".join(sorted({f"[{detector.name}]" for _, detector in detectors}))
-    message = f"fits if classes={classes}, and filters={filters} before each {kinds}; the cfg has classes={now}"
+    now = _either(detector.integer("classes", 20) for _, detector in detectors)
+    before = _either(section.integer("filters", 1) for section, _ in detectors if section.type == "convolutional")
+    filters, kinds = _either(value for _, _, value in changes), _either(f"[{layer.name}]" for _, layer in detectors)
+    message = f"fits if classes={classes} and filters={filters} before each {kinds}"
+    message = f"{message}; the cfg has classes={now} and filters={before}"
     layout = plan(network, header.nbytes, transposed=header.transposed)
     return Cause(found("weights-classes", message), layout)
+
+
+def _either(values: Iterable[object]) -> str:
+    return " or ".join(sorted(set(map(str, values))))
 
 
 def _detectors(sections: tuple[Section, ...]) -> list[tuple[Section, Section]]:

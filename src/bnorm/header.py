@@ -13,7 +13,6 @@ the matrices of fully-connected layers are stored transposed. Source: `parser.c:
 
 from __future__ import annotations
 
-import re
 import struct
 from pathlib import Path
 from typing import BinaryIO, NamedTuple
@@ -34,42 +33,46 @@ WRITERS: tuple[tuple[tuple[int | None, int | None, int | None], str], ...] = (
 
 
 class Foreign(NamedTuple):
-    """How another kind of file begins: a pattern for its first bytes, what it is, the likely cause, and its finding."""
+    """How another kind of file begins: one of `starts` at `offset`, in lower case, and `within` close behind."""
 
-    start: re.Pattern[bytes]
     kind: str
-    cause: str
     finding: str
+    cause: str
+    starts: tuple[bytes, ...]
+    offset: int = 0
+    within: bytes = b""
 
 
-def _foreign(start: bytes, kind: str, cause: str, finding: str) -> Foreign:
-    return Foreign(re.compile(start, re.IGNORECASE | re.DOTALL), kind, cause, finding)
-
-
-_DARKNET_ALONE = "bnorm reads darknet's files alone"
-_UNPACK = "unpack it first"
+_ALONE = "bnorm reads darknet's files alone"
 _PAGE = "a download page was saved instead of the file"
+_ZIP = (b"pk\3\4",)
+_ONNX = tuple(
+    bytes((8, version, tag)) for version in range(1, 32) for tag in (0x12, 0x1A, 0x22, 0x2A, 0x32, 0x3A, 0x42)
+)
 
 # Files that are handed in as weights by mistake. No darknet header looks so: its first int is 0 or small.
 FOREIGN = (
-    _foreign(rb"\s*version https://git-lfs", "a Git LFS pointer", "fetch the file with `git lfs pull`", "weights-lfs"),
-    _foreign(rb"\s*(<!doctype|<html|<head)", "HTML", _PAGE, "weights-html"),
-    _foreign(rb"\s*\[net", "a cfg", "CFG stands before WEIGHTS on the command line", "weights-text"),
-    _foreign(rb"PK\x03\x04.{26,400}data\.pkl", "a PyTorch model", _DARKNET_ALONE, "weights-foreign"),
-    _foreign(rb"PK\x03\x04.{26,400}\.npy", "a NumPy archive", _DARKNET_ALONE, "weights-foreign"),
-    _foreign(
-        rb"PK\x03\x04", "a ZIP archive", "unpack it first; PyTorch and NumPy write such files, too", "weights-archive"
+    Foreign("a Git LFS pointer", "weights-lfs", "fetch the file with `git lfs pull`", (b"version https://git-lfs",)),
+    Foreign("HTML", "weights-html", _PAGE, (b"<!doctype", b"<html", b"<head")),
+    Foreign("a cfg", "weights-text", "CFG stands before WEIGHTS on the command line", (b"[net",)),
+    Foreign("a PyTorch model", "weights-foreign", _ALONE, _ZIP, within=b"data.pkl"),
+    Foreign("a NumPy archive", "weights-foreign", _ALONE, _ZIP, within=b".npy"),
+    Foreign("a ZIP archive", "weights-archive", "unpack it first; PyTorch writes such files, too", _ZIP),
+    Foreign("a gzip archive", "weights-archive", "unpack it first", (b"\x1f\x8b",)),
+    Foreign(
+        "an archive",
+        "weights-archive",
+        "unpack it first",
+        (b"7z\xbc\xaf", b"rar!", b"\xfd7zxz", b"bzh", b"\x28\xb5\x2f\xfd"),
     ),
-    _foreign(rb"\x1f\x8b", "a gzip archive", _UNPACK, "weights-archive"),
-    _foreign(rb"(7z\xbc\xaf|rar!|\xfd7zXZ|BZh|\x28\xb5\x2f\xfd)", "an archive", _UNPACK, "weights-archive"),
-    _foreign(rb".{257}ustar", "a tar archive", _UNPACK, "weights-archive"),
-    _foreign(rb"\x80[\x02-\x05][\x8a\x95}(cq]", "a pickle, as of PyTorch", _DARKNET_ALONE, "weights-foreign"),
-    _foreign(rb".{8}\s*\{\s*\"", "a safetensors model", _DARKNET_ALONE, "weights-foreign"),
-    _foreign(rb"GGUF|GGML|lmgg|tjgg", "a GGUF or GGML model", _DARKNET_ALONE, "weights-foreign"),
-    _foreign(rb"\x89HDF", "an HDF5 file, as of Keras", _DARKNET_ALONE, "weights-foreign"),
-    _foreign(rb"\x93NUMPY", "a NumPy array", _DARKNET_ALONE, "weights-foreign"),
-    _foreign(rb".{4}TFL3", "a TensorFlow Lite model", _DARKNET_ALONE, "weights-foreign"),
-    _foreign(rb"\x08[\x01-\x1f][\x12\x1a\x22\x2a\x32\x3a\x42]", "an ONNX model", _DARKNET_ALONE, "weights-foreign"),
+    Foreign("a tar archive", "weights-archive", "unpack it first", (b"ustar",), offset=257),
+    Foreign("a pickle, as of PyTorch", "weights-foreign", _ALONE, tuple(bytes((0x80, n)) for n in (2, 3, 4, 5))),
+    Foreign("a safetensors model", "weights-foreign", _ALONE, (b'{"',), offset=8),
+    Foreign("a GGUF or GGML model", "weights-foreign", _ALONE, (b"gguf", b"ggml", b"lmgg", b"tjgg")),
+    Foreign("an HDF5 file, as of Keras", "weights-foreign", _ALONE, (b"\x89hdf",)),
+    Foreign("a NumPy array", "weights-foreign", _ALONE, (b"\x93numpy",)),
+    Foreign("a TensorFlow Lite model", "weights-foreign", _ALONE, (b"tfl3",), offset=4),
+    Foreign("an ONNX model", "weights-foreign", _ALONE, _ONNX),
 )
 
 
@@ -128,8 +131,9 @@ def read_header(file: BinaryIO, path: Path, dialect: Dialect) -> Header:
 
 
 def _refuse_foreign(path: Path, data: bytes) -> None:
+    small = data.lower()
     for row in FOREIGN:
-        if row.start.match(data):
+        if small[row.offset :].lstrip().startswith(row.starts) and row.within in small:
             what = f"is {row.kind}, expected darknet's weights"
             raise WeightsError(path, what, cause=row.cause, finding=row.finding)
     if data and all(32 <= byte < 127 or byte in b"\t\r\n" for byte in data):

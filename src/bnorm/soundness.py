@@ -11,7 +11,7 @@ from bnorm.batchnorm import DARKNET, RUNTIMES, Vector
 from bnorm.findings import Finding, found
 from bnorm.layout import Array
 from bnorm.network import Layer
-from bnorm.statistics import DEAD_BELOW, Channels, Mask, channel_axis
+from bnorm.statistics import DEAD_BELOW, Channels, Mask, channel_axis, median
 from bnorm.weights import Floats
 
 READERS = ("darknet", "pjreddie-cpu", "opencv")  # runtimes that read darknet's files as they are
@@ -118,7 +118,7 @@ def _sensitive(channels: Channels) -> Mask:
 def _diverged(channels: Channels) -> Mask:
     sizes = np.abs(channels.scale)
     with np.errstate(all="ignore"):
-        diverged: Mask = (sizes > DIVERGED) | ((sizes > LARGE) & (sizes > FAR * np.median(sizes)))
+        diverged: Mask = (sizes > DIVERGED) | ((sizes > LARGE) & (sizes > FAR * median(sizes)))
         return diverged
 
 

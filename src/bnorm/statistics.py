@@ -140,8 +140,10 @@ def summary(channels: Channels) -> Statistics:
         "folded_max": channels.folded_max,
     }
     known = {name: values for name, values in columns.items() if values is not None}
-    levels = np.quantile(np.stack(list(known.values())), LEVELS, axis=1, method="lower")
-    quantiles = {name: Quantiles(*map(float, levels[:, row])) for row, name in enumerate(known)}
+    ordered = np.sort(np.stack(list(known.values())), axis=1)
+    ordered[np.isnan(ordered[:, -1])] = np.nan  # which sorts behind all numbers
+    levels = ordered[:, [int(level * (channels.scale.size - 1)) for level in LEVELS]].tolist()
+    quantiles = {name: Quantiles(*row) for name, row in zip(known, levels, strict=True)}
     counts = (int(np.count_nonzero(mask)) for mask in (channels.dead, channels.near_dead, channels.constant))
     return Statistics(channels.scale.size, quantiles, _range(channels), *counts)
 
@@ -180,6 +182,12 @@ def above_zero(scale: Vector, bias: Vector) -> Vector:
     return np.array([0.5 * math.erfc(-value) for value in reach.tolist()])
 
 
+def median(values: Vector) -> float:
+    """The middle value, the upper of two; NaN of nothing."""
+    # np.median would import numpy.ma, which takes longer than all the rest.
+    return float(np.sort(values)[values.size // 2]) if values.size else math.nan
+
+
 def _channels(vectors: dict[str, Vector], epsilon: Epsilon, magnitudes: Magnitudes | None, rectified: bool) -> Channels:
     scale, mean, variance = (vectors[field] for field in ("scales", "rolling_mean", "rolling_variance"))
     bias = vectors.get("biases", np.zeros_like(scale))  # pjreddie's [batchnorm] stores none: they are 0
@@ -190,8 +198,7 @@ def _channels(vectors: dict[str, Vector], epsilon: Epsilon, magnitudes: Magnitud
         deviation = np.abs(gain) * np.sqrt(variance)
         folded = None if largest is None else largest * np.abs(gain)
         dead = deviation < DEAD_BELOW
-        living = deviation[~dead & np.isfinite(deviation)]
-        faint = deviation < (NEAR_DEAD * np.median(living) if living.size else 0)
+        faint = deviation < NEAR_DEAD * median(deviation[~dead & np.isfinite(deviation)])
         near = ~dead & (faint | (rectified & (share < SELDOM)))
         constant = dead & ((bias if rectified else np.abs(bias)) >= DEAD_BELOW)
     return Channels(scale, bias, mean, variance, gain, offset, share, norm, largest, folded, dead, near, constant)

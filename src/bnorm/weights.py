@@ -107,7 +107,7 @@ class Weights(Closing):
         assert cut is not None  # bytes are missing, so an array ends behind them
         held = (self.nbytes - cut.offset) // FLOAT
         place = f"inside layer {cut.layer} {cut.name}, behind {held} of its {cut.size} floats"
-        if held <= 0:
+        if self.nbytes <= cut.offset:
             place = f"before layer {cut.layer} {cut.name}"
         return f"ends {place}, {_amount(missing)} short"
 
