@@ -253,8 +253,8 @@ def _other_cfg(weights: Weights, planned: list[Array]) -> Finding:
         )
         return found("weights-foreign", message)
     good = [array for array in weights.layout.arrays if array.field == first.field and array.offset < first.offset]
-    after = f"after {_named(good[-1])}" if good else "from the start"
-    what = f"belongs to another cfg: {after}, not later than {_named(first)}, file and cfg differ"
+    known = f"fit up to {_named(good[-1])}, and no longer at" if good else "do not even fit"
+    what = f"belongs to another cfg: its numbers {known} {_named(first)}"
     return found("weights-other-cfg", f"{what}; {sizes}", layer=first.layer)
 
 
