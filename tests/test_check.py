@@ -178,7 +178,7 @@ def test_folded_weights_fit_without_batch_normalisation(pair, tmp_path):
     assert (found.id, found.severity) == ("weights-folded", KINDS["weights-folded"].severity)
 
 
-def test_a_file_of_another_dialect_fits_that_one(tmp_path):
+def test_a_file_of_another_dialect_fits_that_one():
     """pjreddie stores no biases of [batchnorm]."""
     folder = Path(__file__).parent / "golden" / "layouts"
     (found,) = findings(folder / "batchnorm.cfg", folder / "batchnorm.pjreddie.weights", "alexeyab")
@@ -548,7 +548,7 @@ def test_findings_are_wrapped_to_the_terminal(invoke, pair, columns):
     assert len(found) == {"80": 4, "160": 3}[columns]
 
 
-def test_errors_come_first(invoke, pair):
+def test_errors_come_first(pair):
     pair[0].write_text(TEXT.replace("channels=3", "channels=3\nchanels=4\nangle=\n"))
     pair[1].write_bytes(patched(4, "rolling_variance", 7, 0.0, -1.0))
     severities = [found.severity for found in findings(*pair, dialect="alexeyab")]

@@ -59,7 +59,7 @@ def command(
 def _kinds() -> Page:
     rows = list(KINDS.values())
     columns = [Column(name, right=False) for name in ("id", "severity", "meaning")]
-    records = Table([*columns, Column("likely cause", right=False, spare=True)], rows)
+    records = Table([*columns, Column("likely cause", right=False, spare=1)], rows)
     return Page(document=lambda: [row._asdict() for row in rows], rows=records, records=records)
 
 

@@ -130,7 +130,7 @@ LAYER_TABLE = (
     Column("variance", _span),
     Column("|gain|", _span),
     Column("dead"),
-    Column(".01-10", right=False, spare=True),
+    Column(".01-10", right=False, spare=1),
 )
 
 
@@ -175,12 +175,12 @@ CHANNEL_TABLE = (
     Column("channel"),
     Column("scale", render.number),
     Column("bias", render.number),
-    Column("mean", render.number, spare=True),
+    Column("mean", render.number, spare=2),
     Column("variance", render.number),
     Column("gain", render.number),
     Column("offset", render.number),
-    Column("norm", render.number, spare=True),
-    Column("max|w|", render.number),
+    Column("norm", render.number, spare=3),
+    Column("max|w|", render.number, spare=1),
     Column("folded", render.number),
     Column(">0", lambda share: f"{share:.0%}"),
     Column("state", right=False),

@@ -31,7 +31,7 @@ class Column(NamedTuple):
     name: str
     show: Callable[[Any], str] = str
     right: bool = True
-    spare: bool = False  # left out of a table that the terminal is too narrow for
+    spare: int = 0  # over 0: left out of a table that is wider than the terminal, the highest first
 
 
 class Table(NamedTuple):
@@ -145,11 +145,11 @@ def _aligned(table: Table, most: int) -> list[str]:
     return [aligned[0], "-" * (sum(widths[i] for i in kept) + len(kept) - 1), *aligned[1:]]
 
 
-def _fitting(spare: Sequence[bool], empty: Sequence[bool], widths: Sequence[int], most: int) -> list[int]:
-    """The columns to show: spare ones go where they are empty, and the last first until the rest fits."""
+def _fitting(spare: Sequence[int], empty: Sequence[bool], widths: Sequence[int], most: int) -> list[int]:
+    """The columns to show: spare ones go where they are empty, and the most spare first until the rest fits."""
     kept = [i for i in range(len(spare)) if not (spare[i] and empty[i])]
-    for i in reversed(kept.copy()):
-        if spare[i] and sum(widths[k] + 1 for k in kept) > most + 1:
+    for i in sorted((i for i in kept if spare[i]), key=lambda i: -spare[i]):
+        if sum(widths[k] + 1 for k in kept) > most + 1:
             kept.remove(i)
     return kept
 
