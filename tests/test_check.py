@@ -12,8 +12,12 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from click.testing import CliRunner
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 import bnorm
+from bnorm.cli import main
 from bnorm.findings import KINDS, SEVERITIES, Finding
 from bnorm.model import read_model
 from bnorm.weights import open_weights
@@ -617,3 +621,36 @@ def test_values_that_are_not_finite_are_counted_across_blocks(tmp_path):
     (found,) = findings(cfg, weights)
     assert (found.id, found.channel) == ("nan", 0)
     assert "weights not a number, 2 of 294,912" in found.message
+
+
+# --- any damage -------------------------------------------------------------------------------------------------------
+
+EDITS = st.lists(st.tuples(st.floats(0, 1), st.binary(max_size=8), st.integers(0, 40)), min_size=1, max_size=4)
+
+
+def edited(data: bytes, edits: list[tuple[float, bytes, int]]) -> bytes:
+    """The data with these bytes at these places, each in place of so many others."""
+    for place, new, dropped in edits:
+        start = int(place * len(data))
+        data = data[:start] + new + data[start + dropped :]
+    return data
+
+
+@settings(max_examples=150)
+@given(EDITS, st.sampled_from(["cfg", "weights"]), st.sampled_from(["auto", "pjreddie", "alexeyab", "hank"]))
+def test_any_damage_is_findings_and_no_traceback(tmp_path_factory, edits, which, dialect):
+    folder = tmp_path_factory.mktemp("damaged")
+    cfg, weights = folder / "net.cfg", folder / "net.weights"
+    cfg.write_bytes(edited(TEXT.encode(), edits) if which == "cfg" else TEXT.encode())
+    weights.write_bytes(edited(DATA, edits) if which == "weights" else DATA)
+    result = CliRunner().invoke(main, ["check", str(cfg), str(weights), "--dialect", dialect])
+    assert isinstance(result.exception, SystemExit | None)
+    assert result.exit_code in (0, 3)
+    assert "verdict" in result.stdout
+
+
+def test_a_cfg_that_asks_for_more_than_memory_is_checked_without_it(pair):
+    """2^31 - 1 filters in front of a [yolo]: the plan alone says so."""
+    cfg, weights = pair
+    cfg.write_text(TEXT.replace("classes=2\n", "classes=100000000\n"))
+    assert [found.id for found in findings(cfg, weights)][-1] in ("cfg-filters", "cfg-refused")

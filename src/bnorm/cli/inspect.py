@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from itertools import chain, pairwise
 from pathlib import Path
 from typing import Any
@@ -101,7 +101,7 @@ def _by_layer(report: Inspection, sort: options.Sorting | None, top: int | None)
     layers = [report.layers[i] for i in order]
     return _page(
         report,
-        layers=[_layer(layer, None) for layer in layers],
+        layers=(_layer(layer, None) for layer in layers),
         rows=Table(LAYER_TABLE, [row for layer in layers for row in _rows(layer)]),
         records=Table([Column(name) for name in LAYER_COLUMNS], [records[i] for i in order]),
     )
@@ -196,7 +196,7 @@ def _by_channel(report: Inspection, sort: options.Sorting | None, top: int | Non
     shown = [(f"{row.layer}.{row.part}" if row.part else str(row.layer), *row[2:]) for row in rows]
     return _page(
         report,
-        layers=[_layer(layer, by_layer[layer.layer.index]) for layer in report.layers],
+        layers=(_layer(layer, by_layer[layer.layer.index]) for layer in report.layers),
         rows=Table(CHANNEL_TABLE, shown),
         records=Table([Column(name) for name in ChannelRow._fields], rows),
     )
@@ -222,7 +222,7 @@ def _order(columns: Sequence[str], rows: Sequence[Sequence[Any]], sort: options.
 # --- what both show ---------------------------------------------------------------------------------------------------
 
 
-def _page(report: Inspection, *, layers: list[dict[str, Any]], rows: Table, records: Table) -> Page:
+def _page(report: Inspection, *, layers: Iterable[dict[str, Any]], rows: Table, records: Table) -> Page:
     return Page(
         document=lambda: _document(report, layers),
         rows=rows,
@@ -233,7 +233,7 @@ def _page(report: Inspection, *, layers: list[dict[str, Any]], rows: Table, reco
     )
 
 
-def _document(report: Inspection, layers: list[dict[str, Any]]) -> dict[str, Any]:
+def _document(report: Inspection, layers: Iterable[dict[str, Any]]) -> dict[str, Any]:
     """The JSON document of `--format json`."""
     model = report.model
     header = model.header
@@ -258,7 +258,7 @@ def _document(report: Inspection, layers: list[dict[str, Any]]) -> dict[str, Any
         "expected_bytes": model.layout.nbytes,
         "actual_bytes": model.nbytes,
         "parameters": model.layout.parameters,
-        "layers": layers,
+        "layers": list(layers),
         "findings": [finding._asdict() for finding in report.findings],
     }
 
@@ -345,4 +345,15 @@ def _footer(report: Inspection) -> list[str]:
     if found:
         dead, channels = (sum(getattr(statistics, name) for statistics in found) for name in ("dead", "channels"))
         total += f"; {dead:,} of {channels:,} normalised channels dead"
-    return ["", total]
+    return ["", total, *_widest(report)]
+
+
+def _widest(report: Inspection) -> list[str]:
+    """The layer that a quantisation of whole tensors harms most, where weights were read."""
+    ranges = [(layer.layer.index, layer.statistics.weight_range) for layer in report.layers if layer.statistics]
+    known = [(found.after, found.before, index) for index, found in ranges if found and found.after < math.inf]
+    if not known:
+        return []
+    after, before, index = max(known)
+    times = f"{render.number(after)} times the narrowest, {render.number(before)} before folding"
+    return [f"range    layer {index}: widest channel {times}"]
