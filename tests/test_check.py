@@ -270,6 +270,13 @@ def test_the_weights_tell_how_many_classes_they_have(tmp_path, classes, changed)
     assert [found.id for found in others] == ([] if changed == "both" else ["cfg-filters"])
 
 
+def test_a_cfg_and_weights_that_are_both_wrong_are_both_reported(pair):
+    cfg, weights = pair
+    cfg.write_bytes(CFGS["cfg-filters"][0])
+    weights.write_bytes(WEIGHTS["weights-html"][0])
+    assert [found.id for found in findings(cfg, weights)] == ["weights-html", "cfg-filters"]
+
+
 @pytest.mark.parametrize("name", ["region", "yolo", "Gaussian_yolo"])
 def test_every_detection_layer_has_its_own_number_of_filters(tmp_path, name):
     values = {"region": 2 * (4 + 1 + 7), "yolo": 2 * (5 + 7), "Gaussian_yolo": 2 * (9 + 7)}
@@ -587,6 +594,18 @@ def test_a_pipe_s_reader_gets_no_escape_codes(pair):
         done = subprocess.run(arguments, capture_output=True, check=False)
         assert b"\x1b" not in done.stdout
         assert done.returncode == (3 if command == ["check"] else 0)
+
+
+def test_of_many_findings_of_a_kind_a_table_shows_the_first(invoke, pair):
+    """All five normalised layers have one, in csv, too."""
+    data = bytearray(DATA)
+    for layer in (0, 1, 2, 4, 5):
+        struct.pack_into("<f", data, offset(layer, "rolling_variance", 1), 1e-4)
+    pair[1].write_bytes(data)
+    output = invoke("check", *pair).stdout
+    assert [layer for layer in range(9) if f"layer {layer}: gains" in output] == [0, 1, 2, 4]
+    assert output.endswith("warning  1 more of these in csv and json [epsilon-sensitive]\n")
+    assert len(invoke("check", *pair, "--format", "csv").stdout.splitlines()) == 6
 
 
 # --- it reads no more than it needs -----------------------------------------------------------------------------------

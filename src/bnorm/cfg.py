@@ -145,14 +145,14 @@ def parse(path: Path, data: bytes) -> Text:
     if "\0" in text:
         line = text.count("\n", 0, text.index("\0")) + 1
         raise CfgError(path, "a zero byte, expected text", line=line, cause=MIXED_UP, finding="cfg-not-text")
-    if "\r" in text and "\n" not in text:
-        cause = "every fork takes the file for one line: save it with LF line ends"
-        raise CfgError(path, "its lines end in CR alone, expected LF", line=1, cause=cause, finding="cfg-cr")
     return Text(path, tuple(re.findall(r"[^\n]*\n|[^\n]+", text)))
 
 
 def sections(text: Text, dialect: Dialect) -> tuple[Section, ...]:
     """Split the text as `dialect` does: `[net]` first, then one section per layer, all of known types."""
+    if len(text.lines) == 1 and "\r" in text.lines[0].rstrip():
+        cause = "every fork takes the file for one line: save it with LF line ends"
+        raise CfgError(text.path, "its lines end in CR alone, expected LF", line=1, cause=cause, finding="cfg-cr")
     grammar = GRAMMARS[dialect.name]
     found: list[tuple[str, int, list[Option]]] = []
     for number, line in enumerate(text.lines, 1):

@@ -53,14 +53,16 @@ def _classes(error: BnormError, path: Path, weights: Path | None, dialect: str) 
     """Where classes and filters contradict each other, the weights may tell which is right."""
     if error.finding != "cfg-filters" or weights is None:
         return
-    text = cfg.read(path)
-    with open_regular(weights, WeightsError) as file:
-        for name in DIALECTS if dialect == "auto" else (dialect,):
-            header = read_header(file, weights, DIALECTS[name])
-            cause = fitting_classes(text, DIALECTS[name], header, file.seek(0, 2))
-            if cause:
-                yield cause.finding
-                return
+    try:
+        with open_regular(weights, WeightsError) as file:
+            for name in DIALECTS if dialect == "auto" else (dialect,):
+                header = read_header(file, weights, DIALECTS[name])
+                cause = fitting_classes(cfg.read(path), DIALECTS[name], header, file.seek(0, 2))
+                if cause:
+                    yield cause.finding
+                    return
+    except WeightsError as other:
+        yield refused(other)
 
 
 def _weights(model: Model) -> Iterator[Finding]:

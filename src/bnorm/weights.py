@@ -114,7 +114,7 @@ class Weights(Closing):
     def _cause(self) -> str:
         if ends_at_layer(self.layout, self.nbytes):
             return "it ends between two layers: a partial file such as NAME.conv.N?"
-        return "is this the right cfg, and the right --dialect?"
+        return "is this the right cfg, and the right --dialect? `bnorm check` looks for the cause"
 
     def _floats(self, offset: int, count: int, array: Array) -> Floats:
         values = np.empty(count, "<f4")

@@ -11,6 +11,7 @@ import shutil
 import sys
 import textwrap
 import time
+from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -109,7 +110,7 @@ def _table(page: Page) -> str:
     if heading and not os.environ.get("NO_COLOR"):
         heading = click.style(heading, bold=True)
     lines = [*page.summary, *([heading, *rows] if heading else []), *page.footer]
-    lines += [line for finding in page.findings for line in _wrapped(finding)]
+    lines += [line for text in _few(page.findings) for line in _wrapped(text)]
     return "".join(f"{line}\n" for line in lines)
 
 
@@ -118,9 +119,24 @@ def width() -> int:
     return shutil.get_terminal_size((80, 24)).columns
 
 
-def _wrapped(finding: Finding) -> list[str]:
+MOST = 4  # findings of a kind that a table shows
+
+
+def _few(findings: Sequence[Finding]) -> Iterator[str]:
+    """The findings, in their order; of a kind that many layers have, the first and how many more there are."""
+    counts = Counter(finding.id for finding in findings)
+    seen: Counter[str] = Counter()
+    for finding in findings:
+        seen[finding.id] += 1
+        if seen[finding.id] <= MOST:
+            yield f"{finding.severity:8} {finding.message} [{finding.id}]"
+        elif seen[finding.id] == counts[finding.id]:
+            yield f"{finding.severity:8} {counts[finding.id] - MOST} more of these in csv and json [{finding.id}]"
+
+
+def _wrapped(text: str) -> list[str]:
     return textwrap.wrap(
-        f"{finding.severity:8} {finding.message} [{finding.id}]",
+        text,
         max(width(), 40),
         subsequent_indent=" " * 9,
         break_long_words=False,
