@@ -175,6 +175,13 @@ def test_the_weights_of_another_network_belong_to_another_cfg(pair):
     assert "got 27,560" in found.message
 
 
+def test_noise_is_no_file_of_darknet(pair):
+    cfg, weights = pair
+    weights.write_bytes(np.random.default_rng(0).bytes(5000))
+    (found,) = findings(cfg, weights)
+    assert (found.id, "is no file of darknet" in found.message) == ("weights-foreign", True)
+
+
 def test_folded_weights_fit_without_batch_normalisation(pair, tmp_path):
     cfg, weights = pair
     bnorm.fold(read_model(cfg, weights), tmp_path / "folded.weights", tmp_path / "folded.cfg")

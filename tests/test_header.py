@@ -205,6 +205,7 @@ def test_another_kind_of_file_is_named(row):
         (b"[network]\nwidth=8\n", "a cfg"),
         (b"404: Not Found", "text"),
         (b"0.1 0.2\r\n" * 100, "text"),
+        (("\u6587\u4ef6\u4e0d\u5b58\u5728\n" * 100).encode(), "text"),
     ],
 )
 def test_text_is_named(text, kind):

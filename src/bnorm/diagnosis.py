@@ -248,10 +248,8 @@ def _other_cfg(weights: Weights, planned: list[Array]) -> Finding:
     header, first = weights.model.header, planned[0]
     sizes = f"expected {weights.layout.nbytes:,} bytes, got {weights.nbytes:,}"
     if not header.writer:
-        message = (
-            f"is no file of darknet: its version would be {header.version}, and no rolling variance is one; {sizes}"
-        )
-        return found("weights-foreign", message)
+        what = f"is no file of darknet: its version would be {header.version}, and its numbers make no sense"
+        return found("weights-foreign", f"{what}; {sizes}")
     good = [array for array in weights.layout.arrays if array.field == first.field and array.offset < first.offset]
     known = f"fit up to {_named(good[-1])}, and no longer at" if good else "do not even fit"
     what = f"belongs to another cfg: its numbers {known} {_named(first)}"

@@ -13,6 +13,7 @@ the matrices of fully-connected layers are stored transposed. Source: `parser.c:
 
 from __future__ import annotations
 
+import codecs
 import struct
 from pathlib import Path
 from typing import BinaryIO, NamedTuple
@@ -136,9 +137,18 @@ def _refuse_foreign(path: Path, data: bytes) -> None:
         if small[row.offset :].lstrip().startswith(row.starts) and row.within in small:
             what = f"is {row.kind}, expected darknet's weights"
             raise WeightsError(path, what, cause=row.cause, finding=row.finding)
-    if data and all(32 <= byte < 127 or byte in b"\t\r\n" for byte in data):
+    if data and _is_text(data):
         cause = "an error message that was saved as file, or a cfg?"
         raise WeightsError(path, "is text, expected darknet's weights", cause=cause, finding="weights-text")
+
+
+def _is_text(data: bytes) -> bool:
+    """UTF-8 without control characters; the last one may be cut."""
+    try:
+        text = codecs.getincrementaldecoder("utf-8")().decode(data)
+    except UnicodeDecodeError:
+        return False
+    return all(character.isprintable() or character in "\t\r\n" for character in text)
 
 
 def seen_type(major: int, minor: int, dialect: Dialect) -> struct.Struct:
