@@ -81,8 +81,7 @@ class Weights(Closing):
 
     def head(self) -> bytes:
         """The header's bytes, as they stand in the file."""
-        self.file.seek(0)
-        return self.file.read(self.model.header.nbytes)
+        return self.bytes_at(0, self.model.header.nbytes)
 
     def require_fit(self) -> None:
         """Raise a `WeightsError` unless the file has exactly the planned size."""
