@@ -250,8 +250,10 @@ def start() -> Iterator[Row]:
         folder = Path(name)
         _save_model(folder)
         imports = (sys.executable, "-c", "import numpy, click, rich.table")
-        inspect = (*BNORM, "inspect", "net.cfg", "net.weights")
-        yield Row("start", "bnorm inspect", "imports", *in_turn(_call(folder, *inspect), _call(folder, *imports)))
+        for command in (["inspect"], ["inspect", "--channels", "--top", "9"], ["check"]):
+            own = (*BNORM, *command, "net.cfg", "net.weights")
+            times = in_turn(_call(folder, *own), _call(folder, *imports))
+            yield Row("start", f"bnorm {' '.join(command[:2])}", "imports", *times, _peak_mb(folder, *own))
         click = (sys.executable, "-c", "import click")
         yield Row(
             "start", "bnorm --help", "import click", *in_turn(_call(folder, *BNORM, "--help"), _call(folder, *click))

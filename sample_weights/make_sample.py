@@ -12,7 +12,7 @@ from pathlib import Path
 
 import numpy as np
 
-from bnorm.folding import EPSILON
+from bnorm.batchnorm import DARKNET
 from bnorm.model import read_model
 from bnorm.network import Layer
 from bnorm.weights import save
@@ -46,7 +46,7 @@ def layer_arrays(layer: Layer, x: np.ndarray, rng: np.random.Generator) -> tuple
         arrays["scales"] = rng.gamma(9, 1 / 9, part.channels)
         arrays["rolling_mean"] = y.mean(axis=(0, 2, 3))
         arrays["rolling_variance"] = y.var(axis=(0, 2, 3))
-        gain = arrays["scales"] / EPSILON.deviation(arrays["rolling_variance"])
+        gain = arrays["scales"] / DARKNET.deviation(arrays["rolling_variance"])
         y = (y - arrays["rolling_mean"][:, None, None]) * gain[:, None, None]
     y += arrays["biases"][:, None, None]
     return arrays, np.where(y > 0, y, LEAK * y) if layer.section.text("activation") == "leaky" else y

@@ -66,8 +66,8 @@ def invoke():
     """Run `bnorm` with these arguments; prints what it printed, and insists on the exit code."""
     from bnorm.cli import main
 
-    def run(*arguments: object, exit_code: int = 0):
-        result = CliRunner().invoke(main, [str(argument) for argument in arguments])
+    def run(*arguments: object, exit_code: int = 0, columns: str = "80"):
+        result = CliRunner(env={"COLUMNS": columns}).invoke(main, [str(argument) for argument in arguments])
         print(result.output)
         if result.exception and not isinstance(result.exception, SystemExit):
             raise result.exception

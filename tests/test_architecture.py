@@ -13,7 +13,7 @@ import bnorm
 
 SOURCE = Path(bnorm.__file__).parent
 # Each module imports only from those before it.
-TEXT = ["errors", "dialects", "files", "grammar", "cfg", "strictness"]
+TEXT = ["errors", "findings", "dialects", "files", "grammar", "cfg", "strictness"]
 SHAPES = ["shapes", "rules", "parts", "network", "layout"]
 BYTES = ["header", "model", "weights"]
 NUMBERS = [
@@ -32,7 +32,12 @@ NUMBERS = [
     "affine",
     "verification",
     "folding",
+    "statistics",
+    "soundness",
     "inspection",
+    "diagnosis",
+    "checking",
+    "plot",
 ]
 ORDER = [*TEXT, *SHAPES, *BYTES, *NUMBERS, "cli"]
 

@@ -2,10 +2,16 @@
 
 from __future__ import annotations
 
+import gzip
 import io
+import lzma
+import pickle
 import struct
+import tarfile
+import zipfile
 from pathlib import Path
 
+import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -142,11 +148,52 @@ def test_a_file_without_a_whole_seen_is_too_short(fields, nbytes):
         header((version(*fields) + b"\0" * 8)[: nbytes - 1], AB)
 
 
-@pytest.mark.parametrize(("magic", "kind", "cause"), FOREIGN)
-def test_another_kind_of_file_is_named(magic, kind, cause):
-    with pytest.raises(WeightsError, match=f"is {kind}, expected darknet's weights") as caught:
-        header(magic + b"\0" * 600, AB)
-    assert caught.value.cause == cause
+def zipped(name: str) -> bytes:
+    file = io.BytesIO()
+    with zipfile.ZipFile(file, "w") as archive:
+        archive.writestr(name, bytes(600))
+    return file.getvalue()
+
+
+def tarred() -> bytes:
+    file = io.BytesIO()
+    with tarfile.open(fileobj=file, mode="w") as archive:
+        archive.addfile(tarfile.TarInfo("yolo.weights"), io.BytesIO())
+    return file.getvalue()
+
+
+def saved_array() -> bytes:
+    file = io.BytesIO()
+    np.save(file, np.zeros(100))
+    return file.getvalue()
+
+
+# How such files really begin: written by their own programs where the standard library or NumPy has one.
+SAMPLES = {
+    "a Git LFS pointer": b"version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 9\n",
+    "HTML": b"\n<!DOCTYPE html>\n<html>",
+    "a cfg": b"[net]\nwidth=8\n",
+    "a PyTorch model": zipped("archive/data.pkl"),
+    "a NumPy archive": zipped("scales.npy"),
+    "a ZIP archive": zipped("yolo.weights"),
+    "a gzip archive": gzip.compress(bytes(600)),
+    "an archive": lzma.compress(bytes(600)),
+    "a tar archive": tarred(),
+    "a pickle, as of PyTorch": pickle.dumps({"model": [1.0] * 600}, protocol=2),
+    "a safetensors model": struct.pack("<Q", 80) + b'{"weight":{"dtype":"F32","shape":[1],"data_offsets":[0,4]}}',
+    "a GGUF or GGML model": b"GGUF\3\0\0\0" + bytes(600),
+    "an HDF5 file, as of Keras": b"\x89HDF\r\n\x1a\n" + bytes(600),
+    "a NumPy array": saved_array(),
+    "a TensorFlow Lite model": b"\x1c\0\0\0TFL3" + bytes(600),
+    "an ONNX model": b"\x08\x07\x12\x07pytorch\x1a\x052.1.0:" + bytes(600),
+}
+
+
+@pytest.mark.parametrize("row", FOREIGN, ids=lambda row: row.kind)
+def test_another_kind_of_file_is_named(row):
+    with pytest.raises(WeightsError, match=f"is {row.kind}, expected darknet's weights") as caught:
+        header(SAMPLES[row.kind], AB)
+    assert (caught.value.cause, caught.value.finding) == (row.cause, row.finding)
 
 
 @pytest.mark.parametrize(
@@ -158,6 +205,7 @@ def test_another_kind_of_file_is_named(magic, kind, cause):
         (b"[network]\nwidth=8\n", "a cfg"),
         (b"404: Not Found", "text"),
         (b"0.1 0.2\r\n" * 100, "text"),
+        (("\u6587\u4ef6\u4e0d\u5b58\u5728\n" * 100).encode(), "text"),
     ],
 )
 def test_text_is_named(text, kind):

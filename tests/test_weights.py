@@ -13,7 +13,7 @@ from conftest import Golden, cfg_source
 
 # The tiny model: header 20; layer 0 biases, scales, rolling_mean, rolling_variance 4 each, weights 108; layer 1 biases
 # 2, weights 8. In bytes: 20 + 4 * 134 = 556.
-WRONG_CFG = "is this the right cfg, and the right --dialect?"
+WRONG_CFG = "is this the right cfg, and the right --dialect? `bnorm check` looks for the cause"
 PARTIAL = "it ends between two layers: a partial file such as NAME.conv.N?"
 
 

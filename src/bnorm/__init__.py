@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from bnorm.arrays import Result, batch_normalize
     from bnorm.batchnorm import Parameters, Rolling
+    from bnorm.checking import check
     from bnorm.errors import BnormError
     from bnorm.folding import fold
     from bnorm.inspection import inspect
@@ -24,6 +25,7 @@ __all__ = [
     "Result",
     "Rolling",
     "batch_normalize",
+    "check",
     "fold",
     "inspect",
     "open_weights",
@@ -36,6 +38,7 @@ _HOMES = {
     "Result": "arrays",
     "Rolling": "batchnorm",
     "batch_normalize": "arrays",
+    "check": "checking",
     "fold": "folding",
     "inspect": "inspection",
     "open_weights": "weights",

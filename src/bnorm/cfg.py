@@ -101,11 +101,13 @@ class Section:
         """Whether this dialect asks for the key in a section of this type."""
         return key in KEYS[self.dialect.name][self.type]
 
-    def error(self, what: str, key: str = "", *, cause: str = "", line: int | None = None) -> CfgError:
+    def error(
+        self, what: str, key: str = "", *, cause: str = "", line: int | None = None, finding: str = ""
+    ) -> CfgError:
         """An error at this line, or at the option's, or at the section's."""
         option = self.find(key)
         place = line or (option.line if option else self.line)
-        return CfgError(self.path, f"[{self.name}] {what}", line=place, cause=cause)
+        return CfgError(self.path, f"[{self.name}] {what}", line=place, cause=cause, finding=finding)
 
     def _convert(self, key: str, conversion: Callable[[str], list[int]]) -> list[int] | None:
         option = self.find(key)
@@ -122,7 +124,8 @@ def read(path: Path) -> Text:
     with open_regular(path, CfgError) as file:
         data = file.read(MOST_BYTES + 1)
     if len(data) > MOST_BYTES:
-        raise CfgError(path, f"more than {MOST_BYTES} bytes, expected a cfg of some kilobytes", cause=MIXED_UP)
+        what = f"more than {MOST_BYTES} bytes, expected a cfg of some kilobytes"
+        raise CfgError(path, what, cause=MIXED_UP, finding="cfg-not-text")
     return parse(path, data)
 
 
@@ -130,21 +133,27 @@ def parse(path: Path, data: bytes) -> Text:
     """The text of these bytes; `path` is for messages."""
     if data.startswith(b"\xef\xbb\xbf"):
         cause = "every fork fails on the mark: save the file as UTF-8 without BOM"
-        raise CfgError(path, "begins with a UTF-8 byte order mark, expected [net]", line=1, cause=cause)
+        raise CfgError(
+            path, "begins with a UTF-8 byte order mark, expected [net]", line=1, cause=cause, finding="cfg-bom"
+        )
     try:
         text = data.decode()
     except UnicodeDecodeError as error:
         line = data.count(b"\n", 0, error.start) + 1
         what = f"byte 0x{data[error.start]:02x}, expected UTF-8 text"
-        raise CfgError(path, what, line=line, cause=f"save it as UTF-8; or {MIXED_UP}") from None
+        cause = f"save it as UTF-8; or {MIXED_UP}"
+        raise CfgError(path, what, line=line, cause=cause, finding="cfg-not-text") from None
     if "\0" in text:
         line = text.count("\n", 0, text.index("\0")) + 1
-        raise CfgError(path, "a zero byte, expected text", line=line, cause=MIXED_UP)
+        raise CfgError(path, "a zero byte, expected text", line=line, cause=MIXED_UP, finding="cfg-not-text")
     return Text(path, tuple(re.findall(r"[^\n]*\n|[^\n]+", text)))
 
 
 def sections(text: Text, dialect: Dialect) -> tuple[Section, ...]:
     """Split the text as `dialect` does: `[net]` first, then one section per layer, all of known types."""
+    if len(text.lines) == 1 and "\r" in text.lines[0].rstrip():
+        cause = "every fork takes the file for one line: save it with LF line ends"
+        raise CfgError(text.path, "its lines end in CR alone, expected LF", line=1, cause=cause, finding="cfg-cr")
     grammar = GRAMMARS[dialect.name]
     found: list[tuple[str, int, list[Option]]] = []
     for number, line in enumerate(text.lines, 1):
@@ -216,5 +225,7 @@ def _section(path: Path, dialect: Dialect, index: int, name: str, line: int, opt
             kept = "blanks inside the brackets count" if dialect.strict else "the whole line is the section's type"
             cause = f"to {dialect.name} {kept}, expected [{bare}]"
         shown = short(name if name.startswith("[") else f"[{name}]")
-        raise CfgError(path, f"{shown} is unknown to {dialect.name}, expected {expected}", line=line, cause=cause)
+        what = f"{shown} is unknown to {dialect.name}, expected {expected}"
+        finding = "cfg-cr" if name.endswith("\r") else "cfg-unknown-section"
+        raise CfgError(path, what, line=line, cause=cause, finding=finding)
     return Section(path, dialect, names[name], name, line, options)

@@ -16,13 +16,21 @@ from pathlib import Path
 
 
 class BnormError(Exception):
-    """Something is wrong with a file: `path`, `line` (or None), `what`, and the likely `cause` (or an empty text)."""
+    """Something is wrong with a file: `path`, `line` (or None), `what`, and the likely `cause` (or an empty text).
 
-    def __init__(self, path: Path | str, what: str, *, line: int | None = None, cause: str = "") -> None:
+    `finding` is the id that `check` reports it by, a row of `findings.KINDS`; by default its class's.
+    """
+
+    finding = ""
+
+    def __init__(
+        self, path: Path | str, what: str, *, line: int | None = None, cause: str = "", finding: str = ""
+    ) -> None:
         self.path = Path(path)
         self.what = what
         self.line = line
         self.cause = cause
+        self.finding = finding or self.finding
         place = f"{path}:{line}" if line is not None else f"{path}"
         super().__init__(f"{place}: {what}" + (f"\n       {cause}" if cause else ""))
 
@@ -30,9 +38,13 @@ class BnormError(Exception):
 class CfgError(BnormError):
     """The cfg cannot be read as the dialect reads it."""
 
+    finding = "cfg-refused"
+
 
 class WeightsError(BnormError):
     """The weights file is not what the cfg plans, or its numbers cannot be used."""
+
+    finding = "weights-foreign"
 
 
 class TensorError(BnormError):

@@ -30,12 +30,11 @@ from bnorm.layout import Array, plan
 from bnorm.linear import Stored
 from bnorm.model import Model
 from bnorm.network import Layer, Network, build
-from bnorm.parts import Part, array_name
+from bnorm.parts import SWITCHES, Part, array_name
 from bnorm.references import without
 from bnorm.verification import Difference, Source, compare
 from bnorm.weights import Floats, Weights, open_weights, write_block
 
-SWITCHES = frozenset({"batch_normalize", "cbn"})  # the keys that turn batch normalisation on
 POLICIES = ("error", "clamp", "skip")  # for a rolling variance that is negative, infinite or no number
 
 Advance = Callable[[int, int], None] | None  # told how many values are done, of how many

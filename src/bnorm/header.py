@@ -13,6 +13,7 @@ the matrices of fully-connected layers are stored transposed. Source: `parser.c:
 
 from __future__ import annotations
 
+import codecs
 import struct
 from pathlib import Path
 from typing import BinaryIO, NamedTuple
@@ -32,16 +33,47 @@ WRITERS: tuple[tuple[tuple[int | None, int | None, int | None], str], ...] = (
 )
 
 
-# How files begin that are handed in as weights by mistake, in lower case and without leading blanks.
-FOREIGN: tuple[tuple[bytes, str, str], ...] = (
-    (b"version https://git-lfs", "a Git LFS pointer", "fetch the file itself with `git lfs pull`"),
-    (b"<!doctype", "HTML", "a download page was saved instead of the file"),
-    (b"<html", "HTML", "a download page was saved instead of the file"),
-    (b"[net", "a cfg", "CFG stands before WEIGHTS on the command line"),
-    (b"pk\x03\x04", "a ZIP archive", "PyTorch and NumPy write such files, too"),
-    (b"\x1f\x8b", "a gzip archive", "unpack it first"),
-    (b"gguf", "a GGUF model", "bnorm reads darknet's files alone"),
-    (b"\x89hdf", "an HDF5 file", "Keras writes such files; bnorm reads darknet's alone"),
+class Foreign(NamedTuple):
+    """How another kind of file begins: one of `starts` at `offset`, in lower case, and `within` close behind."""
+
+    kind: str
+    finding: str
+    cause: str
+    starts: tuple[bytes, ...]
+    offset: int = 0
+    within: bytes = b""
+
+
+_ALONE = "bnorm reads darknet's files alone"
+_PAGE = "a download page was saved instead of the file"
+_ZIP = (b"pk\3\4",)
+_ONNX = tuple(
+    bytes((8, version, tag)) for version in range(1, 32) for tag in (0x12, 0x1A, 0x22, 0x2A, 0x32, 0x3A, 0x42)
+)
+
+# Files that are handed in as weights by mistake. No darknet header looks so: its first int is 0 or small.
+FOREIGN = (
+    Foreign("a Git LFS pointer", "weights-lfs", "fetch the file with `git lfs pull`", (b"version https://git-lfs",)),
+    Foreign("HTML", "weights-html", _PAGE, (b"<!doctype", b"<html", b"<head")),
+    Foreign("a cfg", "weights-text", "CFG stands before WEIGHTS on the command line", (b"[net",)),
+    Foreign("a PyTorch model", "weights-foreign", _ALONE, _ZIP, within=b"data.pkl"),
+    Foreign("a NumPy archive", "weights-foreign", _ALONE, _ZIP, within=b".npy"),
+    Foreign("a ZIP archive", "weights-archive", "unpack it first; PyTorch writes such files, too", _ZIP),
+    Foreign("a gzip archive", "weights-archive", "unpack it first", (b"\x1f\x8b",)),
+    Foreign(
+        "an archive",
+        "weights-archive",
+        "unpack it first",
+        (b"7z\xbc\xaf", b"rar!", b"\xfd7zxz", b"bzh", b"\x28\xb5\x2f\xfd"),
+    ),
+    Foreign("a tar archive", "weights-archive", "unpack it first", (b"ustar",), offset=257),
+    Foreign("a pickle, as of PyTorch", "weights-foreign", _ALONE, tuple(bytes((0x80, n)) for n in (2, 3, 4, 5))),
+    Foreign("a safetensors model", "weights-foreign", _ALONE, (b'{"',), offset=8),
+    Foreign("a GGUF or GGML model", "weights-foreign", _ALONE, (b"gguf", b"ggml", b"lmgg", b"tjgg")),
+    Foreign("an HDF5 file, as of Keras", "weights-foreign", _ALONE, (b"\x89hdf",)),
+    Foreign("a NumPy array", "weights-foreign", _ALONE, (b"\x93numpy",)),
+    Foreign("a TensorFlow Lite model", "weights-foreign", _ALONE, (b"tfl3",), offset=4),
+    Foreign("an ONNX model", "weights-foreign", _ALONE, _ONNX),
 )
 
 
@@ -100,14 +132,23 @@ def read_header(file: BinaryIO, path: Path, dialect: Dialect) -> Header:
 
 
 def _refuse_foreign(path: Path, data: bytes) -> None:
-    start = data.lstrip().lower()
-    for magic, kind, cause in FOREIGN:
-        if start.startswith(magic):
-            raise WeightsError(path, f"is {kind}, expected darknet's weights", cause=cause)
-    if data and all(32 <= byte < 127 or byte in b"\t\r\n" for byte in data):
-        raise WeightsError(
-            path, "is text, expected darknet's weights", cause="an error message that was saved as file?"
-        )
+    small = data.lower()
+    for row in FOREIGN:
+        if small[row.offset :].lstrip().startswith(row.starts) and row.within in small:
+            what = f"is {row.kind}, expected darknet's weights"
+            raise WeightsError(path, what, cause=row.cause, finding=row.finding)
+    if data and _is_text(data):
+        cause = "an error message that was saved as file, or a cfg?"
+        raise WeightsError(path, "is text, expected darknet's weights", cause=cause, finding="weights-text")
+
+
+def _is_text(data: bytes) -> bool:
+    """UTF-8 without control characters; the last one may be cut."""
+    try:
+        text = codecs.getincrementaldecoder("utf-8")().decode(data)
+    except UnicodeDecodeError:
+        return False
+    return all(character.isprintable() or character in "\t\r\n" for character in text)
 
 
 def seen_type(major: int, minor: int, dialect: Dialect) -> struct.Struct:
@@ -125,4 +166,5 @@ def _too_short(path: Path, nbytes: int, expected: str) -> WeightsError:
         path,
         f"{what}, expected at least {expected} bytes, got {nbytes}",
         cause="an interrupted download or a full disk?",
+        finding="weights-empty" if nbytes == 0 else "weights-cut",
     )

@@ -1,50 +1,37 @@
-"""What is in a model: its header, whether the pair fits, a row per layer, and what is odd in it."""
+"""What is in a model: its header, whether the pair fits, a row per layer or per channel, and what is odd in it."""
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Collection, Iterator, Sequence
 from contextlib import ExitStack
-from typing import NamedTuple
+from functools import partial
+from typing import Any, NamedTuple
 
 import numpy as np
 
-from bnorm.batchnorm import ARITHMETICS, Epsilon, Parameters, Rolling, gain_offset
+from bnorm.batchnorm import ARITHMETICS, Epsilon
 from bnorm.errors import WeightsError
-from bnorm.layout import NORMALISATION, Array
+from bnorm.findings import Finding, found, worst_first
+from bnorm.layout import Array
 from bnorm.model import Model
 from bnorm.network import Layer
-from bnorm.weights import Floats, Weights, open_weights
-
-DEAD_BELOW = 1e-6
-
-
-class Span(NamedTuple):
-    """Smallest and largest value."""
-
-    low: float
-    high: float
-
-
-class Statistics(NamedTuple):
-    """Over all normalised channels of a layer, those of its parts together.
-
-    A channel is dead where the standard deviation that its statistics promise for its output, |gain|·√variance, is
-    below `DEAD_BELOW`: whatever comes in, a constant goes out.
-    """
-
-    channels: int
-    scale: Span  # of |scale|
-    variance: Span
-    gain: Span  # of |gain|
-    dead: int
+from bnorm.soundness import examine
+from bnorm.statistics import Channels, Statistics, channels_of, magnitudes, pooled, summary
+from bnorm.weights import Weights, open_weights
 
 
 class LayerReport(NamedTuple):
-    """One layer, its stored arrays, and the statistics of its batch normalisation where it has any."""
+    """One layer, its stored arrays, and what its batch normalisation does.
+
+    `channels` and `parts` are by the names of the parts that normalise, empty for a layer that is its only part. They
+    are empty, and `statistics` is None, without weights, where nothing normalises, and where the file ends before.
+    """
 
     layer: Layer
     arrays: tuple[Array, ...]
-    statistics: Statistics | None
+    channels: dict[str, Channels]
+    statistics: Statistics | None  # of the channels of all parts together
+    parts: dict[str, Statistics]
 
     @property
     def parameters(self) -> int:
@@ -52,73 +39,102 @@ class LayerReport(NamedTuple):
         return sum(array.size for array in self.arrays)
 
 
-class Finding(NamedTuple):
-    """Something that a person should know, with a stable id."""
+class ChannelRow(NamedTuple):
+    """One normalised channel; the columns of `statistics.Channels`, and what they make of it."""
 
-    id: str
-    severity: str
-    layer: int | None
-    channel: int | None
-    message: str
+    layer: int
+    part: str
+    channel: int
+    scale: float
+    bias: float
+    mean: float
+    variance: float
+    gain: float
+    offset: float
+    weight_norm: float | None
+    weight_max: float | None
+    folded_max: float | None
+    above_zero: float
+    state: str
 
 
 class Inspection(NamedTuple):
     """All that `bnorm inspect` shows. `misfit` says where and how the file's size departs from the plan."""
 
     model: Model
+    epsilon: Epsilon
     layers: tuple[LayerReport, ...]
     findings: tuple[Finding, ...]
     misfit: WeightsError | None
 
 
-def inspect(model: Model, selection: Collection[int] | None = None) -> Inspection:
-    """Report on the selected layers, by default all; of the weights only the arrays of batch normalisation are read."""
+def inspect(
+    model: Model, selection: Collection[int] | None = None, *, epsilon: Epsilon | None = None, weights: bool = False
+) -> Inspection:
+    """Report on the selected layers, by default all. Gains are those of `epsilon`, by default the dialect's CPU's.
+
+    Only the arrays of batch normalisation are read; with `weights` also the weights of the normalised layers, which
+    norms and ranges need.
+    """
+    epsilon = epsilon or ARITHMETICS[model.dialect.name].forward
     by_layer = model.layout.by_layer()
     with ExitStack() as stack:
-        weights = stack.enter_context(open_weights(model)) if model.weights else None
+        file = stack.enter_context(open_weights(model)) if model.weights else None
         reports = tuple(
-            LayerReport(layer, arrays, _statistics(weights, arrays, model.dialect.name) if weights else None)
+            _report(layer, arrays, _channels(file, layer, arrays, epsilon, weights) if file else {})
             for layer in model.network.layers
             if selection is None or layer.index in selection
             for arrays in [by_layer.get(layer.index, ())]
         )
-        misfit = weights.misfit() if weights else None
-    return Inspection(model, reports, _findings(model), misfit)
+        misfit = file.misfit() if file else None
+    findings = remarked(model) if misfit else (*numbers(reports), *remarked(model))
+    return Inspection(model, epsilon, reports, worst_first(findings), misfit)
 
 
-def _findings(model: Model) -> tuple[Finding, ...]:
-    return tuple(
-        Finding(remark.id, "note", None, None, f"line {remark.line}: {remark.message}")
-        for remark in model.network.remarks
-    )
+def numbers(reports: Sequence[LayerReport]) -> Iterator[Finding]:
+    """What is wrong with the statistics of these layers."""
+    for report in reports:
+        for part, channels in report.channels.items():
+            yield from examine(report.layer, part, channels)
 
 
-def _statistics(weights: Weights, arrays: tuple[Array, ...], arithmetic: str) -> Statistics | None:
-    """None where the layer's file arrays hold no batch normalisation, or the file ends before them."""
-    fields: dict[str, list[Floats]] = {field: [] for field in NORMALISATION}
-    for array in arrays:
-        if array.field in fields:
-            if array.end > (weights.model.nbytes or 0):
-                return None
-            fields[array.field].append(weights.read(array))
-    if not fields["scales"]:
-        return None
-    scales, mean, variance = (np.concatenate(values).astype(np.float64) for values in fields.values())
-    return _summary(scales, Rolling(mean, variance), ARITHMETICS[arithmetic].forward)
+def remarked(model: Model) -> tuple[Finding, ...]:
+    """What is odd in the cfg and yet is read."""
+    return tuple(found(remark.id, f"line {remark.line}: {remark.message}") for remark in model.network.remarks)
 
 
-def _summary(scales: np.ndarray[tuple[int], np.dtype[np.float64]], rolling: Rolling, epsilon: Epsilon) -> Statistics:
-    gain, _ = gain_offset(Parameters(scales, np.zeros_like(scales)), rolling, epsilon)
-    with np.errstate(invalid="ignore"):
-        deviation = np.abs(gain) * np.sqrt(rolling.variance)
-    return Statistics(
-        channels=scales.size,
-        scale=_span(np.abs(scales)),
-        variance=_span(rolling.variance),
-        gain=_span(np.abs(gain)),
-        dead=int(np.count_nonzero(deviation < DEAD_BELOW)),
-    )
+def channel_rows(reports: Sequence[LayerReport]) -> list[ChannelRow]:
+    """A row for every normalised channel, in the order of the file."""
+    return [
+        ChannelRow(report.layer.index, name, *row)
+        for report in reports
+        for name, channels in report.channels.items()
+        for row in _rows(channels)
+    ]
 
 
-def _span(values: np.ndarray[tuple[int], np.dtype[np.float64]]) -> Span:
-    return Span(float(values.min()), float(values.max()))
+def _rows(channels: Channels) -> Iterator[tuple[Any, ...]]:
+    states = np.where(channels.near_dead, "near-dead", "")
+    states = np.where(channels.constant, "constant", np.where(channels.dead, "dead", states))
+    columns = [
+        *(channels.scale, channels.bias, channels.mean, channels.variance, channels.gain, channels.offset),
+        *(channels.weight_norm, channels.weight_max, channels.folded_max, channels.above_zero, states),
+    ]
+    values = ([None] * channels.scale.size if column is None else column.tolist() for column in columns)
+    return zip(range(channels.scale.size), *values, strict=True)
+
+
+def _report(layer: Layer, arrays: tuple[Array, ...], channels: dict[str, Channels]) -> LayerReport:
+    parts = {name: summary(part) for name, part in channels.items()}
+    statistics = parts[""] if "" in parts else summary(pooled(channels.values())) if parts else None
+    return LayerReport(layer, arrays, channels, statistics, parts)
+
+
+def _channels(
+    weights: Weights, layer: Layer, arrays: tuple[Array, ...], epsilon: Epsilon, measure: bool
+) -> dict[str, Channels]:
+    """The channels of a layer; of a cut file only those of a layer that it holds as far as it is needed."""
+    needed = [array for array in arrays if measure or array.field != "weights"]
+    if any(array.end > (weights.model.nbytes or 0) for array in needed):
+        return {}
+    return channels_of(layer, needed, epsilon, weights.read, partial(magnitudes, weights, layer) if measure else None)

@@ -111,7 +111,8 @@ def _layer(layer: Layer, dialect: Dialect, transposed: bool) -> Iterator[Placed]
         for field in _fields(part, dialect, bare):
             shape = _shape(part, field)
             if filters is not None:
-                shape = (filters, *shape[1:])
+                behind = 1 if (part.kind, field) == ("deconvolutional", "weights") else 0  # [c][n][k][k]
+                shape = (*shape[:behind], filters, *shape[behind + 1 :])
             axes = _axes(layer, part, flipped, transposed) if field == "weights" else None
             yield layer.index, part.name, field, shape, axes
 

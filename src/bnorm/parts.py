@@ -14,6 +14,8 @@ from bnorm.cfg import Section
 from bnorm.dialects import Gate
 from bnorm.shapes import Shape, kernel, resolve, sources, tdiv
 
+SWITCHES = frozenset({"batch_normalize", "cbn"})  # the keys that turn batch normalisation on
+
 
 class Part(NamedTuple):
     """One linear operation: its `kind` (a row of `layout.ORDER`), its channels, and the shapes of its arrays.
@@ -78,7 +80,7 @@ def _fully_connected(section: Section, name: str, inputs: int, outputs: int) -> 
 
 def _normalises(section: Section) -> bool:
     """Any number but 0 counts; `cbn` sets `batch_normalize` to 2 (AB `parser.c: parse_convolutional`)."""
-    return section.flag("batch_normalize") or section.flag("cbn")
+    return any(section.flag(key) for key in SWITCHES)
 
 
 UNSHARED = -1_000_000_000  # the default of share_index

@@ -203,6 +203,7 @@ def _detector(boxes: Callable[[Section], int]) -> Rule:
             raise node.section.error(
                 f"gets {node.incoming.channels} channels, expected {shape.channels}, by classes and boxes",
                 cause=f"filters={shape.channels} belongs into the [convolutional] before it, or classes is wrong",
+                finding="cfg-filters",
             )
         return shape
 
@@ -244,6 +245,13 @@ def _detection(node: Node) -> Shape:
     return flat(node.incoming.outputs)
 
 
+# The channels that a detection layer reads, by its classes and boxes.
+DETECTORS: dict[str, Callable[[Section], int]] = {
+    "region": _region_channels,
+    "yolo": _yolo_channels(5),
+    "Gaussian_yolo": _yolo_channels(9),
+}
+
 RULES: dict[str, Rule] = {
     "convolutional": _convolutional,
     "deconvolutional": _deconvolutional,
@@ -278,10 +286,8 @@ RULES: dict[str, Rule] = {
     "cost": _no_image,
     "contrastive": _contrastive,
     "detection": _detection,
-    "region": _detector(_region_channels),
-    "yolo": _detector(_yolo_channels(5)),
-    "Gaussian_yolo": _detector(_yolo_channels(9)),
     "iseg": _detector(_iseg_channels),
+    **{name: _detector(channels) for name, channels in DETECTORS.items()},
 }
 
 NEEDS_IMAGE = frozenset(

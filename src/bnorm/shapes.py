@@ -75,7 +75,8 @@ def resolve(section: Section, key: str, number: int, index: int) -> int:
     absolute = index + number if number < 0 else number
     if not 0 <= absolute < index:
         where = "before the first layer" if absolute < 0 else "to itself" if absolute == index else "ahead"
-        raise section.error(f"{key}={number} points {where}, expected an earlier layer than {index}", key)
+        what = f"{key}={number} points {where}, expected an earlier layer than {index}"
+        raise section.error(what, key, finding="cfg-index")
     return absolute
 
 

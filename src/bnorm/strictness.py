@@ -49,7 +49,8 @@ def check(section: Section) -> None:
             continue
         twice = f"is given twice, which {section.dialect.name} refuses" if key in seen else ""
         if refused := twice or _unused(section, key) or _unfit(section, key, value):
-            raise section.error(f"{short(key)} {refused}", line=line)
+            finding = "cfg-duplicate-key" if twice else "" if section.knows(key) else "cfg-unknown-key"
+            raise section.error(f"{short(key)} {refused}", line=line, finding=finding)
         seen.add(key)
 
 

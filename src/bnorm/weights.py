@@ -69,10 +69,19 @@ class Weights(Closing):
             rows = min(step, length - start)
             yield self._floats(array.offset + start * row * FLOAT, rows * row, array).reshape(rows, *rest)
 
+    @property
+    def nbytes(self) -> int:
+        """The size of the file."""
+        return self.model.nbytes or 0
+
+    def bytes_at(self, offset: int, count: int) -> bytes:
+        """Bytes as they stand in the file, fewer at its end."""
+        self.file.seek(offset)
+        return self.file.read(count)
+
     def head(self) -> bytes:
         """The header's bytes, as they stand in the file."""
-        self.file.seek(0)
-        return self.file.read(self.model.header.nbytes)
+        return self.bytes_at(0, self.model.header.nbytes)
 
     def require_fit(self) -> None:
         """Raise a `WeightsError` unless the file has exactly the planned size."""
@@ -88,24 +97,23 @@ class Weights(Closing):
         return WeightsError(self.path, f"{self._where()}, {sizes}", cause=self._cause())
 
     def _where(self) -> str:
-        nbytes = self.model.nbytes or 0
-        missing = self.layout.nbytes - nbytes
+        missing = self.layout.nbytes - self.nbytes
         if missing < 0:
             last = self.layout.arrays[-1] if self.layout.arrays else None
             behind = f"the last array, layer {last.layer} {last.name}" if last else "the header"
             return f"{_amount(-missing)} left over behind {behind}"
-        cut = self.layout.cut(nbytes)
+        cut = self.layout.cut(self.nbytes)
         assert cut is not None  # bytes are missing, so an array ends behind them
-        held = (nbytes - cut.offset) // FLOAT
+        held = (self.nbytes - cut.offset) // FLOAT
         place = f"inside layer {cut.layer} {cut.name}, behind {held} of its {cut.size} floats"
-        if held <= 0:
+        if self.nbytes <= cut.offset:
             place = f"before layer {cut.layer} {cut.name}"
         return f"ends {place}, {_amount(missing)} short"
 
     def _cause(self) -> str:
-        if ends_at_layer(self.layout, self.model.nbytes or 0):
+        if ends_at_layer(self.layout, self.nbytes):
             return "it ends between two layers: a partial file such as NAME.conv.N?"
-        return "is this the right cfg, and the right --dialect?"
+        return "is this the right cfg, and the right --dialect? `bnorm check` looks for the cause"
 
     def _floats(self, offset: int, count: int, array: Array) -> Floats:
         values = np.empty(count, "<f4")

@@ -17,13 +17,15 @@ from bnorm import __version__
 from bnorm.errors import BnormError
 
 COMMANDS = {
-    "inspect": "Show what a model holds, layer by layer, and whether cfg and weights fit.",
+    "inspect": "Show what a model holds, layer by layer or channel by channel.",
+    "check": "Say whether cfg and weights fit and are sound, and if not, where and why.",
     "run": "Run a layer's batch normalisation on a saved tensor.",
     "fold": "Write a model that computes the same without batch normalisation.",
 }
 
 EPILOG = """\b
-Exit codes: 0 done; 1 bnorm could not do it; 2 the command line was wrong.
+Exit codes: 0 done; 1 bnorm could not do it; 2 the command line was wrong;
+3 check found problems.
 Completion: eval "$(_BNORM_COMPLETE=bash_source bnorm)"
             or with zsh_source, fish_source."""
 
@@ -79,6 +81,7 @@ def main() -> None:
     """Read darknet's .cfg and .weights files, as pjreddie's, AlexeyAB's or hank-ai's fork does.
 
     \b
+    bnorm check yolov4.cfg yolov4.weights
     bnorm inspect yolov4.cfg yolov4.weights
     bnorm fold yolov4.cfg yolov4.weights -o folded.weights
     bnorm run yolov4.cfg yolov4.weights --layer 12 --input x.npy -o out

@@ -19,7 +19,7 @@ from bnorm.model import read_model
 @options.weights_argument
 @click.option("-o", "--output", type=options.FILE, help="The folded weights file.  [required without --dry-run]")
 @click.option("--output-cfg", type=options.FILE, help="The folded cfg.  [default: OUTPUT with the suffix .cfg]")
-@options.epsilon_option
+@options.epsilon_option("darknet")
 @options.layers_option
 @click.option(
     "--bad-variance",

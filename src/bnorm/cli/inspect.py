@@ -1,57 +1,235 @@
-"""`bnorm inspect`: what a model holds."""
+"""`bnorm inspect`: what a model holds, by layer or by channel."""
 
 from __future__ import annotations
 
+import math
+import sys
+from collections.abc import Iterable, Sequence
+from itertools import chain, pairwise
 from pathlib import Path
 from typing import Any
 
 import click
+import numpy as np
 
+from bnorm import plot
+from bnorm.batchnorm import Epsilon, Vector
 from bnorm.cli import options, render
-from bnorm.cli.render import Column, Page, Table
-from bnorm.inspection import Inspection, LayerReport, Span, Statistics, inspect
+from bnorm.cli.render import Cell, Column, Page, Table
+from bnorm.files import check_outputs
+from bnorm.inspection import ChannelRow, Inspection, LayerReport, channel_rows, inspect
 from bnorm.model import Model, read_model
 from bnorm.shapes import size_text
+from bnorm.statistics import Quantiles, Statistics
 
 
 @click.command(name="inspect")
 @options.cfg_argument
-@click.argument("weights", type=options.FILE, required=False)
+@options.optional_weights_argument
 @options.layers_option
+@click.option("--channels", is_flag=True, help="A row for each normalised channel; reads their weights, too.")
+@click.option("--sort", type=options.Order(), help="By this column of the CSV; largest first, or smallest with :asc.")
+@click.option("--top", type=click.IntRange(1), help="Only the first TOP rows.")
+@options.epsilon_option(None, "the dialect's CPU")
+@click.option("--plot", "picture", type=options.FILE, help="Draw scale, variance and gain by layer: .png, .svg, .pdf.")
+@click.option("-o", "--output", type=options.FILE, help="Write to this file instead of printing.")
 @options.dialect_option
 @options.format_option
-def command(cfg: Path, weights: Path | None, layers: tuple[range, ...], dialect: str, format_: str) -> None:
-    """Show what a model holds: its header, whether the pair fits, and a row per layer.
+def command(
+    cfg: Path,
+    weights: Path | None,
+    layers: tuple[range, ...],
+    channels: bool,
+    sort: options.Sorting | None,
+    top: int | None,
+    epsilon: Epsilon | None,
+    picture: Path | None,
+    output: Path | None,
+    dialect: str,
+    format_: str,
+) -> None:
+    """Show what a model holds: its header, whether the pair fits, and a row per layer or per channel.
 
     \b
     bnorm inspect yolov4.cfg yolov4.weights
     bnorm inspect yolov4.cfg                      what the cfg alone says
-    bnorm inspect yolov4.cfg yolov4.weights --layer 0-12 --format json
+    bnorm inspect yolov4.cfg yolov4.weights --channels --sort gain --top 20
+    bnorm inspect yolov4.cfg yolov4.weights --layer 0-12 --format json -o v4.json
+    bnorm inspect yolov4.cfg yolov4.weights --plot v4.png
 
     |scale|, variance (the rolling one) and |gain| are the smallest and largest of a layer's channels; gain is
-    scale / deviation, the factor that the layer applies at inference. A dead channel's output is constant.
+    scale / deviation, the factor that the layer applies at inference. A dead channel's output is constant. The last
+    column is a histogram of |scale| on a fixed axis, half a decade to a character, from .01 to 10.
     """
+    _check_usage(cfg, weights, picture, output)
     model = read_model(cfg, weights, dialect)
-    report = inspect(model, options.selection(layers, model))
+    report = inspect(model, options.selection(layers, model), epsilon=epsilon, weights=channels)
+    page = _by_channel(report, sort, top) if channels else _by_layer(report, sort, top)
+    if picture:
+        plot.save(report, picture)
     if report.misfit is None:
         render.note(model)
-    render.show(_page(report), format_)
+    render.show(page, format_, output)
     if report.misfit is not None:
         raise report.misfit
 
 
-def _page(report: Inspection) -> Page:
-    return Page(
-        document=lambda: document(report),
-        rows=_rows(report),
-        records=_records(report),
-        summary=_summary(report),
-        footer=_footer(report),
+def _check_usage(cfg: Path, weights: Path | None, picture: Path | None, output: Path | None) -> None:
+    if picture and picture.suffix.lower() not in plot.SUFFIXES:
+        raise click.BadParameter(f"{picture}, expected a name in {', '.join(plot.SUFFIXES)}", param_hint="--plot")
+    if picture and not weights:
+        raise click.UsageError("--plot needs WEIGHTS")
+    inputs = [path for path in (cfg, weights) if path]
+    check_outputs([path for path in (picture, output) if path], inputs, force=True)
+
+
+# --- by layer ---------------------------------------------------------------------------------------------------------
+
+LAYER_COLUMNS = """index type line channels height width outputs batch_normalize parameters scale_min scale_max
+    variance_min variance_max gain_min gain_max dead near_dead constant scale_median variance_median
+    gain_median""".split()
+
+
+def _by_layer(report: Inspection, sort: options.Sorting | None, top: int | None) -> Page:
+    records = [_record(layer) for layer in report.layers]
+    order = _order(LAYER_COLUMNS, records, sort)[:top]
+    layers = [report.layers[i] for i in order]
+    return _page(
+        report,
+        layers=(_layer(layer, None) for layer in layers),
+        rows=Table(LAYER_TABLE, [row for layer in layers for row in _rows(layer)]),
+        records=Table([Column(name) for name in LAYER_COLUMNS], [records[i] for i in order]),
     )
 
 
-def document(report: Inspection) -> dict[str, Any]:
-    """The report as the JSON document of `--format json`."""
+def _record(report: LayerReport) -> tuple[Cell, ...]:
+    layer, found = report.layer, report.statistics
+    place = (layer.index, layer.type, layer.section.line, *layer.output, int(layer.batch_normalize), report.parameters)
+    if found is None:
+        return *place, *(None,) * (len(LAYER_COLUMNS) - len(place))
+    spans = [found.quantiles[name] for name in ("scale_magnitude", "rolling_variance", "gain_magnitude")]
+    ends = chain.from_iterable((span.low, span.high) for span in spans)
+    return *place, *ends, found.dead, found.near_dead, found.constant, *(span.q50 for span in spans)
+
+
+def _span(span: Quantiles) -> str:
+    return f"{render.number(span.low)}..{render.number(span.high)}"
+
+
+LAYER_TABLE = (
+    Column("layer"),
+    Column("type", right=False),
+    Column("output"),
+    Column("params", render.count),
+    Column("|scale|", _span),
+    Column("variance", _span),
+    Column("|gain|", _span),
+    Column("dead"),
+    Column(".01-10", right=False, spare=1),
+)
+
+
+def _rows(report: LayerReport) -> list[tuple[Any, ...]]:
+    """The layer's row, and below it those of its parts where they have names."""
+    layer = report.layer
+    place = (layer.index, layer.type, size_text(layer.output), report.parameters or None)
+    rows = [(*place, *_numbers(report.statistics, [channels.scale for channels in report.channels.values()]))]
+    for name, part in report.parts.items():
+        if name:
+            stored = sum(array.size for array in report.arrays if array.part == name)
+            rows.append((None, f"  {name}", None, stored, *_numbers(part, [report.channels[name].scale])))
+    return rows
+
+
+def _numbers(found: Statistics | None, scales: list[Vector]) -> tuple[Any, ...]:
+    if found is None:
+        return (None,) * 5
+    spans = (found.quantiles[name] for name in ("scale_magnitude", "rolling_variance", "gain_magnitude"))
+    return *spans, found.dead, _histogram(np.abs(np.concatenate(scales)))
+
+
+EDGES = (0, 0.0316, 0.1, 0.316, 1, 3.16, math.inf)  # half decades; what lies beyond the axis counts at its ends
+BARS, PLAIN_BARS = "·▁▂▃▄▅▆▇█", "._:-=+*#@"
+
+
+def _histogram(values: Vector) -> str:
+    """A bar per half decade, the highest for the fullest; plain ASCII where the terminal has no such characters."""
+    try:
+        BARS.encode(sys.stdout.encoding or "ascii")
+        bars = BARS
+    except UnicodeEncodeError:
+        bars = PLAIN_BARS
+    counts = [int(np.count_nonzero((values >= low) & (values < high))) for low, high in pairwise(EDGES)]
+    return "".join(bars[math.ceil(8 * count / max(*counts, 1))] for count in counts)
+
+
+# --- by channel -------------------------------------------------------------------------------------------------------
+
+CHANNEL_TABLE = (
+    Column("layer", right=False),
+    Column("channel"),
+    Column("scale", render.number),
+    Column("bias", render.number),
+    Column("mean", render.number, spare=2),
+    Column("variance", render.number),
+    Column("gain", render.number),
+    Column("offset", render.number),
+    Column("norm", render.number, spare=3),
+    Column("max|w|", render.number, spare=1),
+    Column("folded", render.number),
+    Column(">0", lambda share: f"{share:.0%}"),
+    Column("state", right=False),
+)
+
+
+def _by_channel(report: Inspection, sort: options.Sorting | None, top: int | None) -> Page:
+    rows = channel_rows(report.layers)
+    rows = [rows[i] for i in _order(ChannelRow._fields, rows, sort)[:top]]
+    by_layer: dict[int, list[ChannelRow]] = {layer.layer.index: [] for layer in report.layers}
+    for row in rows:
+        by_layer[row.layer].append(row)
+    shown = [(f"{row.layer}.{row.part}" if row.part else str(row.layer), *row[2:]) for row in rows]
+    return _page(
+        report,
+        layers=(_layer(layer, by_layer[layer.layer.index]) for layer in report.layers),
+        rows=Table(CHANNEL_TABLE, shown),
+        records=Table([Column(name) for name in ChannelRow._fields], rows),
+    )
+
+
+def _order(columns: Sequence[str], rows: Sequence[Sequence[Any]], sort: options.Sorting | None) -> list[int]:
+    """The rows' numbers in order: NaN first, what does not apply last."""
+    if sort is None:
+        return list(range(len(rows)))
+    if sort.column not in columns:
+        raise click.BadParameter(f"{sort.column!r}, expected one of {', '.join(columns)}", param_hint="--sort")
+    place, sign = columns.index(sort.column), 1 if sort.ascending else -1
+
+    def key(row: int) -> tuple[int, Any]:
+        value = rows[row][place]
+        if value is None or isinstance(value, str):
+            return 2, value or ""
+        return (0, 0) if math.isnan(value) else (1, sign * value)
+
+    return sorted(range(len(rows)), key=key)
+
+
+# --- what both show ---------------------------------------------------------------------------------------------------
+
+
+def _page(report: Inspection, *, layers: Iterable[dict[str, Any]], rows: Table, records: Table) -> Page:
+    return Page(
+        document=lambda: _document(report, layers),
+        rows=rows,
+        records=records,
+        summary=_summary(report),
+        footer=_footer(report),
+        findings=report.findings,
+    )
+
+
+def _document(report: Inspection, layers: Iterable[dict[str, Any]]) -> dict[str, Any]:
+    """The JSON document of `--format json`."""
     model = report.model
     header = model.header
     entry = model.network.input
@@ -75,12 +253,12 @@ def document(report: Inspection) -> dict[str, Any]:
         "expected_bytes": model.layout.nbytes,
         "actual_bytes": model.nbytes,
         "parameters": model.layout.parameters,
-        "layers": [_layer(layer) for layer in report.layers],
+        "layers": list(layers),
         "findings": [finding._asdict() for finding in report.findings],
     }
 
 
-def _layer(report: LayerReport) -> dict[str, Any]:
+def _layer(report: LayerReport, rows: list[ChannelRow] | None) -> dict[str, Any]:
     layer = report.layer
     return {
         "index": layer.index,
@@ -95,18 +273,30 @@ def _layer(report: LayerReport) -> dict[str, Any]:
         "batch_normalize": layer.batch_normalize,
         "parameters": report.parameters,
         "arrays": [{"name": array.name, "shape": array.shape, "offset": array.offset} for array in report.arrays],
-        "statistics": _statistics(report.statistics) if report.statistics else None,
-        "channels": None,
+        "statistics": _layer_statistics(report),
+        "channels": [_channel(row) for row in rows] if rows is not None and report.channels else None,
     }
 
 
-def _statistics(statistics: Statistics) -> dict[str, Any]:
+def _channel(row: ChannelRow) -> dict[str, Any]:
+    return {name: value for name, value in row._asdict().items() if name != "layer"}
+
+
+def _layer_statistics(report: LayerReport) -> dict[str, Any] | None:
+    if report.statistics is None:
+        return None
+    parts = {name: _statistics(part) for name, part in report.parts.items() if name}
+    return _statistics(report.statistics) | {"parts": parts or None}
+
+
+def _statistics(found: Statistics) -> dict[str, Any]:
     return {
-        "channels": statistics.channels,
-        "scale_magnitude": statistics.scale._asdict(),
-        "rolling_variance": statistics.variance._asdict(),
-        "gain_magnitude": statistics.gain._asdict(),
-        "dead": statistics.dead,
+        "channels": found.channels,
+        **{name: quantiles._asdict() for name, quantiles in found.quantiles.items()},
+        "weight_range": found.weight_range._asdict() if found.weight_range else None,
+        "dead": found.dead,
+        "near_dead": found.near_dead,
+        "constant": found.constant,
     }
 
 
@@ -145,47 +335,20 @@ def _verdict(report: Inspection) -> tuple[str, ...]:
 
 def _footer(report: Inspection) -> list[str]:
     shown = sum(layer.parameters for layer in report.layers)
-    dead = sum(layer.statistics.dead for layer in report.layers if layer.statistics)
-    channels = sum(layer.statistics.channels for layer in report.layers if layer.statistics)
+    found = [layer.statistics for layer in report.layers if layer.statistics]
     total = f"total    {shown:,} parameters in {len(report.layers)} layer{'s' * (len(report.layers) != 1)}"
-    if channels:
+    if found:
+        dead, channels = (sum(getattr(statistics, name) for statistics in found) for name in ("dead", "channels"))
         total += f"; {dead:,} of {channels:,} normalised channels dead"
-    return ["", total, *(f"{finding.severity:8} {finding.message} [{finding.id}]" for finding in report.findings)]
+    return ["", total, *_widest(report)]
 
 
-def _span(span: Span) -> str:
-    return f"{render.number(span.low)}..{render.number(span.high)}"
-
-
-def _rows(report: Inspection) -> Table:
-    columns = (
-        Column("layer"),
-        Column("type", right=False),
-        Column("output"),
-        Column("params", render.count),
-        Column("|scale|", _span),
-        Column("variance", _span),
-        Column("|gain|", _span),
-        Column("dead"),
-    )
-    return Table(columns, [_row(layer) for layer in report.layers])
-
-
-def _row(report: LayerReport) -> tuple[Any, ...]:
-    layer, found = report.layer, report.statistics
-    statistics = (found.scale, found.variance, found.gain, found.dead) if found else (None,) * 4
-    return layer.index, layer.type, size_text(layer.output), report.parameters or None, *statistics
-
-
-RECORD_COLUMNS = """index type line channels height width outputs batch_normalize parameters scale_min scale_max
-    variance_min variance_max gain_min gain_max dead"""
-
-
-def _records(report: Inspection) -> Table:
-    rows = []
-    for layer in report.layers:
-        section, found = layer.layer, layer.statistics
-        spans = (*found.scale, *found.variance, *found.gain, found.dead) if found else (None,) * 7
-        place = (section.index, section.type, section.section.line, *section.output)
-        rows.append((*place, int(section.batch_normalize), layer.parameters, *spans))
-    return Table([Column(name) for name in RECORD_COLUMNS.split()], rows)
+def _widest(report: Inspection) -> list[str]:
+    """The layer that a quantisation of whole tensors harms most, where weights were read."""
+    ranges = [(layer.layer.index, layer.statistics.weight_range) for layer in report.layers if layer.statistics]
+    known = [(found.after, found.before, index) for index, found in ranges if found and found.after < math.inf]
+    if not known:
+        return []
+    after, before, index = max(known)
+    times = f"{render.number(after)} times the narrowest, {render.number(before)} before folding"
+    return [f"range    layer {index}: widest channel {times}"]

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import math
 import re
+from collections.abc import Callable
 from itertools import chain
 from pathlib import Path
-from typing import NoReturn
+from typing import NamedTuple, NoReturn, TypeVar
 
 import click
 
@@ -15,9 +16,11 @@ from bnorm.dialects import DIALECTS
 from bnorm.model import Model
 
 FILE = click.Path(path_type=Path)
+Command = TypeVar("Command", bound=Callable[..., object])
 
 cfg_argument = click.argument("cfg", type=FILE)
 weights_argument = click.argument("weights", type=FILE)
+optional_weights_argument = click.argument("weights", type=FILE, required=False)
 dialect_option = click.option(
     "--dialect",
     type=click.Choice(["auto", *sorted(DIALECTS)]),
@@ -111,6 +114,27 @@ class Size(click.ParamType[int]):
         return size
 
 
+class Sorting(NamedTuple):
+    """A column, and whether its smallest value comes first."""
+
+    column: str
+    ascending: bool
+
+
+class Order(click.ParamType[Sorting]):
+    """`gain`, `gain:asc`, `gain:desc`."""
+
+    name = "COLUMN[:asc|desc]"
+
+    def convert(self, value: str | Sorting, param: click.Parameter | None, ctx: click.Context | None) -> Sorting:
+        if isinstance(value, Sorting):
+            return value
+        column, colon, order = value.partition(":")
+        if colon and order not in ("asc", "desc"):
+            self.fail(f"{value!r} is not a column such as gain, gain:asc or gain:desc", param, ctx)
+        return Sorting(column, order == "asc")
+
+
 class EpsilonChoice(click.ParamType[Epsilon]):
     """A runtime's name, or a value and its place: `opencv`, `1e-5`, `1e-6:outside`."""
 
@@ -134,11 +158,13 @@ class EpsilonChoice(click.ParamType[Epsilon]):
         self.fail(f"{value!r} is neither a value such as 1e-5 or 1e-6:outside nor one of {names}", param, ctx)
 
 
-epsilon_option = click.option(
-    "--epsilon",
-    type=EpsilonChoice(),
-    default="darknet",
-    show_default=True,
-    help=f"Whose guard against a variance of zero: {', '.join(RUNTIMES)}; or a value, with :inside (the root) or "
-    ":outside behind it.",
-)
+def epsilon_option(default: str | None, shown: str | None = None) -> Callable[[Command], Command]:
+    """`--epsilon` with a command's own default, `shown` where that is no name."""
+    return click.option(
+        "--epsilon",
+        type=EpsilonChoice(),
+        default=default,
+        show_default=shown or default or "",
+        help=f"Whose guard against a variance of zero: {', '.join(RUNTIMES)}; or a value, with :inside (the root) or "
+        ":outside behind it.",
+    )

@@ -7,14 +7,20 @@ import io
 import json
 import math
 import os
+import shutil
 import sys
+import textwrap
 import time
+from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import click
 
+from bnorm.files import replacing
+from bnorm.findings import Finding
 from bnorm.model import Model
 
 Cell = str | int | float | None
@@ -26,6 +32,7 @@ class Column(NamedTuple):
     name: str
     show: Callable[[Any], str] = str
     right: bool = True
+    spare: int = 0  # over 0: left out of a table that is wider than the terminal, the highest first
 
 
 class Table(NamedTuple):
@@ -46,12 +53,18 @@ class Page(NamedTuple):
     records: Table
     summary: Sequence[str] = ()
     footer: Sequence[str] = ()
+    findings: Sequence[Finding] = ()
     totals: Table = Table((), ())
 
 
-def show(page: Page, format_: str) -> None:
-    """Print the page on stdout."""
-    FORMATS[format_](page)
+def show(page: Page, format_: str, output: Path | None = None) -> None:
+    """Print the page on stdout, or write it to a file."""
+    text = FORMATS[format_](page)
+    if output is None:
+        click.echo(text, nl=False)
+        return
+    with replacing(output) as (file,):
+        file.write(click.unstyle(text).encode())
 
 
 def note(model: Model) -> None:
@@ -80,9 +93,9 @@ def progress(what: str) -> Iterator[Callable[[int, int], None] | None]:
         yield advance
 
 
-def _json(page: Page) -> None:
+def _json(page: Page) -> str:
     """One document; numbers that JSON cannot hold are the strings "nan", "inf" and "-inf"."""
-    click.echo(json.dumps(_jsonable(page.document()), indent=1, ensure_ascii=False, allow_nan=False))
+    return json.dumps(_jsonable(page.document()), indent=1, ensure_ascii=False, allow_nan=False) + "\n"
 
 
 def _jsonable(value: object) -> object:
@@ -95,61 +108,105 @@ def _jsonable(value: object) -> object:
     return value
 
 
-def _table(page: Page) -> None:
-    """Lines, an aligned table, and lines; click drops the style where stdout is no terminal."""
-    for line in page.summary:
-        click.echo(line)
-    _echo_table(page.rows)
-    for line in page.footer:
-        click.echo(line)
-    _echo_table(page.totals)
+def _table(page: Page) -> str:
+    """Lines, an aligned table, lines and findings, and the totals."""
+    lines = [*page.summary, *_styled(page.rows), *page.footer]
+    lines += [line for text in _few(page.findings) for line in _wrapped(text)]
+    return "".join(f"{line}\n" for line in [*lines, *_styled(page.totals)])
 
 
-def _echo_table(table: Table) -> None:
-    for number, line in enumerate(_aligned(table)):
-        click.echo(click.style(line, bold=True) if number == 0 and not os.environ.get("NO_COLOR") else line)
+def _styled(table: Table) -> list[str]:
+    """The aligned table; click drops the style where stdout is no terminal."""
+    lines = _aligned(table, width())
+    if lines and not os.environ.get("NO_COLOR"):
+        lines[0] = click.style(lines[0], bold=True)
+    return lines
 
 
-def _aligned(table: Table) -> list[str]:
-    """A heading, a rule and the rows, each cell as wide as its column needs."""
+def width() -> int:
+    """Columns of the terminal; 80 where stdout is none."""
+    return shutil.get_terminal_size((80, 24)).columns
+
+
+MOST = 4  # findings of a kind that a table shows
+
+
+def _few(findings: Sequence[Finding]) -> Iterator[str]:
+    """The findings, in their order; of a kind that many layers have, the first and how many more there are."""
+    counts = Counter(finding.id for finding in findings)
+    seen: Counter[str] = Counter()
+    for finding in findings:
+        seen[finding.id] += 1
+        if seen[finding.id] <= MOST:
+            yield f"{finding.severity:8} {finding.message} [{finding.id}]"
+        elif seen[finding.id] == counts[finding.id]:
+            yield f"{finding.severity:8} {counts[finding.id] - MOST} more of these in csv and json [{finding.id}]"
+
+
+def _wrapped(text: str) -> list[str]:
+    return textwrap.wrap(
+        text,
+        max(width(), 40),
+        subsequent_indent=" " * 9,
+        break_long_words=False,
+        break_on_hyphens=False,
+    )
+
+
+def _aligned(table: Table, most: int) -> list[str]:
+    """A heading, a rule and the rows, each cell as wide as its column needs; spare columns where they fit `most`."""
     if not table.rows:
         return []
     shown = [[column.name for column in table.columns], *(_shown(table.columns, row) for row in table.rows)]
     widths = [max(map(len, cells)) for cells in zip(*shown, strict=True)]
+    empty = [not any(cells) for cells in zip(*shown[1:], strict=True)]
+    kept = _fitting([column.spare for column in table.columns], empty, widths, most)
     aligned = [
         " ".join(
-            cell.rjust(width) if column.right else cell.ljust(width)
-            for column, cell, width in zip(table.columns, cells, widths, strict=True)
+            cells[i].rjust(widths[i]) if table.columns[i].right else cells[i].ljust(widths[i]) for i in kept
         ).rstrip()
         for cells in shown
     ]
-    return [aligned[0], "-" * (sum(widths) + len(widths) - 1), *aligned[1:]]
+    return [aligned[0], "-" * (sum(widths[i] for i in kept) + len(kept) - 1), *aligned[1:]]
 
 
-def _csv(page: Page) -> None:
+def _fitting(spare: Sequence[int], empty: Sequence[bool], widths: Sequence[int], most: int) -> list[int]:
+    """The columns to show: spare ones go where they are empty, and the most spare first until the rest fits."""
+    kept = [i for i in range(len(spare)) if not (spare[i] and empty[i])]
+    for i in sorted((i for i in kept if spare[i]), key=lambda i: -spare[i]):
+        if sum(widths[k] + 1 for k in kept) > most + 1:
+            kept.remove(i)
+    return kept
+
+
+def _csv(page: Page) -> str:
     """Comma-separated records with a heading; what does not apply is empty."""
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
     writer.writerow([column.name for column in page.records.columns])
     writer.writerows(page.records.rows)
-    click.echo(text.getvalue(), nl=False)
+    return text.getvalue()
 
 
-def _markdown(page: Page) -> None:
+def _markdown(page: Page) -> str:
     """The lines as a list, the table, the other lines as a list, and the totals."""
-    above, below = (["* " + " ".join(line.split()) for line in lines if line] for lines in (page.summary, page.footer))
+    footer = [*page.footer, *(f"{row.severity}: {row.message} [{row.id}]" for row in page.findings)]
+    above, below = (["* " + " ".join(line.split()) for line in lines if line] for lines in (page.summary, footer))
     parts = [above, _grid(page.rows), below, _grid(page.totals)]
-    click.echo("\n\n".join("\n".join(part) for part in parts if part))
+    return "\n\n".join("\n".join(part) for part in parts if part) + "\n"
 
 
 def _grid(table: Table) -> list[str]:
     if not table.rows:
         return []
-    heads = [column.name.replace("|", "\\|") for column in table.columns]
     marks = ["---:" if column.right else ":---" for column in table.columns]
-    return [
-        "| " + " | ".join(row) + " |" for row in [heads, marks, *(_shown(table.columns, row) for row in table.rows)]
-    ]
+    cells = [[column.name for column in table.columns], *(_shown(table.columns, row) for row in table.rows)]
+    heading, *rows = ["| " + " | ".join(map(_cell, row)) + " |" for row in cells]
+    return [heading, "| " + " | ".join(marks) + " |", *rows]
+
+
+def _cell(text: str) -> str:
+    return text.replace("|", "\\|")
 
 
 FORMATS = {"table": _table, "json": _json, "csv": _csv, "markdown": _markdown}
