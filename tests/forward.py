@@ -63,6 +63,16 @@ def deconvolve(x, weights, stride, padding):
     return out[:, end, end]
 
 
+def pool(x, size, stride):
+    """The largest value of each window; with darknet's default padding, size − 1 in all."""
+    below = (size - 1) // 2
+    edges = (below, size - 1 - below)
+    x = np.pad(x, ((0, 0), edges, edges), constant_values=-np.inf)
+    return np.lib.stride_tricks.sliding_window_view(x, (size, size), axis=(1, 2))[:, ::stride, ::stride].max(
+        axis=(3, 4)
+    )
+
+
 def binarise(weights):
     """Each filter's signs, 0 counting as negative, times its mean magnitude (`binarize_weights`)."""
     mean = np.abs(weights).mean(axis=(1, 2, 3), keepdims=True)
@@ -103,12 +113,28 @@ class Run:
             read = [outputs[number] for number in sources(section, layer.index)]
             return np.concatenate([y.reshape(-1, *layer.output[1:3]) for y in read])
         if layer.type == "shortcut":
-            return x + sum(outputs[number] for number in sources(section, layer.index))
+            inputs = [x, *(outputs[number] for number in sources(section, layer.index))]
+            return sum(weight * y for weight, y in zip(self._weights(layer, len(inputs)), inputs, strict=True))
+        if layer.type == "implicit":
+            return self.arrays[layer.index]["weights"].reshape(layer.output[:3])
+        if layer.type == "maxpool":
+            return pool(x, section.integer("size", 1), section.integer("stride", 1))
+        if layer.type == "softmax":
+            return np.exp(x - x.max()) / np.exp(x - x.max()).sum()
+        if layer.type == "yolo":
+            return x  # whose logistic activation is that of what is compared
         if layer.type == "activation":
             return self._activate(layer, x)
         if layer.type in ("rnn", "crnn", "gru", "lstm", "conv_lstm"):
             return self._recurrent(layer, x)
         return self._activate(layer, self._linear(layer, "", x))
+
+    def _weights(self, layer: Layer, count: int):
+        """Of a shortcut: 1 each, or its own, without negative ones and normalised (AB `shortcut_multilayer_cpu`)."""
+        if layer.index not in self.arrays:
+            return [1.0] * count
+        weights = np.maximum(self.arrays[layer.index]["weights"], 0)
+        return (weights / (1e-4 + weights.sum(axis=0)))[:, :, None, None]
 
     def _activate(self, layer: Layer, x):
         return ACTIVATIONS[layer.section.text("activation", "logistic")](x)
@@ -138,7 +164,8 @@ class Run:
         if part.kind == "deconvolutional":
             return deconvolve(x, weights, stride, padding)
         if part.kind == "local":
-            size = round((weights.shape[2] // len(x)) ** 0.5)
+            size, edge = round((weights.shape[2] // len(x)) ** 0.5), layer.section.integer("pad", 0)
+            x = np.pad(x, ((0, 0), (edge, edge), (edge, edge)))
             windows = np.lib.stride_tricks.sliding_window_view(x, (size, size), axis=(1, 2))[:, ::stride, ::stride]
             places = windows.transpose(1, 2, 0, 3, 4).reshape(len(weights), -1)
             return np.einsum("pw,pnw->np", places, weights).reshape(-1, *windows.shape[1:3])

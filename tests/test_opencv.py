@@ -36,9 +36,10 @@ def compare(cfg: Path, weights: Path, tmp_path: Path, epsilon: str, limit: float
         assert np.abs(before - after).max() < limit
 
 
+@pytest.mark.parametrize("name", ["detector", "digits"])
 @pytest.mark.parametrize(("epsilon", "limit"), LIMITS)
-def test_the_sample_computes_the_same_when_it_is_folded(tmp_path, epsilon, limit):
-    compare(SAMPLES / "sample_cfgs/sample.cfg", SAMPLES / "sample_weights/sample.weights", tmp_path, epsilon, limit)
+def test_a_sample_computes_the_same_when_it_is_folded(tmp_path, name, epsilon, limit):
+    compare(SAMPLES / f"sample_cfgs/{name}.cfg", SAMPLES / f"sample_weights/{name}.weights", tmp_path, epsilon, limit)
 
 
 @needs_shared("models")

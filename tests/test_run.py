@@ -18,8 +18,8 @@ from bnorm.model import read_model
 from bnorm.weights import open_weights
 from conftest import GOLDEN, cfg_source, write_weights
 
-SAMPLE = Path(__file__).parents[1] / "sample_cfgs" / "sample.cfg"
-SAMPLE_WEIGHTS = SAMPLE.parents[1] / "sample_weights" / "sample.weights"
+SAMPLE = Path(__file__).parents[1] / "sample_cfgs" / "detector.cfg"
+SAMPLE_WEIGHTS = SAMPLE.parents[1] / "sample_weights" / "detector.weights"
 
 # Results per channel are rounded to float32, and so is y for a float32 input: one rounding of the largest value.
 ONE_ROUNDING = 2**-23
