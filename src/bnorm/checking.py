@@ -6,6 +6,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple
 
+import numpy as np
+
 from bnorm import cfg
 from bnorm.batchnorm import ARITHMETICS
 from bnorm.diagnosis import fitting_classes, header_findings, misfit
@@ -36,6 +38,7 @@ class Check(NamedTuple):
         return sum(finding.severity == severity for finding in self.findings)
 
 
+@np.errstate(all="ignore")  # a file may hold any number, signalling NaN too: no news to the user
 def check(cfg_path: Path | str, weights_path: Path | str | None = None, dialect: str = "auto") -> Check:
     """Check a cfg, and a weights file against it. A file that fits is read once, in blocks.
 

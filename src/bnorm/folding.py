@@ -71,6 +71,7 @@ class FoldReport:
     output_cfg: Path | None
 
 
+@np.errstate(all="ignore")  # a file may hold any number, signalling NaN too: no news to the user
 def fold(
     model: Model,
     output: Path | str | None,

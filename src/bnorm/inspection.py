@@ -68,6 +68,7 @@ class Inspection(NamedTuple):
     misfit: WeightsError | None
 
 
+@np.errstate(all="ignore")  # a file may hold any number, signalling NaN too: no news to the user
 def inspect(
     model: Model, selection: Collection[int] | None = None, *, epsilon: Epsilon | None = None, weights: bool = False
 ) -> Inspection:
