@@ -23,8 +23,8 @@ from bnorm.model import read_model
 from bnorm.weights import open_weights
 from conftest import SHARED, TINY, Golden, needs_shared, write_weights
 
-SAMPLE_CFG = Path(__file__).parents[1] / "sample_cfgs" / "sample.cfg"
-SAMPLE_WEIGHTS = Path(__file__).parents[1] / "sample_weights" / "sample.weights"
+SAMPLE_CFG = Path(__file__).parents[1] / "sample_cfgs" / "detector.cfg"
+SAMPLE_WEIGHTS = Path(__file__).parents[1] / "sample_weights" / "detector.weights"
 MODELS = SHARED / "models"
 
 
