@@ -132,17 +132,20 @@ def test_a_golden_batchnorm_goes_into_the_convolution_before_it(invoke, tmp_path
 def test_a_folded_network_fits_in_every_dialect_that_knows_it(invoke, tmp_path, layout_case):
     case, output = layout_case, tmp_path / "out.weights"
     invoke("fold", case.cfg, case.weights, "-o", output, "--dialect", case.dialect)
+    knowing = set()
     for dialect in ("pjreddie", "alexeyab", "hank"):
         with contextlib.suppress(BnormError):
             if read_model(case.cfg, case.weights, dialect).fits:
-                assert read_model(output.with_suffix(".cfg"), output, dialect).fits
+                knowing.add(dialect)
+    assert case.dialect in knowing
+    assert all(read_model(output.with_suffix(".cfg"), output, dialect).fits for dialect in knowing)
 
 
 def test_folding_the_folded_pair_again_says_so_and_changes_nothing(invoke, tmp_path, layout_case):
     case, once, twice = layout_case, tmp_path / "once.weights", tmp_path / "twice.weights"
     invoke("fold", case.cfg, case.weights, "-o", once, "--dialect", case.dialect)
     result = invoke("fold", once.with_suffix(".cfg"), once, "-o", twice, "--dialect", case.dialect)
-    assert result.stdout.startswith(f"nothing to fold; copied to {twice} and {twice.with_suffix('.cfg')}\n")
+    assert result.stdout.startswith(f"nothing to fold; the same in {twice} and {twice.with_suffix('.cfg')}\n")
     assert twice.read_bytes() == once.read_bytes()
     assert twice.with_suffix(".cfg").read_bytes() == once.with_suffix(".cfg").read_bytes()
 
@@ -264,7 +267,7 @@ def test_a_folded_network_has_nothing_to_fold(invoke, tiny):
     once, twice = tiny[0].with_name("once.weights"), tiny[0].with_name("twice.weights")
     invoke("fold", *tiny, "-o", once)
     result = invoke("fold", once.with_suffix(".cfg"), once, "-o", twice)
-    assert result.stdout.startswith(f"nothing to fold; copied to {twice} and {twice.with_suffix('.cfg')}\n")
+    assert result.stdout.startswith(f"nothing to fold; the same in {twice} and {twice.with_suffix('.cfg')}\n")
     assert twice.read_bytes() == once.read_bytes()
     assert twice.with_suffix(".cfg").read_bytes() == once.with_suffix(".cfg").read_bytes()
 
@@ -325,7 +328,8 @@ def test_clamp_takes_the_nearest_variance_and_says_so(invoke, tiny):
         change(weights, 3, channel, value)
     outputs = cfg.with_name("clamped.weights"), cfg.with_name("expected.weights")
     result = invoke("fold", cfg, weights, "-o", outputs[0], "--bad-variance", "clamp")
-    assert "folded   layer 0 convolutional: clamped: rolling_variance is -1 in channel 0 and 2 more" in result.stdout
+    said = "folded layer 0 convolutional: clamped: rolling_variance is -1 in channel 0 and 2 more"
+    assert said in " ".join(result.stdout.split())
     for channel, value in enumerate([0, 0, np.finfo("f4").max]):
         change(weights, 3, channel, value)
     invoke("fold", cfg, weights, "-o", outputs[1])
@@ -348,7 +352,7 @@ def test_a_bad_variance_of_a_layer_that_stays_is_no_error(invoke, tiny):
 
 
 @pytest.mark.parametrize(("field", "value"), [(0, np.nan), (1, np.inf), (1, 3e38), (2, np.inf), (2, -3e38)])
-def test_numbers_beyond_a_float32_bring_no_python_warning(tiny, field, value):
+def test_no_number_of_a_file_brings_a_python_warning(tiny, field, value):
     """Whether it is an error or a network with an infinity in it: never a warning with a line of bnorm's source."""
     cfg, weights = tiny
     change(weights, field, 0, value)
@@ -356,6 +360,35 @@ def test_numbers_beyond_a_float32_bring_no_python_warning(tiny, field, value):
     with warnings.catch_warnings(), contextlib.suppress(BnormError):
         warnings.simplefilter("error")
         fold(read_model(cfg, weights, "alexeyab"), cfg.with_name("out.weights"), cfg.with_name("out.cfg"))
+
+
+@pytest.mark.parametrize("verify", [(), ("--no-verify",)])
+@pytest.mark.parametrize("dry", [(), ("--dry-run",)])
+def test_a_layer_whose_folded_numbers_no_float32_holds_stays(invoke, tiny, verify, dry):
+    """A gain of 1e35 times weights of about 1: beyond 3.4e38 for some of them."""
+    cfg, weights = tiny
+    change(weights, 1, 0, 3e38)
+    change(weights, 3, 0, 0)
+    output = cfg.with_name("out.weights")
+    result = invoke("fold", cfg, weights, "-o", output, *verify, *dry)
+    assert "kept     layer 0 convolutional: folded, its numbers are beyond float32" in result.stdout
+    if not dry:
+        assert (output.read_bytes(), output.with_suffix(".cfg").read_text()) == (weights.read_bytes(), TINY)
+
+
+def test_what_is_skipped_names_the_parts(tmp_path):
+    cfg = tmp_path / "net.cfg"
+    cfg.write_text(cfg_source("5", "lstm output=3 batch_normalize=1"))
+    weights = write_weights(cfg, tmp_path / "net.weights")
+    model = read_model(cfg, weights, "alexeyab")
+    data = bytearray(weights.read_bytes())
+    for name, channel, value in (("wi", 1, -3), ("uo", 2, np.nan)):
+        offset = model.layout.by_name[0, f"{name}.rolling_variance"].offset
+        struct.pack_into("<f", data, offset + 4 * channel, value)
+    weights.write_bytes(data)
+    report = fold(read_model(cfg, weights, "alexeyab"), None, dry_run=True, bad_variance="skip")
+    reason = "wi.rolling_variance is -3 in channel 1; uo.rolling_variance is nan in channel 2"
+    assert {row.reason for row in report.layers} == {reason}
 
 
 # --- outputs ----------------------------------------------------------------------------------------------------------
@@ -485,6 +518,35 @@ def test_a_dry_run_says_the_same_and_writes_nothing(invoke, tiny):
 
 def test_without_output_only_a_dry_run_is_possible(invoke, tiny):
     assert "--dry-run" in invoke("fold", *tiny, exit_code=2).stderr
+    with pytest.raises(ValueError, match="expected an output, or a dry run"):
+        fold(read_model(*tiny), None)
+
+
+def test_a_dry_run_refuses_the_outputs_that_a_real_one_would(invoke, tiny):
+    cfg, weights = tiny
+    assert "is an input" in refuse(invoke, cfg, weights, "--dry-run", "-o", weights)
+
+
+@pytest.mark.parametrize("epsilon", ["darknet", "3e-5", "1e-37:outside"])
+def test_no_line_is_wider_than_80_columns(invoke, tiny, epsilon):
+    lines = invoke("fold", *tiny, "--dry-run", "--epsilon", epsilon).stdout.splitlines()
+    assert max(map(len, lines)) <= 80
+
+
+def test_an_error_of_the_disk_while_layers_are_compared_is_an_error(invoke, tiny, monkeypatch):
+    """The system tells it once, to whoever syncs first."""
+    calls = []
+
+    def fsync(descriptor):
+        calls.append(descriptor)
+        if len(calls) == 1:
+            raise OSError(5, "Input/output error")
+
+    monkeypatch.setattr("os.fsync", fsync)
+    before = set(tiny[0].parent.iterdir())
+    error = invoke("fold", *tiny, "-o", tiny[0].with_name("out.weights"), exit_code=1).stderr
+    assert "input/output error" in error
+    assert set(tiny[0].parent.iterdir()) == before
 
 
 def test_no_verify_leaves_the_errors_open(invoke, tiny):

@@ -14,7 +14,6 @@ import numpy as np
 from numpy.typing import NDArray
 
 from bnorm.batchnorm import Epsilon, Parameters, Rolling, Vector, gain_offset
-from bnorm.errors import WeightsError
 from bnorm.folds import Fold
 from bnorm.layout import Array
 from bnorm.linear import FORMS, Doubles, Question, Stored, along, in_file, inputs_of, respond, signs, window_shape
@@ -30,6 +29,13 @@ Key = tuple[int, str]  # a layer and its part
 Statistics = Mapping[Key, tuple[Parameters, Rolling]]
 
 
+class Beyond(Exception):
+    """A layer's folded numbers are beyond what a float32 holds."""
+
+    def __init__(self, layer: int) -> None:
+        self.layer = layer
+
+
 class Affine(NamedTuple):
     """A part's new weights are the old ones times `gain` per filter, and times `inputs` where those are scaled, too."""
 
@@ -41,7 +47,7 @@ class Affine(NamedTuple):
 
 def statistics(weights: Weights) -> dict[Key, tuple[Parameters, Rolling]]:
     """The learned parameters and the rolling statistics of every part that normalises with arrays of its own."""
-    stored = weights.layout.by_name()
+    stored = weights.layout.by_name
     found = {}
     for layer, part in normalised_parts(weights.model.network):
         vectors = {
@@ -95,18 +101,21 @@ def affine(fold: Fold, weights: Weights, known: Statistics, epsilon: Epsilon) ->
             gain = np.ones(fold.part.channels)
         inputs = None
         if fold.before:
-            factor, shift = _composed([gain_offset(*known[layer, ""], epsilon) for layer in fold.before])
+            factor, shift = _composed(fold.before, known, epsilon)
             inputs = inputs_of(factor, fold.part, fold.groups)
+            if fold.groups > 1:
+                inputs = inputs.repeat(fold.part.channels // fold.groups, axis=0)
             biases = biases + gain * _of_constant(fold, weights, inputs_of(shift, fold.part, fold.groups))
-        for layer in fold.behind:
-            factor, shift = gain_offset(*known[layer, ""], epsilon)
+        if fold.behind:
+            factor, shift = _composed(fold.behind, known, epsilon)
             gain = gain * factor
             biases = along(factor, 0, biases.ndim) * biases + along(shift, 0, biases.ndim)
     return Affine(fold, gain, inputs, biases)
 
 
-def _composed(lines: list[tuple[Vector, Vector]]) -> tuple[Vector, Vector]:
-    """Gain and offset of several `gain·x + offset` one after the other."""
+def _composed(layers: tuple[int, ...], known: Statistics, epsilon: Epsilon) -> tuple[Vector, Vector]:
+    """Gain and offset of several `[batchnorm]` layers one after the other."""
+    lines = [gain_offset(*known[layer, ""], epsilon) for layer in layers]
     return reduce(lambda first, then: (then[0] * first[0], then[0] * first[1] + then[1]), lines)
 
 
@@ -121,24 +130,24 @@ def _of_constant(fold: Fold, weights: Weights, inputs: Doubles) -> Vector:
 def stored(weights: Weights, fold: Fold) -> Stored:
     """The weights of the part that takes something in."""
     name = array_name(fold.part.name, "weights")
-    array = weights.layout.by_name()[fold.layer, name]
+    array = weights.layout.by_name[fold.layer, name]
     return Stored(array, lambda: weights.blocks(array))
 
 
 def folded(weights: Weights, array: Array, change: Affine) -> Iterator[Floats]:
     """The part's biases or weights after folding, rounded once, in blocks of rows as the file holds them.
 
-    `WeightsError` where a finite number has become an infinite one.
+    `Beyond` where a finite number has become an infinite one.
     """
     if array.field == "biases":
-        yield _finite(_rounded(change.biases), change.biases, weights, array)
+        yield _finite(_rounded(change.biases), change.biases, array)
         return
     factors = [along(change.gain, FORMS[change.fold.part.kind].filters, len(array.shape))]
     factors += [] if change.inputs is None else [change.inputs]
     start = 0
     for block in weights.blocks(array):
         rows = [in_file(factor, array, start, start + len(block)) for factor in factors]
-        yield _finite(_product(block, rows), block, weights, array)
+        yield _finite(_product(block, rows), block, array)
         start += len(block)
 
 
@@ -158,15 +167,17 @@ def _rounded(values: Doubles) -> Floats:
         return values.astype(np.float32)
 
 
-def _finite(values: Floats, before: NDArray[np.floating], weights: Weights, array: Array) -> Floats:
+def _finite(values: Floats, before: NDArray[np.floating], array: Array) -> Floats:
     if np.isinf(values).any() and np.isfinite(before[np.isinf(values)]).any():
-        place = f"layer {array.layer} {array.name}"
-        raise WeightsError(weights.path, f"{place} times its gain is beyond float32, expected smaller numbers")
+        raise Beyond(array.layer)
     return values
 
 
 def lost_signs(weights: Weights, change: Affine) -> str:
-    """Why a binary part cannot be folded: a gain below 0 turns every sign, but not that of a weight of 0."""
+    """Why a binary part cannot be folded: a gain below 0 turns every sign, but not that of a weight of 0.
+
+    Nor may a weight become 0, or no number; a filter of zeros alone has no sign.
+    """
     part, source = change.fold.part, stored(weights, change.fold)
     ones = np.ones([*window_shape(part), 1])
     new = Stored(source.array, lambda: folded(weights, source.array, change))
@@ -174,4 +185,4 @@ def lost_signs(weights: Weights, change: Affine) -> str:
     (after,) = respond(new, part, Question(ones, signs))
     gain = change.gain[:, np.newaxis]
     count = int(np.count_nonzero((before * np.sign(gain) != after) & (gain * magnitudes != 0)))
-    return f"a weight of 0 cannot turn its sign in {count} binary filter{'s' * (count != 1)}" if count else ""
+    return f"folding would change signs of weights in {count} binary filter{'s' * (count != 1)}" if count else ""

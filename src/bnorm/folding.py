@@ -20,10 +20,10 @@ from typing import BinaryIO, NamedTuple
 import numpy as np
 
 from bnorm import cfg
-from bnorm.affine import Affine, Key, Statistics, affine, bad_variances, clamped, folded, lost_signs, statistics
+from bnorm.affine import Affine, Beyond, Key, Statistics, affine, bad_variances, clamped, folded, lost_signs, statistics
 from bnorm.batchnorm import DARKNET, RUNTIMES, Epsilon, Rolling
 from bnorm.engine import processors
-from bnorm.errors import OutputError, WeightsError
+from bnorm.errors import CfgError, OutputError, WeightsError
 from bnorm.files import check_outputs, replacing
 from bnorm.folds import Folds, plan_folds
 from bnorm.layout import Array, plan
@@ -31,10 +31,11 @@ from bnorm.linear import Stored
 from bnorm.model import Model
 from bnorm.network import Layer, Network, build
 from bnorm.parts import SWITCHES, Part, array_name
-from bnorm.references import without
+from bnorm.references import agree, without
 from bnorm.verification import Difference, Source, compare
 from bnorm.weights import Floats, Weights, open_weights, write_block
 
+DEFECT = "a defect of bnorm: nothing was written"
 POLICIES = ("error", "clamp", "skip")  # for a rolling variance that is negative, infinite or no number
 
 Advance = Callable[[int, int], None] | None  # told how many values are done, of how many
@@ -81,29 +82,30 @@ def fold(
     epsilon: Epsilon = DARKNET,
     bad_variance: str = "error",
     verify: bool = True,
+    dry_run: bool = False,
     force: bool = False,
     advance: Advance = None,
 ) -> FoldReport:
-    """Write the folded weights and cfg, or neither; without `output` it is a dry run.
+    """Write the folded weights and cfg, or neither; a dry run, for which `output` may be None, does all but that.
 
-    `output_cfg` is by default the output with the suffix `.cfg`; `layers` selects, by default all. With a rolling
+    `output_cfg` is by default the output with the suffix `.cfg`; `layers` selects, by default all, and nothing else is
+    touched. With a rolling
     variance that is negative, infinite or no number, folding fails, takes the nearest variance (0 for no number), or
     leaves the layer as it is: `bad_variance`, one of `POLICIES`.
 
-    `WeightsError` for a file that does not fit, or numbers that folding would take beyond float32; `OutputError` for an
-    output that must not be written, or where `verify` finds a difference that rounding does not explain.
+    `WeightsError` for a file that does not fit; `OutputError` for an output that must not be written, or where `verify`
+    finds a difference that rounding does not explain; ValueError without an output that is needed.
     """
     targets = _targets(output, output_cfg)
+    if not (targets or dry_run):
+        raise ValueError("expected an output, or a dry run")
     with open_weights(model) as weights, ExitStack() as stack:
         check_outputs(targets, (model.network.text.path, weights.path), force=force, cause="--force overwrites it")
         weights.require_fit()
-        work = _prepare(weights, layers, epsilon, bad_variance)
-        meter = _Meter(work, targets, verify, advance)
-        files = stack.enter_context(replacing(*targets)) if targets else ()
-        if files:
-            _write(work, files, meter)
+        files = () if dry_run else stack.enter_context(replacing(*targets))
+        work, meter = _write(weights, _Wish(layers, epsilon, bad_variance, verify), files, advance)
         differences = _verified(work, files, meter) if verify else {}
-    return _report(work, differences, targets)
+    return _report(work, differences, () if dry_run else targets)
 
 
 def _targets(output: Path | str | None, output_cfg: Path | str | None) -> tuple[Path, ...]:
@@ -111,6 +113,15 @@ def _targets(output: Path | str | None, output_cfg: Path | str | None) -> tuple[
         return ()
     output = Path(output)
     return output, Path(output_cfg) if output_cfg else output.parent / f"{output.stem}.cfg"
+
+
+class _Wish(NamedTuple):
+    """What the caller asked for."""
+
+    layers: Collection[int] | None
+    epsilon: Epsilon
+    bad_variance: str
+    verify: bool
 
 
 class _Work(NamedTuple):
@@ -131,7 +142,7 @@ class _Work(NamedTuple):
 
     def stream(self) -> Iterator[Floats]:
         """The folded file's values, in blocks."""
-        old, survivors = self.weights.layout.by_name(), self.survivors()
+        old, survivors = self.weights.layout.by_name, self.survivors()
         for array in self.after.layout.arrays:
             yield from self.blocks(old[survivors[array.layer], array.name])
 
@@ -141,21 +152,34 @@ class _Work(NamedTuple):
         return folded(self.weights, array, change) if change else self.weights.blocks(array)
 
 
-def _prepare(weights: Weights, layers: Collection[int] | None, epsilon: Epsilon, policy: str) -> _Work:
-    network = weights.model.network
+def _prepare(weights: Weights, wish: _Wish, beyond: dict[int, str]) -> _Work:
+    network, epsilon = weights.model.network, wish.epsilon
     known = statistics(weights)
     bad = {key: text for key, (_, rolling) in known.items() if (text := bad_variances(rolling.variance))}
-    stay = _not_selected(network, layers)
-    if policy == "skip":
-        stay = {layer: text for (layer, _), text in bad.items()} | stay
-    elif policy == "clamp":
+    fixed = _not_selected(network, wish.layers) | beyond
+    if wish.bad_variance == "skip":
+        fixed = _reasons(bad) | fixed
+    elif wish.bad_variance == "clamp":
         known = {key: (parameters, _clamped(rolling)) for key, (parameters, rolling) in known.items()}
-    folds, affines = _settle(weights, known, epsilon, stay)
-    if policy == "error":
+    folds, affines = _settle(weights, known, epsilon, fixed)
+    if wish.bad_variance == "error":
         _refuse_bad(weights, {key: text for key, text in bad.items() if key[0] not in folds.kept})
-    source = without(network, folds.removed, _dropped(network, folds.kept, layers))
-    notes = {key: f"clamped: {text}" for key, text in bad.items()} if policy == "clamp" else {}
-    return _Work(weights, epsilon, known, notes, folds, affines, source, _after(weights.model, source))
+    source = without(network, folds.removed, _dropped(network, folds.kept, wish.layers))
+    after = _after(weights.model, source)
+    if not agree(network, after.network, folds.removed):
+        raise CfgError(
+            network.text.path, "cannot be renumbered, expected each layer to read what it read", cause=DEFECT
+        )
+    notes = {key: f"clamped: {text}" for key, text in bad.items()} if wish.bad_variance == "clamp" else {}
+    return _Work(weights, epsilon, known, notes, folds, affines, source, after)
+
+
+def _reasons(bad: Mapping[Key, str]) -> dict[int, str]:
+    """What is wrong with each layer's parts."""
+    found: dict[int, str] = {}
+    for (layer, part), text in bad.items():
+        found[layer] = "; ".join(filter(None, (found.get(layer), array_name(part, text))))
+    return found
 
 
 def _after(model: Model, source: bytes) -> Model:
@@ -165,17 +189,24 @@ def _after(model: Model, source: bytes) -> Model:
 
 
 def _settle(
-    weights: Weights, known: Statistics, epsilon: Epsilon, stay: dict[int, str]
+    weights: Weights, known: Statistics, epsilon: Epsilon, fixed: dict[int, str]
 ) -> tuple[Folds, dict[Key, Affine]]:
-    """What goes where: decided from the cfg, and again without the binary layers whose weights cannot be folded."""
+    """What goes where: decided from the cfg, and again without what would turn the signs of binary weights of 0.
+
+    Each round fixes one more layer: the `[batchnorm]` layers behind such weights, or else the layer itself.
+    """
     while True:
-        folds = plan_folds(weights.model.network, stay)
+        folds = plan_folds(weights.model.network, fixed)
         affines = {(fold.layer, fold.part.name): affine(fold, weights, known, epsilon) for fold in folds.folds}
-        binary = {key: lost_signs(weights, change) for key, change in affines.items() if change.fold.binary}
-        lost = {layer: reason for (layer, _), reason in binary.items() if reason}
+        lost = {
+            layer: reason
+            for change in affines.values()
+            if True in change.fold.binary and (reason := lost_signs(weights, change))
+            for layer in change.fold.behind or (change.fold.layer,)
+        }
         if not lost:
             return folds, affines
-        stay = stay | lost
+        fixed = fixed | lost
 
 
 def _not_selected(network: Network, layers: Collection[int] | None) -> dict[int, str]:
@@ -204,10 +235,10 @@ def _dropped(network: Network, kept: Collection[int], layers: Collection[int] | 
 class _Meter:
     """Counts the values that are written and compared, and tells how far it is."""
 
-    def __init__(self, work: _Work, targets: tuple[Path, ...], verify: bool, advance: Advance) -> None:
+    def __init__(self, work: _Work, verify: bool, advance: Advance) -> None:
         self.advance, self.done = advance, 0
         compared = sum(prod(fold.part.weights) for fold in work.folds.folds)
-        self.total = work.after.layout.parameters * bool(targets) + compared * verify
+        self.total = work.after.layout.parameters + compared * verify
 
     def add(self, count: int) -> None:
         self.done += count
@@ -215,40 +246,57 @@ class _Meter:
             self.advance(self.done, self.total)
 
 
-def _write(work: _Work, files: Sequence[BinaryIO], meter: _Meter) -> None:
-    weights_file, cfg_file = files
-    weights_file.write(work.weights.head())
+def _write(weights: Weights, wish: _Wish, files: Sequence[BinaryIO], advance: Advance) -> tuple[_Work, _Meter]:
+    """Write the folded pair, in a dry run to nowhere; a layer whose folded numbers no float32 can hold stays."""
+    beyond: dict[int, str] = {}
+    while True:
+        work = _prepare(weights, wish, beyond)
+        meter = _Meter(work, wish.verify, advance)
+        try:
+            _stream(work, files, meter)
+        except Beyond as error:
+            beyond[error.layer] = "folded, its numbers are beyond float32"
+        else:
+            return work, meter
+
+
+def _stream(work: _Work, files: Sequence[BinaryIO], meter: _Meter) -> None:
+    for file, head in zip(files, (work.weights.head(), work.text), strict=True) if files else ():
+        file.seek(0)
+        file.truncate()
+        file.write(head)
     for block in work.stream():
-        write_block(weights_file, block)
+        if files:
+            write_block(files[0], block)
         meter.add(block.size)
-    weights_file.flush()  # it is read again before it is closed
-    cfg_file.write(work.text)
+    if files:
+        files[0].flush()  # it is read again before it is closed
 
 
 def _verified(work: _Work, files: Sequence[BinaryIO], meter: _Meter) -> dict[Key, Difference]:
     """Compare every folded part with what was written, in a dry run with what would have been."""
-    arrays = work.weights.layout.by_name()
+    arrays = work.weights.layout.by_name
     old, new = _source(arrays, work.weights.blocks), _source(arrays, work.blocks)
     with ExitStack() as stack:
         if files:
-            path = Path(files[0].name)
-            written = stack.enter_context(open_weights(work.after._replace(weights=path)))
+            written = stack.enter_context(open_weights(work.after._replace(weights=Path(files[0].name))))
             survivors = work.survivors()
-            new = _source(
-                {(survivors[layer], name): a for (layer, name), a in written.layout.by_name().items()}, written.blocks
-            )
+            after = {(survivors[array.layer], array.name): array for array in written.layout.arrays}
+            new = _source(after, written.blocks)
         pool = stack.enter_context(ThreadPoolExecutor(processors() + 1))
-        if files:
-            pool.submit(os.fsync, files[0].fileno())  # the disk works while the processors do
+        synced = [pool.submit(os.fsync, file.fileno()) for file in files]  # the disk works while the processors do
         folds = [change.fold for change in work.affines.values()]
         found = pool.map(lambda fold: compare(fold, old, new, work.statistics, work.epsilon), folds)
-        return {key: _proven(work, key, difference, meter) for key, difference in zip(work.affines, found, strict=True)}
+        result = {key: _proven(work, key, gap, meter) for key, gap in zip(work.affines, found, strict=True)}
+        for sync in synced:
+            sync.result()  # the system tells an error of writing once
+    return result
 
 
 def _proven(work: _Work, key: Key, difference: Difference, meter: _Meter) -> Difference:
     if not difference.excess <= 1:
         what = f"layer {key[0]} differs by {difference.absolute:.1e} from what it was, expected rounding alone"
-        raise OutputError(work.weights.path, what, cause="a defect of bnorm: nothing was written")
+        raise OutputError(work.weights.path, what, cause=DEFECT)
     meter.add(prod(work.affines[key].fold.part.weights))
     return difference
 
@@ -284,8 +332,10 @@ def _row(work: _Work, layer: Layer, part: Part, differences: Mapping[Key, Differ
     own = (folds.shared.get(index, index), part.name)
     target = folds.removed.get(index)
     into = "" if target is None else f"into layer {target}"
-    reasons = [into, work.notes.get(own, "")]
     difference = differences.get(own if target is None else (target, ""))
+    silent = difference.silent if difference else 0
+    compared = f"{silent} channel{'s' * (silent != 1)} give no number, so not compared" if silent else ""
+    reasons = [into, work.notes.get(own, ""), compared]
     return FoldedLayer(
         index,
         layer.type,

@@ -9,7 +9,7 @@ before it or, where that is not exact, into the convolution or matrix behind it:
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import NamedTuple
 
 from bnorm.layout import FILTERED
@@ -21,12 +21,16 @@ from bnorm.shapes import kernel
 
 
 class Fold(NamedTuple):
-    """A linear part and what it takes in, in this order: `[batchnorm]` layers before it, its `own`, those behind it."""
+    """A linear part and what it takes in, in this order: `[batchnorm]` layers before it, its `own`, those behind it.
+
+    `binary` says how its weights count: as they are, or by their signs and the mean magnitude of each filter's; in both
+    ways where layers that share them differ.
+    """
 
     layer: int
     part: Part
     groups: int
-    binary: bool  # its weights count by their signs and the mean magnitude of each filter's
+    binary: frozenset[bool]
     before: tuple[int, ...]
     own: bool
     behind: tuple[int, ...]
@@ -44,83 +48,86 @@ class Folds(NamedTuple):
     shared: Mapping[int, int]
 
 
-def plan_folds(network: Network, stay: Mapping[int, str]) -> Folds:
-    """Decide for every normalised layer; those in `stay` are kept for the reason given there."""
-    return _Planner(network, stay).plan()
+def plan_folds(network: Network, fixed: Mapping[int, str]) -> Folds:
+    """Decide for every normalised layer; those in `fixed` stay as they are for the reason given there."""
+    return _Planner(network, fixed).plan()
 
 
 class _Planner:
-    """The decisions so far."""
+    """The decisions so far: why normalised layers stay, and where `[batchnorm]` layers go."""
 
-    def __init__(self, network: Network, stay: Mapping[int, str]) -> None:
-        self.layers, self.readers, self.stay = network.layers, readers(network), stay
-        self.groups = _sharing(network)
-        self.kept = {
-            layer.index: stay[layer.index] for layer in network.layers if layer.batch_normalize and layer.index in stay
-        }
+    def __init__(self, network: Network, fixed: Mapping[int, str]) -> None:
+        self.layers, self.readers, self.groups = network.layers, readers(network), _sharing(network)
+        self.fixed = dict(fixed) | {layer.index: reason for layer in network.layers if (reason := _unread(layer))}
+        self.kept: dict[int, str] = {}
         self.removed: dict[int, int] = {}
 
     def plan(self) -> Folds:
-        for layer in self.layers:
-            if layer.batch_normalize and layer.type != "batchnorm":
-                self._keep(layer, self._own(layer))
-        alone = [layer for layer in self.layers if layer.batch_normalize and layer.type == "batchnorm"]
+        normalised = [layer for layer in self.layers if layer.batch_normalize]
+        alone = [layer for layer in normalised if layer.type == "batchnorm"]
+        own = [layer for layer in normalised if layer.type != "batchnorm"]
+        verdicts = {group: self._verdict(group) for group in {self._group(layer) for layer in own}}
+        self.kept = {layer.index: reason for layer in own if (reason := verdicts[self._group(layer)].get(layer.index))}
         for layer in alone:
-            self._keep(layer, _unread(layer) or self._place_before(layer))
+            self._place_before(layer)
         for layer in reversed(alone):
             self._place_behind(layer)
-        own = [layer for layer in self.layers if layer.batch_normalize and layer.index not in self.kept]
-        shared = {layer.index: self.groups[layer.index][0] for layer in own if _shares(layer)}
-        folds = (self._fold(layer, part) for layer in self.layers for part in layer.parts)
+        shared = {
+            layer.index: self._group(layer)[0] for layer in own if _shares(layer) and layer.index not in self.kept
+        }
+        folds = (self._fold(layer, part, around) for layer, around in self._surroundings() for part in layer.parts)
         return Folds(tuple(fold for fold in folds if fold), self.kept, self.removed, shared)
 
-    def _fold(self, layer: Layer, part: Part) -> Fold | None:
+    def _surroundings(self) -> Iterator[tuple[Layer, list[int]]]:
+        """Every layer that stands, with the `[batchnorm]` layers that go into it."""
+        around: dict[int, list[int]] = {}
+        for gone, target in sorted(self.removed.items()):
+            around.setdefault(target, []).append(gone)
+        return ((layer, around.get(layer.index, [])) for layer in self.layers if layer.type != "batchnorm")
+
+    def _fold(self, layer: Layer, part: Part, around: list[int]) -> Fold | None:
         own = part.batch_normalize and layer.index not in self.kept
-        around = {gone for gone, target in self.removed.items() if target == layer.index}
-        if part.kind == "batchnorm" or _shares(layer) or not (own or around):
+        if _shares(layer) or not (own or around):
             return None
-        before = tuple(sorted(gone for gone in around if gone < layer.index))
-        behind = tuple(sorted(gone for gone in around if gone > layer.index))
+        before = tuple(gone for gone in around if gone < layer.index)
+        behind = tuple(gone for gone in around if gone > layer.index)
         convolution = part.kind == "convolutional"
-        groups = groups_of(layer.section) if convolution else 1
-        return Fold(layer.index, part, groups, convolution and _binary(layer), before, own, behind)
+        binary = frozenset(convolution and _binary(self.layers[index]) for index in self._group(layer))
+        return Fold(layer.index, part, groups_of(layer.section) if convolution else 1, binary, before, own, behind)
 
-    def _keep(self, layer: Layer, reason: str) -> None:
-        if reason:
-            self.kept.setdefault(layer.index, reason)
+    def _group(self, layer: Layer) -> tuple[int, ...]:
+        """The layers with the same arrays, the one first that has them in the file."""
+        return self.groups.get(layer.index, (layer.index,))
 
-    def _own(self, layer: Layer) -> str:
-        """Why a layer cannot take in its own batch normalisation; empty where it can."""
-        group = self.groups.get(layer.index, (layer.index,))
+    def _verdict(self, group: tuple[int, ...]) -> dict[int, str]:
+        """Why the layers of a group cannot take in their own batch normalisation; empty where they can."""
         for index in group:
-            other = self.layers[index]
-            reason = self.kept.get(index) or (_unread(other) if index == group[0] else "")
-            reason = reason or ("" if other.batch_normalize else "does not normalise")
+            reason = self.fixed.get(index) or ("" if self.layers[index].batch_normalize else "does not normalise")
             if reason:
-                return reason if other is layer else f"shares its weights with layer {index}: {reason}"
-        return ""
+                others = dict.fromkeys(group, f"shares its weights with layer {index}: {reason}")
+                return others | {index: reason}
+        return {}
 
-    def _place_before(self, layer: Layer) -> str:
-        """Let a `[batchnorm]` go into the layer before it, or to where the one before it went; else why not."""
-        if layer.index in self.kept:
-            return ""
+    def _place_before(self, layer: Layer) -> None:
+        """Let a `[batchnorm]` go into the layer before it, or to where the one before it went."""
         target = self.removed.get(layer.index - 1, layer.index - 1)
-        reason = self._into_before(layer, target)
-        if not reason:
+        reason = self.fixed.get(layer.index) or self._into_before(layer, target)
+        if reason:
+            self.kept[layer.index] = reason
+        else:
             self.removed[layer.index] = target
-        return reason
 
     def _place_behind(self, layer: Layer) -> None:
         """Let a `[batchnorm]` that cannot go into the layer before it go into the one behind."""
-        if layer.index in self.removed or layer.index in self.stay or _unread(layer):
+        if layer.index in self.removed or layer.index in self.fixed:
             return
         target = self.removed.get(layer.index + 1, layer.index + 1)
         reason = self._into_behind(layer, target)
         if reason:
             self.kept[layer.index] += f"; {reason}"
-            return
-        del self.kept[layer.index]
-        self.removed[layer.index] = target
+        else:
+            del self.kept[layer.index]
+            self.removed[layer.index] = target
 
     def _into_before(self, layer: Layer, target: int) -> str:
         """Why a `[batchnorm]` cannot go into the layer before it, or where that is one that goes, into its target."""
@@ -129,7 +136,7 @@ class _Planner:
         linear = self.layers[target]
         kinds = {part.kind for part in linear.parts}
         if len(linear.parts) != 1 or not kinds <= set(FORMS):
-            return f"layer {target}, [{linear.section.name}], is not linear"
+            return f"layer {target}, [{linear.section.name}], is no convolution or matrix"
         activation = linear.section.text("activation", "logistic")
         if activation != "linear":
             return f"layer {target} has activation={activation}"
@@ -147,7 +154,7 @@ class _Planner:
             return "no layer stands behind it"
         linear = self.layers[index]
         if linear.type not in ("convolutional", "connected"):
-            return f"layer {index}, [{linear.section.name}], is no convolution"
+            return f"layer {index}, [{linear.section.name}], is no convolution or matrix"
         if linear.type == "convolutional" and kernel(linear.section)[1]:
             return f"layer {index} pads its input"
         if others := self.readers.get(layer.index):
@@ -160,15 +167,19 @@ class _Planner:
 
     def _untouchable(self, linear: Layer) -> str:
         """Why a linear layer can take in nothing from outside."""
-        if reason := _unread(linear):
-            return f"layer {linear.index} has {reason}"
         if linear.index in self.groups:
             return f"layer {linear.index} shares its weights"
-        return f"layer {linear.index} stays normalised" if linear.index in self.kept else ""
+        reason = self.fixed.get(linear.index) or self.kept.get(linear.index)
+        return f"layer {linear.index} stays as it is: {reason}" if reason else ""
 
 
 def _unread(layer: Layer) -> str:
-    """Why the file does not hold what a layer computes with; `dontloadscales` leaves known values: 1, 0 and 0."""
+    """Why the file does not hold what a layer computes with; `dontloadscales` leaves known values: 1, 0 and 0.
+
+    What shares another layer's arrays has none in the file anyway.
+    """
+    if _shares(layer):
+        return ""
     if layer.section.flag("dontload"):
         return "dontload: its values are not in the file"
     filters = layer.section.integer("numload", 0) if layer.type in FILTERED else 0
@@ -188,12 +199,13 @@ def _shares(layer: Layer) -> bool:
 def _sharing(network: Network) -> dict[int, tuple[int, ...]]:
     """For each layer that shares its arrays, all that use the same ones; the first of them has them in the file."""
     root: dict[int, int] = {}
+    groups: dict[int, list[int]] = {}
     for layer in network.layers:
         for part in layer.parts:
             if part.shared is not None:
-                root[layer.index] = root.get(part.shared, part.shared)
-    groups = {base: (base, *(layer for layer in root if root[layer] == base)) for base in root.values()}
-    return {layer: group for group in groups.values() for layer in group}
+                base = root[layer.index] = root.get(part.shared, part.shared)
+                groups.setdefault(base, [base]).append(layer.index)
+    return {layer: group for group in map(tuple, groups.values()) for layer in group}
 
 
 def _whole_groups(layer: Layer) -> bool:

@@ -8,6 +8,8 @@ A file is a header and then little-endian float32 arrays, layer by layer, withou
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from functools import cached_property
 from itertools import groupby, pairwise
 from math import prod
 from typing import NamedTuple
@@ -58,7 +60,8 @@ class Array(NamedTuple):
         return self.offset + FLOAT * self.size
 
 
-class Layout(NamedTuple):
+@dataclass(frozen=True)
+class Layout:
     """The plan of a file: its arrays in file order, and the size that the file must have."""
 
     arrays: tuple[Array, ...]
@@ -73,6 +76,7 @@ class Layout(NamedTuple):
         """The arrays of each layer that stores any, in file order."""
         return {layer: tuple(arrays) for layer, arrays in groupby(self.arrays, lambda array: array.layer)}
 
+    @cached_property
     def by_name(self) -> dict[tuple[int, str], Array]:
         """Each array by its layer and its name."""
         return {(array.layer, array.name): array for array in self.arrays}

@@ -53,7 +53,7 @@ class Question(NamedTuple):
     """Windows to multiply the weights with, and what to do to the weights before.
 
     `windows` has the shape of the weights and one more axis, for the windows, at its end. Axes that are not summed
-    over have length 1, but that of the filters may have theirs, where each sees another window.
+    over have length 1; that of the filters may have one place for each group instead, whose filters see that window.
     """
 
     windows: Doubles
@@ -79,14 +79,13 @@ def in_file(factor: Doubles, array: Array, start: int, stop: int) -> Doubles:
 
 
 def inputs_of(vector: Doubles, part: Part, groups: int) -> Doubles:
-    """A vector of one value per channel of the input, to broadcast with the weights of a convolution or a matrix.
+    """One value per channel of the input, in the shape of weights with one filter for each group.
 
-    Filter f of n sees group f·groups/n of the channels; a matrix sees each channel's places one after the other.
+    A matrix sees each channel's places one after the other.
     """
     if part.kind == "connected":
         return np.repeat(vector, part.weights[1] // vector.size)[np.newaxis]
-    filters = 1 if groups == 1 else part.channels
-    return np.repeat(vector.reshape(groups, -1), filters // groups, axis=0).reshape(filters, -1, 1, 1)
+    return vector.reshape(groups, -1, 1, 1)
 
 
 def window_shape(part: Part) -> list[int]:
@@ -115,11 +114,23 @@ def respond(weights: Stored, part: Part, *questions: Question) -> list[Doubles]:
             np.copyto(values, block)
             if each is not None:
                 each(values, out=values)
-            seen = windows[(slice(None),) * cut + (piece,)] if windows.shape[cut] > 1 else windows
+            seen = _seen(windows, form, cut, piece, shape)
             into = sums if cut in form.window else sums[(slice(None),) * kept.index(cut) + (piece,)]
             into += _sums(values.transpose(axes), seen, form)
         start = piece.stop
     return answers
+
+
+def _seen(windows: Doubles, form: Form, cut: int, piece: slice, shape: tuple[int, ...]) -> Doubles:
+    """The part of the windows that a piece of the weights along axis `cut` is multiplied with."""
+    if cut in form.window:
+        windows = windows[(slice(None),) * cut + (piece,)]
+    groups = windows.shape[form.filters]
+    if groups == 1:
+        return windows
+    filters = np.arange(shape[form.filters])[piece if cut == form.filters else slice(None)]
+    seen: Doubles = windows.take(filters // (shape[form.filters] // groups), axis=form.filters)
+    return seen
 
 
 def _sums(values: Doubles, windows: Doubles, form: Form) -> Doubles:

@@ -2,24 +2,16 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Collection, Iterator, Mapping
 from typing import NamedTuple
 
 from bnorm.cfg import Option
 from bnorm.grammar import GRAMMARS
 from bnorm.network import Layer, Network
+from bnorm.shapes import REFERENCES
 
 # Options that hold numbers of layers: absolute, or counted back from their own layer where negative.
-KEYS = {
-    "route": ("layers",),
-    "shortcut": ("from",),
-    "scale_channels": ("from",),
-    "sam": ("from",),
-    "convolutional": ("share_index",),
-    "contrastive": ("yolo_layer",),
-    "yolo": ("embedding_layer",),
-}
+KEYS = REFERENCES | {"convolutional": "share_index", "contrastive": "yolo_layer", "yolo": "embedding_layer"}
 
 
 class Reference(NamedTuple):
@@ -41,7 +33,7 @@ def references(network: Network) -> tuple[Reference, ...]:
 
 def _references(layer: Layer) -> Iterator[Reference]:
     for option in layer.section.options:
-        if option.key in KEYS.get(layer.type, ()) and option.value:
+        if option.key == KEYS.get(layer.type) and option.value:
             try:
                 numbers = GRAMMARS[layer.section.dialect.name].integers(option.value)
             except ValueError:
@@ -90,15 +82,26 @@ def _moved(reference: Reference, place: Mapping[int, int]) -> tuple[int, ...]:
 
 
 def _rewritten(network: Network, reference: Reference, place: Mapping[int, int]) -> str:
-    """The option's line with new numbers; blanks and line end stay, and a comment where the dialect has such."""
-    line = network.text.lines[reference.option.line - 1]
-    before, equals, behind = line.partition("=")
-    comment = behind[behind.index("#") :] if "#" in behind and "#" not in (reference.option.value or "") else ""
-    value = behind.removesuffix(comment)
-    blanks = re.fullmatch(r"(\s*).*?(\s*)", value, re.DOTALL)
-    assert blanks is not None  # every text has some blanks, or none, at both ends
+    """The option's line with new numbers; blanks and line end stay. What has [batchnorm] has no comments in a value."""
+    before, equals, value = network.text.lines[reference.option.line - 1].partition("=")
+    start, end = len(value) - len(value.lstrip()), len(value.rstrip())
     numbers = (", " if ", " in value else ",").join(map(str, _moved(reference, place)))
-    return f"{before}{equals}{blanks[1]}{numbers}{blanks[2]}{comment}"
+    return f"{before}{equals}{value[:start]}{numbers}{value[end:]}"
+
+
+def agree(old: Network, new: Network, removed: Mapping[int, int]) -> bool:
+    """Whether every layer that is left reads by number what it read, or what stands for that."""
+    place = _places(len(old.layers), removed)
+    expected = [
+        [place.get(target) for target in reference.targets()]
+        for reference in references(old)
+        if reference.layer not in removed
+    ]
+    count = len(new.layers)
+    found = [
+        [target if 0 <= target < count else None for target in reference.targets()] for reference in references(new)
+    ]
+    return expected == found
 
 
 def _lines(network: Network, layer: int) -> range:

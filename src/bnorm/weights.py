@@ -50,10 +50,7 @@ class Weights(Closing):
 
     def __getitem__(self, key: tuple[int, str]) -> Floats:
         """`weights[12, "rolling_mean"]`, `weights[0, "wf.scales"]`: one array, in its shape in memory; KeyError."""
-        for array in self.layout.arrays:
-            if (array.layer, array.name) == key:
-                return self.read(array)
-        raise KeyError(key)
+        return self.read(self.layout.by_name[key])
 
     def read(self, array: Array) -> Floats:
         """One array in its shape in memory."""

@@ -298,7 +298,7 @@ def use_pair(data: bytes, folder: Path) -> None:
     assert check.exit_code in (0, 1, 2, 3), check.exception
     model = read_model(cfg, weights)
     inspect(model)
-    fold(model, None, bad_variance="clamp")
+    fold(model, None, dry_run=True, bad_variance="clamp")
     report = fold(model, folder / "out.weights", bad_variance="skip", force=True)
     assert (folder / "out.weights").stat().st_size == report.bytes_after
 

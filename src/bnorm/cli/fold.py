@@ -66,12 +66,13 @@ def command(
     with render.progress("folding") as advance:
         report = fold(
             model,
-            None if dry_run else output,
+            output,
             output_cfg,
             layers=selection,
             epsilon=epsilon,
             bad_variance=bad_variance,
             verify=not no_verify,
+            dry_run=dry_run,
             force=force,
             advance=advance,
         )
@@ -82,12 +83,13 @@ def command(
 def _page(report: FoldReport, epsilon: Epsilon) -> Page:
     others = [name for name in RUNTIMES if RUNTIMES[name] != epsilon]
     done = [layer for layer in report.layers if layer.folded]
+    remarks = [_remark(layer) for layer in report.layers if layer.reason]
     return Page(
         document=lambda: _document(report),
         rows=_rows(done, others),
         records=_records(report),
         summary=(_headline(report), ""),
-        footer=[*_guard(done, epsilon, others), *(_remark(layer) for layer in report.layers if layer.reason), ""],
+        footer=[*_guard(done, epsilon, others), *remarks, *([""] if remarks else ())],
         totals=_totals(report),
     )
 
@@ -98,12 +100,13 @@ def _headline(report: FoldReport) -> str:
     if report.output is None:
         return f"would fold {layers}; a dry run writes nothing" if count else "nothing to fold"
     names = f"{report.output} and {report.output_cfg}"
-    return f"folded {layers} into {names}" if count else f"nothing to fold; copied to {names}"
+    return f"folded {layers} into {names}" if count else f"nothing to fold; the same in {names}"
 
 
 def _rows(done: list[FoldedLayer], others: list[str]) -> Table:
     columns = [Column("layer"), Column("type", right=False), Column("max abs", render.number)]
-    columns += [Column("max rel", render.number), *(Column(name, _percent) for name in others)]
+    columns += [Column("max rel", render.number)]
+    columns += [Column(name, _percent, spare=number) for number, name in enumerate(others, 1)]
     return Table(columns, [_row(layer, others) for layer in done])
 
 
@@ -124,13 +127,13 @@ def _guard(done: list[FoldedLayer], epsilon: Epsilon, others: list[str]) -> list
     """What the columns mean: errors of the outputs, and gains that other runtimes would have computed."""
     if not done:
         return []
-    most = {name: max(layer.gain_change[name] for layer in done) for name in others}
+    most = ", ".join(f"{name} {_percent(max(layer.gain_change[name] for layer in done))}" for name in others)
     place = "inside" if epsilon.inside else "outside"
     return [
         "",
-        f"Folded with ε = {epsilon.value:g} {place} the root. Programs with another ε computed other",
-        "gains before; the last columns say by how much at most, over all layers:",
-        "    " + ", ".join(f"{name} {_percent(change)}" for name, change in most.items()),
+        f"ε = {epsilon.value:g} {place} the root. Programs with another ε computed other gains before; the last "
+        f"columns say by how much at most, over all layers: {most}",
+        "",
     ]
 
 

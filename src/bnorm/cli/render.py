@@ -110,7 +110,8 @@ def _jsonable(value: object) -> object:
 
 def _table(page: Page) -> str:
     """Lines, an aligned table, lines and findings, and the totals."""
-    lines = [*page.summary, *_styled(page.rows), *page.footer]
+    footer = [line for text in page.footer for line in _wrapped(text) or [""]]
+    lines = [*page.summary, *_styled(page.rows), *footer]
     lines += [line for text in _few(page.findings) for line in _wrapped(text)]
     return "".join(f"{line}\n" for line in [*lines, *_styled(page.totals)])
 
