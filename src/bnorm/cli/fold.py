@@ -131,7 +131,7 @@ def _guard(done: list[FoldedLayer], epsilon: Epsilon, others: list[str]) -> list
     place = "inside" if epsilon.inside else "outside"
     return [
         "",
-        f"ε = {epsilon.value:g} {place} the root. Programs with another ε computed other gains before; the last "
+        f"ε        {epsilon.value:g} {place} the root. Programs with another ε computed other gains before; the last "
         f"columns say by how much at most, over all layers: {most}",
         "",
     ]
