@@ -58,9 +58,8 @@ def npz(members: dict[str, bytes], kind: int = zipfile.ZIP_STORED) -> bytes:
 
 
 X = np.arange(2 * 3 * 4 * 5, dtype="f4").reshape(2, 3, 4, 5)
-ZIP_KINDS = {"stored": zipfile.ZIP_STORED, "deflate": zipfile.ZIP_DEFLATED, "bzip2": 12, "lzma": 14}
+ZIP_KINDS = {"stored": zipfile.ZIP_STORED, "deflate": zipfile.ZIP_DEFLATED}
 every_kind = pytest.mark.parametrize("kind", ZIP_KINDS.values(), ids=list(ZIP_KINDS))
-packed = pytest.mark.parametrize("kind", [zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED], ids=["stored", "deflate"])
 
 
 def values_of(name: object, shape: tuple[int, ...] | None = None) -> np.ndarray:
@@ -246,12 +245,12 @@ def test_a_bomb_in_an_archive_is_refused(bomb):
     refused(bomb)
 
 
-@packed
+@every_kind
 def test_a_member_with_bytes_left_over_is_refused(write, kind):
     refused(write(npz({"x.npy": npy(X) + bytes(4)}, kind), "x.npz"))
 
 
-@packed
+@every_kind
 def test_a_member_that_ends_early_is_refused_whatever_follows_it(write, kind):
     members = {"x.npy": npy(X)[:-4], "y.npy": npy(X)}
     assert "480 bytes of values, got 476" in refused(f"{write(npz(members, kind), 'x.npz')}:x")
@@ -478,7 +477,7 @@ VECTORS = {
 
 
 @pytest.mark.parametrize("case", VECTORS)
-@packed
+@every_kind
 @pytest.mark.usefixtures("frugal")
 def test_vectors_that_are_none_are_refused(write, case, kind):
     members, what = VECTORS[case]
@@ -489,3 +488,13 @@ def test_vectors_that_are_none_are_refused(write, case, kind):
 @pytest.mark.parametrize("data", [b"", b"text", npy(X), npz({})[:10]])
 def test_vectors_in_something_else_than_an_archive_are_refused(write, data):
     vectors_refused(write(data, "p.npz"))
+
+
+@pytest.mark.parametrize("kind", [zipfile.ZIP_BZIP2, zipfile.ZIP_LZMA])
+def test_an_archive_that_numpy_would_not_write_is_refused(tmp_path, kind):
+    """An LZMA stream may ask for 4 GiB before it gives a byte."""
+    path = tmp_path / "x.npz"
+    with zipfile.ZipFile(path, "w", kind) as archive:
+        archive.writestr("x.npy", bytes(200))
+    with pytest.raises(TensorError, match="another packing, expected stored or deflated"):
+        open_tensor(str(path))

@@ -7,7 +7,6 @@ nothing is allocated or unpacked beyond what a header's shape says.
 from __future__ import annotations
 
 import errno
-import lzma
 import os
 import re
 import struct
@@ -148,13 +147,16 @@ def _archive(path: Path) -> Iterator[zipfile.ZipFile]:
     """An open archive; whatever its modules raise about its content becomes a `TensorError`."""
     try:
         with zipfile.ZipFile(path) as archive:
+            # NumPy writes no others, and an LZMA stream may ask for 4 GiB before it gives a byte.
+            if any(info.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED) for info in archive.infolist()):
+                raise TensorError(path, "holds members of another packing, expected stored or deflated ones")
             yield archive
-    except (zipfile.BadZipFile, zlib.error, lzma.LZMAError, EOFError, ValueError, RuntimeError) as error:
+    except (zipfile.BadZipFile, zlib.error, EOFError, ValueError, RuntimeError) as error:
         raise TensorError(path, f"is no sound .npz archive: {error}") from None
     except OSError as error:
         if error.errno not in (None, errno.EINVAL):
             raise
-        # bz2 has no error of its own, and a wrong offset in the archive is a wrong argument to the system.
+        # A wrong offset in the archive is a wrong argument to the system.
         raise TensorError(path, f"is no sound .npz archive: {error}") from None
 
 
