@@ -346,6 +346,19 @@ def test_a_mean_far_from_zero_costs_the_variance_no_digits(name, shape):
         assert_close(found[key], wanted[key], 2**-23)  # as exact as float32 holds them
 
 
+@every_arithmetic
+@pytest.mark.parametrize("mean", [1e2, 1e4, -1e7])
+@pytest.mark.parametrize("shape", [(4, 3, 60, 70), (3000, 5), (8, 3, 7, 7), (2, 3, 300, 300)], ids=str)
+def test_float64_values_far_from_zero_cost_no_digits_that_they_have(name, mean, shape):
+    rng = np.random.default_rng(0)
+    case = random_case(shape, steps=1)._replace(x=rng.normal(mean, 1, (1, *shape)))
+    found, wanted = compute(case, name, True)[0], expected(case, name, True)[0]
+    lost = np.spacing(abs(mean))  # which the oracle's mean may be off by
+    np.testing.assert_allclose(found["variance"], wanted["variance"], rtol=1e-12)
+    for key in ("y", "x_norm", "dx", "scale_updates"):
+        assert_close(found[key], wanted[key], 1e-11 + 100 * lost)
+
+
 @pytest.mark.parametrize("outlier", [1e6, -1e8])
 def test_a_first_value_far_from_the_others_costs_the_variance_no_digits(outlier):
     case = random_case((4, 3, 60, 70), steps=1)

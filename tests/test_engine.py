@@ -166,6 +166,7 @@ def batches_and_ways(draw: st.DrawFn) -> tuple[Batch, Way]:
 @example((batch_of((1, 3, 700, 700)), Way(2, 4 * MIB, "nhwc", "npy")))  # and into tiles
 @example((batch_of((300, 4096)), Way(7, MIB, "nchw", "npy")))
 @example((batch_of((1, 4096, 2, 2)), Way(7, MIB, "nhwc", "npy")))
+@example((batch_of((2, 2, 1, 4100)), Way(2, 4096, "nchw", "npy")))  # a tile that is the short end of a plane
 @example((batch_of((40, 1025, 3, 5)), Way(2, MIB, "nchw", "npy")))
 def test_the_same_bits_in_every_way(drawn):
     batch, way = drawn
@@ -202,6 +203,16 @@ def test_the_same_bits_where_values_are_not_finite():
     finite = [{key: np.nan_to_num(values) for key, values in results(batch, way).items()} for way in ways]
     for found in finite[1:]:
         assert_same_bits(found, finite[0])
+
+
+@pytest.mark.parametrize("shape", [(3, 5, 20, 21), (700, 5), (9, 4, 3, 5), (1, 3, 300, 301)], ids=str)
+def test_the_same_bits_where_a_mean_is_far_from_zero(shape):
+    batch = batch_of(shape, "f8")
+    batch.x[:, 1] += 1e7  # this channel is summed again; the others must not notice
+    near, found = results(batch_of(shape, "f8"), Way(1, MIB)), results(batch, Way(1, MIB))
+    others = {key: (slice(None), [0, 2]) if values.ndim > 1 else [0, 2] for key, values in near.items()}
+    assert_same_bits(*({key: part[key][others[key]] for key in near} for part in (near, found)))
+    assert_same_in_every(batch, Way(7, 4096, "nhwc", "npy"), Way(2, 4096, "nchw", "npy"), Way(7, 1, "nhwc"))
 
 
 def test_a_flat_tensor_has_the_bits_of_one_with_a_place_per_image():

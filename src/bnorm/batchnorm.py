@@ -98,6 +98,9 @@ ARITHMETICS: dict[str, Arithmetic] = {
 }
 
 
+FAR = 1 << 10  # mean² in variances from which on the variance, from sums of x itself, loses too many of its digits
+
+
 class Parameters(NamedTuple):
     """What training learns: γ and β."""
 
@@ -136,6 +139,10 @@ class Line(NamedTuple):
     delta: Vector | None
     constant: Vector
 
+    def of(self, channels: slice) -> Line:
+        """The same for some of the channels."""
+        return Line(self.x[channels], None if self.delta is None else self.delta[channels], self.constant[channels])
+
 
 def gain_offset(parameters: Parameters, rolling: Rolling, epsilon: Epsilon) -> tuple[Vector, Vector]:
     """What the layer does at inference, `y = gain·x + offset`: gain = scale / deviation, offset = bias − mean·gain."""
@@ -145,29 +152,32 @@ def gain_offset(parameters: Parameters, rolling: Rolling, epsilon: Epsilon) -> t
 
 
 def moments(total: Vector, squares: Vector, shift: Vector, count: int, arithmetic: Arithmetic) -> Moments:
-    """From Σ(x − shift) and Σ(x − shift)² over `count` values; a shift near the mean keeps every digit.
+    """From Σ(x − shift) and Σ(x − shift)² over `count` values.
 
     PJ `blas.c: mean_cpu, variance_cpu`; AB `blas_kernels.cu: fast_variance_kernel` divides by N.
     """
-    with np.errstate(all="ignore"):
-        drift = total / count
-        about = np.maximum(squares - total * drift, 0)  # Σ(x − mean)², which rounding may push below 0
-        unbiased = about / (count - 1)
-        return Moments(shift + drift, about / count if arithmetic.biased else unbiased, unbiased)
+    drift = total / count
+    about = np.maximum(squares - total * drift, 0)  # Σ(x − mean)², which rounding may push below 0
+    unbiased = about / (count - 1)
+    return Moments(shift + drift, about / count if arithmetic.biased else unbiased, unbiased)
+
+
+def far(found: Moments) -> NDArray[np.bool_]:
+    """Where the mean is so far from zero that, with no shift, Σx² and (Σx)² / N cancel in their first ten bits."""
+    result: NDArray[np.bool_] = found.mean**2 > FAR * found.unbiased
+    return result
 
 
 def normalise(statistics: Rolling | Moments, shift: Vector, arithmetic: Arithmetic) -> Line:
     """x_norm = (x − mean) / deviation."""
-    with np.errstate(all="ignore"):
-        inverse = 1 / arithmetic.forward.deviation(statistics.variance)
-        return Line(inverse, None, (shift - statistics.mean) * inverse)
+    inverse = 1 / arithmetic.forward.deviation(statistics.variance)
+    return Line(inverse, None, (shift - statistics.mean) * inverse)
 
 
 def forward(parameters: Parameters, statistics: Rolling | Moments, shift: Vector, arithmetic: Arithmetic) -> Line:
     """y = scale · x_norm + bias (PJ `normalize_cpu, scale_bias, add_bias`)."""
-    with np.errstate(all="ignore"):
-        gain = parameters.scales / arithmetic.forward.deviation(statistics.variance)
-        return Line(gain, None, parameters.biases + (shift - statistics.mean) * gain)
+    gain = parameters.scales / arithmetic.forward.deviation(statistics.variance)
+    return Line(gain, None, parameters.biases + (shift - statistics.mean) * gain)
 
 
 def backward(
@@ -184,21 +194,20 @@ def backward(
     darknet puts the rolling statistics into the same formulas (`backward_batchnorm_layer`); in the paper they are
     constants.
     """
-    with np.errstate(all="ignore"):
-        total, along = sums
-        drift = statistics.mean - shift
-        about = along - drift * total  # Σ delta · (x − mean)
-        scales = parameters.scales
-        deviation = arithmetic.backward.deviation(statistics.variance)
-        mean_delta = -scales * total / deviation
-        variance_delta = -0.5 * scales * about / deviation**3
-        scale_updates = about / arithmetic.forward.deviation(statistics.variance)
-        gradients = Gradients(scale_updates, total, mean_delta, variance_delta)
-        direct = scales / arithmetic.direct.deviation(statistics.variance)
-        if arithmetic.constant_statistics and isinstance(statistics, Rolling):
-            return gradients, Line(np.zeros_like(direct), direct, np.zeros_like(direct))
-        slope = 2 * variance_delta / count
-        return gradients, Line(slope, direct, mean_delta / count - slope * drift)
+    total, along = sums
+    drift = statistics.mean - shift
+    about = along - drift * total  # Σ delta · (x − mean)
+    scales = parameters.scales
+    deviation = arithmetic.backward.deviation(statistics.variance)
+    mean_delta = -scales * total / deviation
+    variance_delta = -0.5 * scales * about / deviation**3
+    scale_updates = about / arithmetic.forward.deviation(statistics.variance)
+    gradients = Gradients(scale_updates, total, mean_delta, variance_delta)
+    direct = scales / arithmetic.direct.deviation(statistics.variance)
+    if arithmetic.constant_statistics and isinstance(statistics, Rolling):
+        return gradients, Line(np.zeros_like(direct), direct, np.zeros_like(direct))
+    slope = 2 * variance_delta / count
+    return gradients, Line(slope, direct, mean_delta / count - slope * drift)
 
 
 def roll(rolling: Rolling, batch: Moments, keep: float, arithmetic: Arithmetic) -> Rolling:

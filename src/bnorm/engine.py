@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor, wait
+from functools import partial
 from typing import NamedTuple, TypeVar
 
 import numpy as np
@@ -12,9 +13,10 @@ import numpy as np
 from bnorm import batchnorm, kernels
 from bnorm.batchnorm import Arithmetic, Gradients, Line, Moments, Parameters, Rolling, Vector
 from bnorm.files import Closing
-from bnorm.kernels import BLOCK, Scratch, Span
+from bnorm.kernels import BLOCK, Doubles, Scratch, Span
 from bnorm.tensors import Tensor
 
+BUFFER = 256  # values that NumPy converts or gathers at a time: rows from this length on are never copied together
 MEMORY = 256 << 20  # bytes of tensors that are in memory at a time
 Advance = Callable[[int], None] | None  # told of every few values that are done
 Item = TypeVar("Item")
@@ -41,8 +43,8 @@ class Team(Closing):
         queue = iter(items)  # a list's iterator, which hands out each item once, whichever thread asks
 
         def drain(scratch: Scratch) -> None:
-            scratch.forget()
             with np.errstate(all="ignore"):  # NaN and infinity are values like others here
+                np.setbufsize(BUFFER)
                 for item in queue:
                     task(item, scratch)
 
@@ -103,135 +105,180 @@ def run_batch(
     tensors = [x, *([delta] if delta else []), *outputs.values()]
     nbytes = sum(tensor.dtype.itemsize for tensor in tensors if not tensor.resident)
     most = max(memory // nbytes, 1) if nbytes else x.channels * x.length
-    states = []
-    for tiles in kernels.plan(x, most):
-        state = _State(layer.of(tiles[0].channels), x, delta is not None, outputs)
-        _run_tiles(state, tiles, (x, delta, outputs), team, advance)
-        states.append(state)
-    moments = [np.concatenate(vectors) for vectors in zip(*(state.moments for state in states), strict=True)]
-    gradients = [np.concatenate(vectors) for vectors in zip(*(state.gradients for state in states), strict=True)]
-    return BatchResult(Moments(*moments) if layer.train else None, Gradients(*gradients) if delta else None)
+    with np.errstate(all="ignore"):  # NaN and infinity are values like others here
+        return _joined(
+            result
+            for spans in kernels.plan(x, most)
+            for result in _run_tiles(layer.of(spans[0].channels), spans, _Tiles(x, delta, outputs), team, advance)
+        )
 
 
-class _State:
-    """What is known of some channels in one mini-batch: first their sums, then, once settled, all that follows."""
-
-    def __init__(self, layer: Layer, x: Tensor, backward: bool, outputs: Iterable[str]) -> None:
-        channels = len(layer.parameters.scales)
-        self.layer, self.length, self.backward = layer, x.length, backward
-        self.sums = np.zeros((4, channels, kernels.pieces(x))) if layer.train or backward else None
-        self.shift = np.zeros(channels) if layer.train else None
-        self.moments = Moments(*np.empty((3, channels)))
-        self.gradients = Gradients(*np.empty((4, channels)))
-        self.lines = {name: _empty_line(channels) for name in outputs}
-
-    def settle(self, channels: slice) -> None:
-        """From the sums of these channels to their moments, gradients, and the factors of every output."""
-        parameters, rolling, arithmetic, train = self.layer.of(channels)
-        shift = np.zeros_like(parameters.scales) if self.shift is None else self.shift[channels]
-        sums = kernels.totals(self.sums[:, channels]) if self.sums is not None else np.empty((4, 0))
-        statistics: Rolling | Moments = rolling
-        if train:
-            statistics = batchnorm.moments(sums[0], sums[1], shift, self.length, arithmetic)
-            _keep(self.moments, channels, statistics)
-        if self.backward:
-            along = (sums[2], sums[3])
-            gradients, line = batchnorm.backward(parameters, statistics, shift, along, self.length, arithmetic)
-            _keep(self.gradients, channels, gradients)
-            self._set("dx", channels, line)
-        self._set("y", channels, batchnorm.forward(parameters, statistics, shift, arithmetic))
-        self._set("x_norm", channels, batchnorm.normalise(statistics, shift, arithmetic))
-
-    def _set(self, name: str, channels: slice, line: Line) -> None:
-        if name in self.lines:
-            _keep(self.lines[name], channels, line)
+def _joined(results: Iterable[BatchResult]) -> BatchResult:
+    """The results of some channels after the others."""
+    moments, gradients = zip(*results, strict=True)
+    return BatchResult(
+        Moments(*map(np.concatenate, zip(*moments, strict=True))) if moments[0] else None,
+        Gradients(*map(np.concatenate, zip(*gradients, strict=True))) if gradients[0] else None,
+    )
 
 
-def _empty_line(channels: int) -> Line:
-    x, delta, constant = np.empty((3, channels))
-    return Line(x, delta, constant)
+class _Settled(NamedTuple):
+    """What follows from the sums of some channels: their results, and the factors of every output."""
 
+    result: BatchResult
+    shift: Vector | None
+    lines: Mapping[str, Line]
 
-def _keep(into: Iterable[Vector | None], channels: slice, values: Iterable[Vector | None]) -> None:
-    for target, value in zip(into, values, strict=True):
-        if target is not None and value is not None:
-            target[channels] = value
+    def of(self, channels: slice) -> _Settled:
+        """The same for some of the channels, but for the results."""
+        shift = None if self.shift is None else self.shift[channels]
+        return self._replace(shift=shift, lines={name: line.of(channels) for name, line in self.lines.items()})
 
 
 class _Tile:
-    """A tile in memory, with its views of x, delta and the outputs, and the piece that it begins with."""
+    """A tile of the tensors in memory."""
 
-    def __init__(self, state: _State, tile: Span, tensors: Tensors) -> None:
-        x, delta, outputs = tensors
-        self.state, self.span = state, tile
-        self.x = x.read(tile)
-        self.delta = delta.read(tile) if delta else None
-        self.outputs = {name: output.blank(tile) for name, output in outputs.items()}
-        self.piece, self.places = kernels.piece_at(tile.start, x.places), x.places
+    def __init__(self, span: Span, x: Tensor, delta: Tensor | None, outputs: Mapping[str, Tensor]) -> None:
+        self.span = span
+        self.x = x.read(span)
+        self.delta = delta.read(span) if delta else None
+        self.outputs = {name: output.blank(span) for name, output in outputs.items()}
+        self.piece, self.places = kernels.piece_at(span.start, x.places), x.places
         self.groups = kernels.plan(self.x, BLOCK)
-        self.spans = [span for group in self.groups for span in group]
+        self.blocks = [block for group in self.groups for block in group]
 
-    def shift(self, channels: slice) -> None:
-        if self.state.layer.train and self.state.shift is not None:
-            self.state.shift[channels] = kernels.first_values(self.x, channels)
+    def load(self, span: Span, shift: Vector | None, scratch: Scratch) -> Blocks:
+        """The span's x, less the shift, and delta."""
+        x = scratch.load("x", self.x.part(span), shift)
+        return x, scratch.load("delta", self.delta.part(span)) if self.delta else None
 
-    def sum(self, span: Span, scratch: Scratch) -> None:
-        assert self.state.sums is not None  # it is there where anything is summed
-        first = self.piece + kernels.piece_at(span.start, self.places)
-        last = self.piece + kernels.piece_at(span.stop - 1, self.places)
-        out = self.state.sums[:, span.channels, first : last + 1]
-        if self.state.layer.train and self.state.shift is not None:
-            kernels.sum_x(self.x, span, self.state.shift, scratch, out[:2])
-        if self.delta:
-            kernels.sum_delta(self.x, self.delta, span, self.state.shift, scratch, out[2:])
+    def loaded(self, span: Span, scratch: Scratch) -> Blocks:
+        """What `load` has left in the scratch buffers."""
+        shape = self.x.part(span).shape
+        return scratch.block("x", shape), scratch.block("delta", shape) if self.delta else None
 
-    def apply(self, span: Span, scratch: Scratch) -> None:
-        for number, (name, view) in enumerate(self.outputs.items(), 1):
-            line, delta = self.state.lines[name], self.delta if name == "dx" else None
-            final = number == len(self.outputs)
-            kernels.apply(line, self.x, delta, span, self.state.shift, scratch, view, final=final)
+    def sum(self, span: Span, blocks: Blocks, train: bool, sums: Doubles) -> None:
+        """Put the sums of the span's pieces where they belong in `sums` of shape (4, c, pieces)."""
+        first, last = (self.piece + kernels.piece_at(value, self.places) for value in (span.start, span.stop - 1))
+        kernels.sum_block(*blocks, train, kernels.together(self.places), sums[:, :, first : last + 1])
 
-    def whole(self, group: list[Span], scratch: Scratch) -> None:
-        """All that a group of channels needs, while it is in cache."""
-        self.shift(group[0].channels)
-        for span in group:
-            self.sum(span, scratch)
-        self.state.settle(group[0].channels)
-        for span in group:
-            self.apply(span, scratch)
+    def apply(self, span: Span, blocks: Blocks, lines: Mapping[str, Line], scratch: Scratch) -> None:
+        """Compute all outputs of a span; the blocks are used up."""
+        x, delta = blocks
+        for number, (name, out) in enumerate(self.outputs.items(), 1):
+            work = x if number == len(self.outputs) else scratch.block("work", x.shape)
+            kernels.apply(lines[name], x, delta if name == "dx" else None, work, out.part(span))
 
 
-Tensors = tuple[Tensor, Tensor | None, Mapping[str, Tensor]]  # x, delta, outputs
+Blocks = tuple[Doubles, Doubles | None]  # x and delta
 
 
-def _run_tiles(state: _State, tiles: list[Span], tensors: Tensors, team: Team, advance: Advance) -> None:
+class _Tiles:
+    """The tensors of a mini-batch, of which one tile is in memory."""
+
+    def __init__(self, x: Tensor, delta: Tensor | None, outputs: Mapping[str, Tensor]) -> None:
+        self.x, self.delta, self.outputs = x, delta, outputs
+        self._tile: _Tile | None = None
+
+    def read(self, span: Span) -> _Tile:
+        """The tile, which is not read again if it still is in memory."""
+        if self._tile is None or self._tile.span != span:
+            self._tile = _Tile(span, self.x, self.delta, self.outputs)
+        return self._tile
+
+    def write(self, tile: _Tile, advance: Advance) -> None:
+        """Keep the outputs of the tile."""
+        span = tile.span
+        for name, output in self.outputs.items():
+            output.write(span, tile.outputs[name])
+        if advance:
+            advance((span.last - span.first) * (span.stop - span.start))
+
+
+def _run_tiles(layer: Layer, spans: list[Span], tiles: _Tiles, team: Team, advance: Advance) -> Iterable[BatchResult]:
     """Each channel of the tiles lies in one tile, which then is read once; or is cut into all, each read twice."""
-    everything = slice(0, tiles[0].last - tiles[0].first)
-    tile = _Tile(state, tiles[0], tensors)
-    if state.sums is not None and len(tiles) == 1 and _fills(team, tile.groups):
-        team.each(tile.whole, tile.groups)
-        _finish(tile, tensors, advance)
-        return
-    if state.sums is not None:
-        tile.shift(everything)
-        for span in tiles:
-            tile = tile if tile.span == span else _Tile(state, span, tensors)
-            team.each(tile.sum, tile.spans)
-    state.settle(everything)
-    for span in tiles:
-        tile = tile if tile.span == span else _Tile(state, span, tensors)
-        team.each(tile.apply, tile.spans)
-        _finish(tile, tensors, advance)
+    summed = layer.train or tiles.delta is not None
+    tile = tiles.read(spans[0])
+    if summed and len(spans) == 1 and all(len(group) == 1 for group in tile.groups):
+        results = _run_whole(layer, tile, tiles, team)
+        tiles.write(tile, advance)
+        return results
+    return [_run_cut(layer, spans, tiles, team, advance)]
 
 
-def _fills(team: Team, groups: list[list[Span]]) -> bool:
-    """Whether whole groups of channels keep all threads busy, so that a group can stay with one thread."""
-    return len(groups) >= 2 * team.threads or all(len(group) == 1 for group in groups)
+def _run_whole(layer: Layer, tile: _Tile, tiles: _Tiles, team: Team) -> Iterable[BatchResult]:
+    """Where every channel fits into a block, it is converted once, and all is done while it is in cache."""
+    results: dict[Span, BatchResult] = {}
+    pieces, first = kernels.pieces(tiles.x), kernels.first_values(tile.x)
+
+    def work(span: Span, scratch: Scratch) -> None:
+        sums = np.zeros((4, span.last - span.first, pieces))
+
+        def sum_less(shift: Vector | None) -> Doubles:
+            tile.sum(span, tile.load(span, shift, scratch), layer.train, sums)
+            return kernels.totals(sums)
+
+        settled = _settle(layer.of(span.channels), tiles, sum_less, first[span.channels])
+        results[span] = settled.result
+        tile.apply(span, tile.loaded(span, scratch), settled.lines, scratch)
+
+    team.each(work, tile.blocks)
+    return [results[span] for span in tile.blocks]
 
 
-def _finish(tile: _Tile, tensors: Tensors, advance: Advance) -> None:
-    span = tile.span
-    for name, output in tensors[2].items():
-        output.write(span, tile.outputs[name])
-    if advance:
-        advance((span.last - span.first) * (span.stop - span.start))
+def _run_cut(layer: Layer, spans: list[Span], tiles: _Tiles, team: Team, advance: Advance) -> BatchResult:
+    """Where channels are cut into blocks, first all are summed."""
+    first = kernels.first_values(tiles.read(spans[0]).x)
+    summed = layer.train or tiles.delta is not None
+    sums = np.zeros((4, len(first), kernels.pieces(tiles.x) if summed else 0))
+
+    def sum_block(tile: _Tile, shift: Vector | None, block: Span, scratch: Scratch) -> None:
+        blocks = tile.load(block, None if shift is None else shift[block.channels], scratch)
+        tile.sum(block, blocks, layer.train, sums[:, block.channels])
+
+    def sum_less(shift: Vector | None) -> Doubles:
+        for span in spans:
+            tile = tiles.read(span)
+            team.each(partial(sum_block, tile, shift), tile.blocks)
+        return kernels.totals(sums)
+
+    def apply(tile: _Tile, block: Span, scratch: Scratch) -> None:
+        part = settled.of(block.channels)
+        tile.apply(block, tile.load(block, part.shift, scratch), part.lines, scratch)
+
+    settled = _settle(layer, tiles, sum_less, first)
+    for span in spans:
+        tile = tiles.read(span)
+        team.each(partial(apply, tile), tile.blocks)
+        tiles.write(tile, advance)
+    return settled.result
+
+
+def _settle(layer: Layer, tiles: _Tiles, sum_less: Callable[[Vector | None], Doubles], first: Vector) -> _Settled:
+    """All that follows from the sums of x less a shift.
+
+    Nothing is subtracted, unless the variance turns out to be small beside the mean; then each such channel's first
+    value is, and all is summed again.
+    """
+    parameters, rolling, arithmetic, train = layer
+    statistics: Rolling | Moments = rolling
+    about, shift, moments, gradients = np.zeros_like(first), None, None, None
+    lines: dict[str, Line] = {}
+    length, outputs = tiles.x.length, tiles.outputs
+    sums = sum_less(None) if train or tiles.delta else np.empty((4, 0))
+    if train:
+        statistics = moments = batchnorm.moments(sums[0], sums[1], about, length, arithmetic)
+        far = batchnorm.far(moments)
+        if far.any():
+            shift = about = np.where(far, first, 0)
+            sums = sum_less(shift)
+            statistics = moments = batchnorm.moments(sums[0], sums[1], about, length, arithmetic)
+    if tiles.delta:
+        gradients, lines["dx"] = batchnorm.backward(
+            parameters, statistics, about, (sums[2], sums[3]), length, arithmetic
+        )
+    if "y" in outputs:
+        lines["y"] = batchnorm.forward(parameters, statistics, about, arithmetic)
+    if "x_norm" in outputs:
+        lines["x_norm"] = batchnorm.normalise(statistics, about, arithmetic)
+    return _Settled(BatchResult(moments, gradients), shift, lines)

@@ -13,6 +13,7 @@ Each step is one call of NumPy's, which adds in an order that only the lengths o
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from typing import NamedTuple, Protocol
 
@@ -24,11 +25,12 @@ from bnorm.batchnorm import Line, Vector
 Values = NDArray[np.floating]
 Doubles = NDArray[np.float64]
 
-SMALL = 512  # values of a channel in the images that are summed together, where a plane has fewer
+SMALL = 256  # values of a channel in the images that are summed together, where a plane has fewer than ROW
 TINY = 16  # places under which a plane is less than a line of cache
+ROW = 128  # values in a row from which on a call for each costs little beside them
 PLANE = 1 << 12  # values of a plane that are summed as one
-BLOCK = 1 << 19  # values of a scratch block, 4 MiB: calls so long that threads rarely wait for the interpreter
-LONG = 1 << 14  # values in a row from which on a loop over rows costs nothing beside them
+BLOCK = 1 << 17  # values of a scratch block, 1 MiB: it stays in the second level of cache
+LINE = 64  # bytes of a line of cache
 
 
 class Span(NamedTuple):
@@ -96,7 +98,7 @@ class View(NamedTuple):
 
 def together(places: int) -> int:
     """How many images are summed together."""
-    return max(SMALL // places, 1)
+    return 1 if places >= ROW else SMALL // places
 
 
 def pieces(extent: Extent) -> int:
@@ -146,73 +148,68 @@ def _cuts(extent: Extent, most: int) -> Iterator[tuple[int, int]]:
 
 
 class Scratch:
-    """One thread's buffers. They remember what span they hold: a block that is read again is not converted again."""
+    """One thread's buffers, kept from block to block."""
 
     def __init__(self) -> None:
         self.buffers: dict[str, Doubles] = {}
-        self.held: dict[str, Span] = {}
-
-    def forget(self) -> None:
-        """What was read is no longer what stands in memory."""
-        self.held.clear()
 
     def block(self, name: str, shape: tuple[int, ...]) -> Doubles:
-        """The named buffer in this shape. It holds nothing any more."""
-        size = shape[0] * shape[1] * shape[2]
+        """The named buffer in this shape, from the start of a line of cache on: elsewhere NumPy's loops are slower."""
+        size = math.prod(shape)
         if name not in self.buffers or self.buffers[name].size < size:
-            self.buffers[name] = np.empty(max(size, BLOCK))
-        self.held.pop(name, None)
+            raw = np.empty(max(size, BLOCK) + LINE // 8)
+            self.buffers[name] = raw[-raw.ctypes.data % LINE // 8 :]
         return self.buffers[name][:size].reshape(shape)
 
-    def load(self, name: str, view: View, span: Span, shift: Vector | None = None) -> Doubles:
-        """The span's values as float64, (n, c, l), less `shift` (per channel of the view)."""
-        part = view.part(span)
-        held = self.held.get(name) == span
-        values = self.block(name, part.shape)
-        self.held[name] = span
-        if not held:
-            np.copyto(values, part)
-            if shift is not None:
-                rows, each = spread(values, shift[span.channels])
-                rows -= each
-        return values
+    def load(self, name: str, values: Values, shift: Vector | None = None) -> Doubles:
+        """Values (n, c, l) as float64, less `shift` (c)."""
+        block = self.block(name, values.shape)
+        if shift is None:
+            np.copyto(block, values)
+        else:
+            np.subtract(values, shift[:, np.newaxis], out=block)
+        return block
 
 
-def spread(values: Doubles, vector: Vector) -> tuple[Doubles, Vector]:
-    """A scratch block and a vector per channel, in shapes that broadcast along long rows."""
+def sum_pieces(values: Doubles, factors: Doubles | None, group: int, out: Doubles) -> None:
+    """Sum each piece of a scratch block (n, c, l), times the factors of another: `out` has shape (c, pieces).
+
+    `group` is how many of the tensor's images are summed together; the block may hold a part of one.
+    """
     images, channels, places = values.shape
-    if places >= LONG:
-        return values, vector[:, np.newaxis]
-    times = 1
-    while images % (2 * times) == 0 and times * channels * places < LONG:
-        times *= 2
-    row = np.tile(np.repeat(vector, places), times)
-    return values.reshape(images // times, row.size), row
-
-
-def sum_pieces(values: Doubles, out: Doubles) -> None:
-    """Sum each piece of a scratch block (n, c, l): `out` has shape (c, pieces)."""
-    images, channels, places = values.shape
-    group = together(places)
     if group > 1:
-        whole = images // group
-        grouped = values[: whole * group].reshape(whole, group, channels * places)
-        _along_places(np.add.reduce(grouped, axis=1).reshape(whole, channels, places), out[:, :whole])
-        if images % group:
-            rest = np.add.reduce(values[whole * group :].reshape(-1, channels * places), axis=0)
-            _along_places(rest.reshape(1, channels, places), out[:, whole:])
+        whole = images // group * group
+        _sum_images(values[:whole], factors if factors is None else factors[:whole], group, out[:, : whole // group])
+        if images > whole:
+            rest = factors if factors is None else factors[whole:]
+            _sum_images(values[whole:], rest, images - whole, out[:, whole // group :])
         return
-    planes = out.reshape(channels, images, -1)  # (c, n, parts of a plane)
-    whole = places // PLANE
+    planes = out.reshape(channels, images, -1).swapaxes(0, 1)  # (n, c, parts of a plane)
+    whole = places // PLANE * PLANE
     if whole:
-        parts = values[:, :, : whole * PLANE].reshape(images, channels, whole, PLANE)
-        planes[:, :, :whole] = np.add.reduce(parts, axis=3).swapaxes(0, 1)
-    if places % PLANE:
-        planes[:, :, whole] = np.add.reduce(values[:, :, whole * PLANE :], axis=2).T
+        shape = (images, channels, -1, PLANE)
+        parts = factors if factors is None else factors[:, :, :whole].reshape(shape)
+        _sum_rows(values[:, :, :whole].reshape(shape), parts, planes[:, :, : whole // PLANE])
+    if places > whole:
+        _sum_rows(values[:, :, whole:], factors if factors is None else factors[:, :, whole:], planes[:, :, -1])
 
 
-def _along_places(values: Doubles, out: Doubles) -> None:
-    np.add.reduce(values, axis=2, out=out.T)
+def _sum_rows(values: Doubles, factors: Doubles | None, out: Doubles) -> None:
+    if factors is None:
+        np.add.reduce(values, axis=-1, out=out)
+    else:
+        np.vecdot(values, factors, out=out)
+
+
+def _sum_images(values: Doubles, factors: Doubles | None, group: int, out: Doubles) -> None:
+    """Add each group of images place by place, and then along the places."""
+    images, channels, places = values.shape
+    shape = (images // group, group, channels * places)
+    if factors is None:
+        sums = np.add.reduce(values.reshape(shape), axis=1)
+    else:
+        sums = np.einsum("gik,gik->gk", values.reshape(shape), factors.reshape(shape))
+    np.add.reduce(sums.reshape(-1, channels, places), axis=2, out=out.T)
 
 
 def totals(sums: Doubles) -> Doubles:
@@ -222,47 +219,34 @@ def totals(sums: Doubles) -> Doubles:
     return result
 
 
-def first_values(view: View, channels: slice) -> Vector:
+def sum_block(x: Doubles, delta: Doubles | None, train: bool, group: int, out: Doubles) -> None:
+    """Σx, Σx², Σ delta and Σ delta·x of each piece, as far as they are wanted, into `out` of shape (4, c, pieces)."""
+    if train:
+        sum_pieces(x, None, group, out[0])
+        sum_pieces(x, x, group, out[1])
+    if delta is not None:
+        sum_pieces(delta, None, group, out[2])
+        sum_pieces(delta, x, group, out[3])
+
+
+def first_values(view: View) -> Vector:
     """Each channel's first value: one of its own, and so near enough to its mean to be subtracted before squaring."""
-    return view.array[0, channels, 0].astype(np.float64)
+    return view.array[0, :, 0].astype(np.float64)
 
 
-def sum_x(view: View, span: Span, shift: Vector, scratch: Scratch, out: Doubles) -> None:
-    """Σ(x − shift) and Σ(x − shift)² of each piece, into `out` of shape (2, c, pieces)."""
-    x = scratch.load("x", view, span, shift)
-    sum_pieces(x, out[0])
-    sum_pieces(np.multiply(x, x, out=scratch.block("work", x.shape)), out[1])
+def apply(line: Line, x: Doubles, delta: Doubles | None, work: Doubles, out: Values) -> None:
+    """Write `line` for scratch blocks (n, c, l), rounded once. `work` may be x itself; delta is used up."""
+    images, channels, places = x.shape
+    long = places >= ROW
+    shape = x.shape if long else (images, channels * places)
 
+    def each(vector: Vector) -> Vector:
+        return vector[:, np.newaxis] if long else np.repeat(vector, places)
 
-def sum_delta(view: View, delta: View, span: Span, shift: Vector | None, scratch: Scratch, out: Doubles) -> None:
-    """Σ delta and Σ delta·(x − shift) of each piece, into `out` of shape (2, c, pieces)."""
-    x, upstream = scratch.load("x", view, span, shift), scratch.load("delta", delta, span)
-    sum_pieces(upstream, out[0])
-    sum_pieces(np.multiply(upstream, x, out=scratch.block("work", x.shape)), out[1])
-
-
-def apply(
-    line: Line,
-    x: View,
-    delta: View | None,
-    span: Span,
-    shift: Vector | None,
-    scratch: Scratch,
-    out: View,
-    *,
-    final: bool,
-) -> None:
-    """Write `line` for every value of the span, rounded once; delta is used up, and in the `final` result x, too."""
-    loaded = scratch.load("x", x, span, shift)
-    if final:
-        scratch.held.pop("x")
-    block = loaded if final else scratch.block("work", loaded.shape)
-    values, factor = spread(loaded, line.x[span.channels])
-    work = np.multiply(values, factor, out=block.reshape(values.shape))
+    result = np.multiply(x.reshape(shape), each(line.x), out=work.reshape(shape))
     if line.delta is not None and delta is not None:
-        upstream, factor = spread(scratch.load("delta", delta, span), line.delta[span.channels])
-        scratch.held.pop("delta")
-        upstream *= factor
-        work += upstream
-    work += spread(block, line.constant[span.channels])[1]
-    np.copyto(out.part(span), block, casting="same_kind")
+        upstream = delta.reshape(shape)
+        upstream *= each(line.delta)
+        result += upstream
+    result += each(line.constant)
+    np.copyto(out, work, casting="same_kind")
