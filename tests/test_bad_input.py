@@ -290,3 +290,15 @@ def test_a_folder_is_no_output(invoke, tiny, output):
 @pytest.mark.parametrize("arguments", [["-h"], ["--help"], ["inspect", "-h"], ["fold", "--help"], ["--version"]])
 def test_help_is_exit_code_0(invoke, arguments):
     assert invoke(*arguments).stderr == ""
+
+
+def test_a_network_of_more_layers_than_anyone_trains_is_refused(invoke, tmp_path):
+    """Some hundred thousand of them would be answered after a minute and 2 GB."""
+    cfg = tmp_path / "net.cfg"
+    net = "[net]\nwidth=8\nheight=8\nchannels=3\n"
+    cfg.write_text(net + "[dropout]\n" * 90_000)
+    error = invoke("inspect", cfg, exit_code=1).stderr
+    assert error == f"error: {cfg}:5004: more than 5000 sections, expected some hundred\n"
+    cfg.write_text(net + "[dropout]\n" + "a=1\n" * 200_000)
+    error = invoke("inspect", cfg, exit_code=1).stderr
+    assert error == f"error: {cfg}:100001: more than 100000 lines, expected some hundred\n"

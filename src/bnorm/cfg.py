@@ -16,7 +16,9 @@ from bnorm.errors import CfgError
 from bnorm.files import open_regular
 from bnorm.grammar import GRAMMARS, INT_MAX, short
 
-MOST_BYTES = 16 << 20  # the largest cfg that any fork ships has 31 kB; a weights file given as cfg is not worth reading
+MOST_BYTES = 4 << 20  # the largest cfg that any fork ships has 31 kB; a weights file given as cfg is not worth reading
+MOST_LINES = 100_000  # of a text, and sections of a network: the largest that any fork ships has some hundred
+MOST_SECTIONS = 5000
 MIXED_UP = "is this the weights file? CFG stands before WEIGHTS on the command line"
 
 
@@ -146,7 +148,10 @@ def parse(path: Path, data: bytes) -> Text:
     if "\0" in text:
         line = text.count("\n", 0, text.index("\0")) + 1
         raise CfgError(path, "a zero byte, expected text", line=line, cause=MIXED_UP, finding="cfg-not-text")
-    return Text(path, tuple(re.findall(r"[^\n]*\n|[^\n]+", text)))
+    lines = tuple(re.findall(r"[^\n]*\n|[^\n]+", text))
+    if len(lines) > MOST_LINES:
+        raise CfgError(path, f"more than {MOST_LINES} lines, expected some hundred", line=MOST_LINES + 1)
+    return Text(path, lines)
 
 
 def sections(text: Text, dialect: Dialect) -> tuple[Section, ...]:
@@ -164,6 +169,8 @@ def sections(text: Text, dialect: Dialect) -> tuple[Section, ...]:
         if entry is None:
             continue
         key, value = entry
+        if key == "[" and len(found) == MOST_SECTIONS:
+            raise CfgError(text.path, f"more than {MOST_SECTIONS} sections, expected some hundred", line=number)
         if key == "[":
             found.append((value or "", number, []))
         elif not found and dialect.strict and not value:
