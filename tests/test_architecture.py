@@ -31,6 +31,7 @@ NUMBERS = [
     "folds",
     "affine",
     "verification",
+    "preparation",
     "folding",
     "statistics",
     "soundness",

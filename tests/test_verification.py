@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from bnorm import folding
+from bnorm import preparation
 from bnorm.errors import OutputError
 from bnorm.folding import fold
 from bnorm.model import read_model
@@ -58,7 +58,7 @@ def test_one_value_that_is_off_by_a_thousandth_fails_and_leaves_nothing(
 ):
     model = pair(tmp_path, dialect, net, layers)
     before = set(tmp_path.iterdir())
-    monkeypatch.setattr(folding, "folded", spoil(array, 1e-3))
+    monkeypatch.setattr(preparation, "folded", spoil(array, 1e-3))
     with pytest.raises(OutputError, match=r"differs by .* from what it was, expected rounding alone"):
         fold(model, tmp_path / "out.weights")
     assert set(tmp_path.iterdir()) == before
@@ -67,7 +67,7 @@ def test_one_value_that_is_off_by_a_thousandth_fails_and_leaves_nothing(
 def test_a_rounding_more_is_no_failure(tmp_path, monkeypatch):
     """2⁻²⁵ of one weight, which the bound of its layer's roundings holds many times."""
     model = pair(tmp_path, *LAYERS[0])
-    monkeypatch.setattr(folding, "folded", spoil("weights", 2.0**-25))
+    monkeypatch.setattr(preparation, "folded", spoil("weights", 2.0**-25))
     fold(model, tmp_path / "out.weights")
 
 

@@ -15,27 +15,24 @@ from contextlib import ExitStack
 from dataclasses import dataclass, field
 from math import prod
 from pathlib import Path
-from typing import BinaryIO, NamedTuple
+from typing import BinaryIO
 
 import numpy as np
 
-from bnorm import cfg
-from bnorm.affine import Affine, Beyond, Key, Statistics, affine, bad_variances, clamped, folded, lost_signs, statistics
+from bnorm.affine import Beyond, Key
 from bnorm.batchnorm import DARKNET, RUNTIMES, Epsilon, Rolling
 from bnorm.engine import processors
-from bnorm.errors import CfgError, OutputError, WeightsError
+from bnorm.errors import OutputError
 from bnorm.files import check_outputs, replacing
-from bnorm.folds import Folds, plan_folds
-from bnorm.layout import Array, plan
+from bnorm.layout import Array
 from bnorm.linear import Stored
 from bnorm.model import Model
-from bnorm.network import Layer, Network, build
-from bnorm.parts import SWITCHES, Part, array_name
-from bnorm.references import agree, without
+from bnorm.network import Layer
+from bnorm.parts import Part
+from bnorm.preparation import DEFECT, Wish, Work, prepare
 from bnorm.verification import Difference, Source, compare
 from bnorm.weights import Floats, Weights, open_weights, write_block
 
-DEFECT = "a defect of bnorm: nothing was written"
 POLICIES = ("error", "clamp", "skip")  # for a rolling variance that is negative, infinite or no number
 
 Advance = Callable[[int, int], None] | None  # told how many values are done, of how many
@@ -103,7 +100,7 @@ def fold(
         check_outputs(targets, (model.network.text.path, weights.path), force=force, cause="--force overwrites it")
         weights.require_fit()
         files = () if dry_run else stack.enter_context(replacing(*targets))
-        work, meter = _write(weights, _Wish(layers, epsilon, bad_variance, verify), files, advance)
+        work, meter = _write(weights, Wish(layers, epsilon, bad_variance, verify), files, advance)
         differences = _verified(work, files, meter) if verify else {}
     return _report(work, differences, () if dry_run else targets)
 
@@ -115,127 +112,10 @@ def _targets(output: Path | str | None, output_cfg: Path | str | None) -> tuple[
     return output, Path(output_cfg) if output_cfg else output.parent / f"{output.stem}.cfg"
 
 
-class _Wish(NamedTuple):
-    """What the caller asked for."""
-
-    layers: Collection[int] | None
-    epsilon: Epsilon
-    bad_variance: str
-    verify: bool
-
-
-class _Work(NamedTuple):
-    """All that is decided before a byte is written."""
-
-    weights: Weights
-    epsilon: Epsilon
-    statistics: Statistics
-    notes: Mapping[Key, str]  # what is said of a part besides: its clamped variances
-    folds: Folds
-    affines: Mapping[Key, Affine]
-    text: bytes
-    after: Model  # the folded one, without a file
-
-    def survivors(self) -> list[int]:
-        """The old numbers of the layers that remain."""
-        return [layer.index for layer in self.weights.model.network.layers if layer.index not in self.folds.removed]
-
-    def stream(self) -> Iterator[Floats]:
-        """The folded file's values, in blocks."""
-        old, survivors = self.weights.layout.by_name, self.survivors()
-        for array in self.after.layout.arrays:
-            yield from self.blocks(old[survivors[array.layer], array.name])
-
-    def blocks(self, array: Array) -> Iterator[Floats]:
-        """An array of the old file as the new one holds it: folded, or as it is."""
-        change = self.affines.get((array.layer, array.part))
-        return folded(self.weights, array, change) if change else self.weights.blocks(array)
-
-
-def _prepare(weights: Weights, wish: _Wish, beyond: dict[int, str]) -> _Work:
-    network, epsilon = weights.model.network, wish.epsilon
-    known = statistics(weights)
-    bad = {key: text for key, (_, rolling) in known.items() if (text := bad_variances(rolling.variance))}
-    fixed = _not_selected(network, wish.layers) | beyond
-    if wish.bad_variance == "skip":
-        fixed = _reasons(bad) | fixed
-    elif wish.bad_variance == "clamp":
-        known = {key: (parameters, _clamped(rolling)) for key, (parameters, rolling) in known.items()}
-    folds, affines = _settle(weights, known, epsilon, fixed)
-    if wish.bad_variance == "error":
-        _refuse_bad(weights, {key: text for key, text in bad.items() if key[0] not in folds.kept})
-    source = without(network, folds.removed, _dropped(network, folds.kept, wish.layers))
-    after = _after(weights.model, source)
-    if not agree(network, after.network, folds.removed):
-        raise CfgError(
-            network.text.path, "cannot be renumbered, expected each layer to read what it read", cause=DEFECT
-        )
-    notes = {key: f"clamped: {text}" for key, text in bad.items()} if wish.bad_variance == "clamp" else {}
-    return _Work(weights, epsilon, known, notes, folds, affines, source, after)
-
-
-def _reasons(bad: Mapping[Key, str]) -> dict[int, str]:
-    """What is wrong with each layer's parts."""
-    found: dict[int, str] = {}
-    for (layer, part), text in bad.items():
-        found[layer] = "; ".join(filter(None, (found.get(layer), array_name(part, text))))
-    return found
-
-
-def _after(model: Model, source: bytes) -> Model:
-    network = build(cfg.parse(model.network.text.path, source), model.dialect)
-    layout = plan(network, model.header.nbytes, transposed=model.header.transposed)
-    return model._replace(network=network, layout=layout, nbytes=layout.nbytes, weights=None)
-
-
-def _settle(
-    weights: Weights, known: Statistics, epsilon: Epsilon, fixed: dict[int, str]
-) -> tuple[Folds, dict[Key, Affine]]:
-    """What goes where: decided from the cfg, and again without what would turn the signs of binary weights of 0.
-
-    Each round fixes one more layer: the `[batchnorm]` layers behind such weights, or else the layer itself.
-    """
-    while True:
-        folds = plan_folds(weights.model.network, fixed)
-        affines = {(fold.layer, fold.part.name): affine(fold, weights, known, epsilon) for fold in folds.folds}
-        lost = {
-            layer: reason
-            for change in affines.values()
-            if True in change.fold.binary and (reason := lost_signs(weights, change))
-            for layer in change.fold.behind or (change.fold.layer,)
-        }
-        if not lost:
-            return folds, affines
-        fixed = fixed | lost
-
-
-def _not_selected(network: Network, layers: Collection[int] | None) -> dict[int, str]:
-    if layers is None:
-        return {}
-    return {layer.index: "not selected" for layer in network.layers if layer.index not in layers}
-
-
-def _refuse_bad(weights: Weights, bad: Mapping[Key, str]) -> None:
-    for (layer, part), text in bad.items():
-        place = f"layer {layer} {array_name(part, text)}"
-        cause = "--bad-variance clamp or skip folds the rest; bnorm check says more"
-        raise WeightsError(weights.path, f"{place}, expected finite numbers from 0 on", cause=cause)
-
-
-def _clamped(rolling: Rolling) -> Rolling:
-    return rolling._replace(variance=clamped(rolling.variance))
-
-
-def _dropped(network: Network, kept: Collection[int], layers: Collection[int] | None) -> set[int]:
-    """The lines that turn batch normalisation on or off, but for layers that stay as they are."""
-    going = [layer for layer in network.layers if layer.index not in kept and (layers is None or layer.index in layers)]
-    return {option.line for layer in going for option in layer.section.options if option.key in SWITCHES}
-
-
 class _Meter:
     """Counts the values that are written and compared, and tells how far it is."""
 
-    def __init__(self, work: _Work, verify: bool, advance: Advance) -> None:
+    def __init__(self, work: Work, verify: bool, advance: Advance) -> None:
         self.advance, self.done = advance, 0
         compared = sum(prod(fold.part.weights) for fold in work.folds.folds)
         self.total = work.after.layout.parameters + compared * verify
@@ -246,11 +126,11 @@ class _Meter:
             self.advance(self.done, self.total)
 
 
-def _write(weights: Weights, wish: _Wish, files: Sequence[BinaryIO], advance: Advance) -> tuple[_Work, _Meter]:
+def _write(weights: Weights, wish: Wish, files: Sequence[BinaryIO], advance: Advance) -> tuple[Work, _Meter]:
     """Write the folded pair, in a dry run to nowhere; a layer whose folded numbers no float32 can hold stays."""
     beyond: dict[int, str] = {}
     while True:
-        work = _prepare(weights, wish, beyond)
+        work = prepare(weights, wish, beyond)
         meter = _Meter(work, wish.verify, advance)
         try:
             _stream(work, files, meter)
@@ -260,7 +140,7 @@ def _write(weights: Weights, wish: _Wish, files: Sequence[BinaryIO], advance: Ad
             return work, meter
 
 
-def _stream(work: _Work, files: Sequence[BinaryIO], meter: _Meter) -> None:
+def _stream(work: Work, files: Sequence[BinaryIO], meter: _Meter) -> None:
     for file, head in zip(files, (work.weights.head(), work.text), strict=True) if files else ():
         file.seek(0)
         file.truncate()
@@ -273,7 +153,7 @@ def _stream(work: _Work, files: Sequence[BinaryIO], meter: _Meter) -> None:
         files[0].flush()  # it is read again before it is closed
 
 
-def _verified(work: _Work, files: Sequence[BinaryIO], meter: _Meter) -> dict[Key, Difference]:
+def _verified(work: Work, files: Sequence[BinaryIO], meter: _Meter) -> dict[Key, Difference]:
     """Compare every folded part with what was written, in a dry run with what would have been."""
     arrays = work.weights.layout.by_name
     old, new = _source(arrays, work.weights.blocks), _source(arrays, work.blocks)
@@ -293,7 +173,7 @@ def _verified(work: _Work, files: Sequence[BinaryIO], meter: _Meter) -> dict[Key
     return result
 
 
-def _proven(work: _Work, key: Key, difference: Difference, meter: _Meter) -> Difference:
+def _proven(work: Work, key: Key, difference: Difference, meter: _Meter) -> Difference:
     if not difference.excess <= 1:
         what = f"layer {key[0]} differs by {difference.absolute:.1e} from what it was, expected rounding alone"
         raise OutputError(work.weights.path, what, cause=DEFECT)
@@ -305,7 +185,7 @@ def _source(arrays: Mapping[tuple[int, str], Array], blocks: Callable[[Array], I
     return lambda layer, name: Stored(arrays[layer, name], lambda: blocks(arrays[layer, name]))
 
 
-def _report(work: _Work, differences: Mapping[Key, Difference], targets: tuple[Path, ...]) -> FoldReport:
+def _report(work: Work, differences: Mapping[Key, Difference], targets: tuple[Path, ...]) -> FoldReport:
     before = work.weights.layout
     rows = (
         _row(work, layer, part, differences)
@@ -325,7 +205,7 @@ def _report(work: _Work, differences: Mapping[Key, Difference], targets: tuple[P
     )
 
 
-def _row(work: _Work, layer: Layer, part: Part, differences: Mapping[Key, Difference]) -> FoldedLayer:
+def _row(work: Work, layer: Layer, part: Part, differences: Mapping[Key, Difference]) -> FoldedLayer:
     folds, index = work.folds, layer.index
     if index in folds.kept:
         return FoldedLayer(index, layer.type, part.name, False, folds.kept[index], None, None)
