@@ -86,9 +86,8 @@ def fold(
     """Write the folded weights and cfg, or neither; a dry run, for which `output` may be None, does all but that.
 
     `output_cfg` is by default the output with the suffix `.cfg`; `layers` selects, by default all, and nothing else is
-    touched. With a rolling
-    variance that is negative, infinite or no number, folding fails, takes the nearest variance (0 for no number), or
-    leaves the layer as it is: `bad_variance`, one of `POLICIES`.
+    touched. With a rolling variance that is negative, infinite or no number, folding fails, takes the nearest variance
+    (0 for no number), or leaves the layer as it is: `bad_variance`, one of `POLICIES`.
 
     `WeightsError` for a file that does not fit; `OutputError` for an output that must not be written, or where `verify`
     finds a difference that rounding does not explain; ValueError without an output that is needed.
