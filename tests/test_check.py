@@ -680,3 +680,16 @@ def test_a_cfg_that_asks_for_more_than_memory_is_checked_without_it(pair):
     cfg, weights = pair
     cfg.write_text(TEXT.replace("classes=2\n", "classes=100000000\n"))
     assert [found.id for found in findings(cfg, weights)][-1] in ("cfg-filters", "cfg-refused")
+
+
+def test_a_number_in_the_weights_of_a_local_layer_is_named_by_its_filter(invoke, tmp_path):
+    """They stand as [places][filters][window]."""
+    root = Path(__file__).parents[1]
+    cfg, weights = root / "sample_cfgs/local.cfg", tmp_path / "local.weights"
+    data = bytearray((root / "sample_weights/local.weights").read_bytes())
+    array = read_model(cfg, None, "alexeyab").layout.by_name[1, "weights"]
+    _, _, window = array.shape
+    struct.pack_into("<f", data, array.offset + 4 * 2 * window, np.nan)
+    weights.write_bytes(data)
+    (finding,) = json.loads(invoke("check", cfg, weights, "--format", "json", exit_code=3).stdout)["findings"]
+    assert (finding["id"], finding["layer"], finding["channel"]) == ("nan", 1, 2)

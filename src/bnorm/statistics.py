@@ -25,6 +25,7 @@ from numpy.typing import NDArray
 
 from bnorm.batchnorm import Epsilon, Parameters, Rolling, Vector, gain_offset
 from bnorm.layout import Array
+from bnorm.linear import FORMS
 from bnorm.network import Layer
 from bnorm.weights import Floats, Weights
 
@@ -165,12 +166,9 @@ def magnitudes(weights: Weights, layer: Layer, array: Array) -> Magnitudes:
 
 
 def channel_axis(layer: Layer, array: Array) -> int:
-    """The axis of `array.stored` that counts channels.
-
-    In memory it is the first: [out][in] of a matrix, [n][c/groups][k][k] of a convolution. The weights of a
-    deconvolution are [c][n][k][k]. In the file, axes may be permuted.
-    """
-    axis = 1 if layer.type == "deconvolutional" and array.field == "weights" else 0
+    """The axis of `array.stored` that counts channels: of weights that of their filters, by `linear.FORMS`."""
+    kind = next(part.kind for part in layer.parts if part.name == array.part)
+    axis = FORMS[kind].filters if array.field == "weights" and kind in FORMS else 0
     return array.axes[axis] if array.axes else axis
 
 

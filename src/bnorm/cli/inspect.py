@@ -15,6 +15,7 @@ import numpy as np
 from bnorm import plot
 from bnorm.batchnorm import Epsilon, Vector
 from bnorm.cli import options, render
+from bnorm.cli.document import document, layer_document
 from bnorm.cli.render import Cell, Column, Page, Table
 from bnorm.files import check_outputs
 from bnorm.inspection import ChannelRow, Inspection, LayerReport, channel_rows, inspect
@@ -96,7 +97,7 @@ def _by_layer(report: Inspection, sort: options.Sorting | None, top: int | None)
     layers = [report.layers[i] for i in order]
     return _page(
         report,
-        layers=(_layer(layer, None) for layer in layers),
+        layers=(layer_document(layer, None) for layer in layers),
         rows=Table(LAYER_TABLE, [row for layer in layers for row in _rows(layer)]),
         records=Table([Column(name) for name in LAYER_COLUMNS], [records[i] for i in order]),
     )
@@ -191,7 +192,7 @@ def _by_channel(report: Inspection, sort: options.Sorting | None, top: int | Non
     shown = [(f"{row.layer}.{row.part}" if row.part else str(row.layer), *row[2:]) for row in rows]
     return _page(
         report,
-        layers=(_layer(layer, by_layer[layer.layer.index]) for layer in report.layers),
+        layers=(layer_document(layer, by_layer[layer.layer.index]) for layer in report.layers),
         rows=Table(CHANNEL_TABLE, shown),
         records=Table([Column(name) for name in ChannelRow._fields], rows),
     )
@@ -219,85 +220,13 @@ def _order(columns: Sequence[str], rows: Sequence[Sequence[Any]], sort: options.
 
 def _page(report: Inspection, *, layers: Iterable[dict[str, Any]], rows: Table, records: Table) -> Page:
     return Page(
-        document=lambda: _document(report, layers),
+        document=lambda: document(report, layers),
         rows=rows,
         records=records,
         summary=_summary(report),
         footer=_footer(report),
         findings=report.findings,
     )
-
-
-def _document(report: Inspection, layers: Iterable[dict[str, Any]]) -> dict[str, Any]:
-    """The JSON document of `--format json`."""
-    model = report.model
-    header = model.header
-    entry = model.network.input
-    return {
-        "cfg": str(model.network.text.path),
-        "weights": str(model.weights) if model.weights else None,
-        "dialect": model.dialect.name,
-        "header": {
-            "major": header.major,
-            "minor": header.minor,
-            "revision": header.revision,
-            "seen": header.seen,
-            "bytes": header.nbytes,
-        },
-        "input": {
-            "channels": entry.channels,
-            "height": entry.height,
-            "width": entry.width,
-            "inputs": entry.outputs,
-        },
-        "expected_bytes": model.layout.nbytes,
-        "actual_bytes": model.nbytes,
-        "parameters": model.layout.parameters,
-        "layers": list(layers),
-        "findings": [finding._asdict() for finding in report.findings],
-    }
-
-
-def _layer(report: LayerReport, rows: list[ChannelRow] | None) -> dict[str, Any]:
-    layer = report.layer
-    return {
-        "index": layer.index,
-        "type": layer.type,
-        "line": layer.section.line,
-        "output": {
-            "channels": layer.output.channels,
-            "height": layer.output.height,
-            "width": layer.output.width,
-        },
-        "outputs": layer.output.outputs,
-        "batch_normalize": layer.batch_normalize,
-        "parameters": report.parameters,
-        "arrays": [{"name": array.name, "shape": array.shape, "offset": array.offset} for array in report.arrays],
-        "statistics": _layer_statistics(report),
-        "channels": [_channel(row) for row in rows] if rows is not None and report.channels else None,
-    }
-
-
-def _channel(row: ChannelRow) -> dict[str, Any]:
-    return {name: value for name, value in row._asdict().items() if name != "layer"}
-
-
-def _layer_statistics(report: LayerReport) -> dict[str, Any] | None:
-    if report.statistics is None:
-        return None
-    parts = {name: _statistics(part) for name, part in report.parts.items() if name}
-    return _statistics(report.statistics) | {"parts": parts or None}
-
-
-def _statistics(found: Statistics) -> dict[str, Any]:
-    return {
-        "channels": found.channels,
-        **{name: quantiles._asdict() for name, quantiles in found.quantiles.items()},
-        "weight_range": found.weight_range._asdict() if found.weight_range else None,
-        "dead": found.dead,
-        "near_dead": found.near_dead,
-        "constant": found.constant,
-    }
 
 
 def _summary(report: Inspection) -> list[str]:
