@@ -32,7 +32,8 @@ SHAPES = [
     (4096, 1024),
 ]
 REPEATS = 9
-PAUSE = 0.05  # seconds in which PyTorch's threads go to sleep
+PAUSE = 0.01  # seconds in which PyTorch's threads go to sleep
+LOOP = 3  # calls in a row, of which the last is timed: threads are awake then, and memory is at hand
 
 
 class Row(NamedTuple):
@@ -50,17 +51,21 @@ class Row(NamedTuple):
         return self.other_seconds / self.seconds
 
 
-def in_turn(own: Callable[[], object], other: Callable[[], object], repeats: int = REPEATS) -> tuple[float, float]:
-    """Median seconds of both, timed alternately after one call of each."""
+def in_turn(own: Callable[[], object], other: Callable[[], object], calls: int = 1) -> tuple[float, float]:
+    """Median seconds of both, timed alternately, so many calls each time; the first time does not count."""
     times: tuple[list[float], list[float]] = ([], [])
-    for repeat in range(repeats + 1):
+    for repeat in range(REPEATS + 1):
         for call, kept in zip((own, other), times, strict=True):
             time.sleep(PAUSE)
-            begun = time.perf_counter()
-            call()
-            if repeat:
-                kept.append(time.perf_counter() - begun)
+            taken = [_seconds(call) for _ in range(calls)]
+            kept.extend(taken[-1:] if repeat else [])
     return statistics.median(times[0]), statistics.median(times[1])
+
+
+def _seconds(call: Callable[[], object]) -> float:
+    begun = time.perf_counter()
+    call()
+    return time.perf_counter() - begun
 
 
 # --- kernels ----------------------------------------------------------------------------------------------------------
@@ -141,8 +146,8 @@ def _compared(case: Case, mode: str, what: str, with_torch: bool) -> Iterator[Ro
         others["PyTorch"] = case.torch(mode)
     for name, other in others.items():
         np.testing.assert_allclose(own(), other(), rtol=1e-3, atol=1e-4)
-        yield Row("kernels", what, name, *in_turn(own, other))
-    yield Row("kernels", what, "a copy of the array", *in_turn(own, case.x.copy))
+        yield Row("kernels", what, name, *in_turn(own, other, LOOP))
+    yield Row("kernels", what, "a copy of the array", *in_turn(own, case.x.copy, LOOP))
 
 
 def _has_torch(threads: int) -> bool:
@@ -215,7 +220,7 @@ def stream(gigabytes: int) -> Iterator[Row]:
         _save_tensor(folder, (32 * gigabytes, 64, 512, 256))
         own = (*BNORM, "run", "--params", "p.npz", "--train", "--input", "x.npy", "-o", "out")
         copy = ("sh", "-c", "cp x.npy copy.npy && sync copy.npy")
-        times = in_turn(_call(folder, *own), _call(folder, *copy), repeats=3)
+        times = in_turn(_call(folder, *own), _call(folder, *copy))
         yield Row("stream", f"bnorm run --train, {gigabytes} GiB", "cp and sync", *times, _peak_mb(folder, *own))
 
 

@@ -300,21 +300,33 @@ def tall(request, tmp_path) -> tuple[Path, str]:
 # --- how tensors are cut ----------------------------------------------------------------------------------------------
 
 
+def layouts(shape: tuple[int, ...]) -> st.SearchStrategy[str]:
+    return st.sampled_from(["nchw", "nhwc"] if len(shape) > 2 else ["nchw"])
+
+
+@st.composite
+def extents(draw: st.DrawFn) -> MemoryTensor:
+    shape = draw(SHAPES)
+    layout = draw(layouts(shape))
+    return MemoryTensor(laid_out(np.empty(shape, "f2"), layout), layout)
+
+
+SIZES = st.one_of(st.integers(1, 99), st.integers(1, 99_999), st.just(1 << 40))
+
+
 @settings(deadline=None, max_examples=100)
-@given(
-    SHAPES, st.sampled_from(["nchw", "nhwc"]), st.one_of(st.integers(1, 99), st.integers(1, 99_999), st.just(1 << 40))
-)
-@example((2, 2, 300, 301), "nchw", 7)
-@example((3, 257, 1, 1), "nchw", 3)
-def test_the_plan_covers_every_value_exactly_once(shape, layout, most):
-    extent = MemoryTensor(laid_out(np.empty(shape, "f2"), layout if len(shape) > 2 else "nchw"), layout)
+@given(extents(), SIZES, st.integers(1, 7))
+@example(MemoryTensor(np.empty((2, 2, 300, 301), "f2")), 7, 2)
+@example(MemoryTensor(np.empty((3, 257, 1, 1), "f2")), 3, 2)
+def test_tiles_and_their_blocks_cover_every_value_exactly_once(extent, most, threads):
     times = np.zeros((extent.channels, extent.length), "u1")
-    for group in kernels.plan(extent, most):
-        for span in group:
+    for tile in (tile for group in kernels.tiles(extent, most) for tile in group):
+        for block in kernels.blocks(extent.room(tile), kernels.together(extent.places), threads):
+            span = tile.part(block)
             times[span.channels, span.start : span.stop] += 1
     assert (times == 1).all()
 
 
-def test_a_plan_for_everything_is_one_span():
+def test_what_fits_is_one_tile():
     extent = MemoryTensor(np.empty((3, 5, 70, 71), "f2"))
-    assert kernels.plan(extent, 1 << 40) == [[kernels.Span(0, 5, 0, 3 * 70 * 71)]]
+    assert kernels.tiles(extent, 1 << 40) == [[kernels.Span(0, 5, 0, 3 * 70 * 71)]]

@@ -19,7 +19,7 @@ import pytest
 from bnorm.errors import TensorError
 from bnorm.kernels import Span
 from bnorm.npy import open_tensor, read_vectors
-from bnorm.tensors import MemoryTensor
+from bnorm.tensors import MemoryTensor, Tensor
 
 MIB = 1 << 20
 
@@ -62,11 +62,18 @@ ZIP_KINDS = {"stored": zipfile.ZIP_STORED, "deflate": zipfile.ZIP_DEFLATED}
 every_kind = pytest.mark.parametrize("kind", ZIP_KINDS.values(), ids=list(ZIP_KINDS))
 
 
+def read_all(tensor: Tensor) -> np.ndarray:
+    """All values as (N, C, L)."""
+    span = Span(0, tensor.channels, 0, tensor.length)
+    values = tensor.room(span).array
+    tensor.read(span, values)
+    return values
+
+
 def values_of(name: object, shape: tuple[int, ...] | None = None) -> np.ndarray:
     """All values of a tensor in a file."""
     with open_tensor(str(name), shape) as tensor:
-        view = tensor.read(Span(0, tensor.channels, 0, tensor.length))
-        return view.array.reshape(tensor.shape).copy()
+        return read_all(tensor).reshape(tensor.shape)
 
 
 @pytest.fixture
@@ -425,7 +432,7 @@ def test_a_file_that_is_cut_while_it_is_read_is_an_error(write):
     with open_tensor(str(path)) as tensor:
         os.truncate(path, 300)
         with pytest.raises(TensorError, match="ended while it was read"):
-            tensor.read(Span(0, tensor.channels, 0, tensor.length))
+            read_all(tensor)
 
 
 def test_a_file_that_is_refused_is_closed(write):

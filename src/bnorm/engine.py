@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor, wait
-from functools import partial
 from typing import NamedTuple, TypeVar
 
 import numpy as np
@@ -13,10 +12,10 @@ import numpy as np
 from bnorm import batchnorm, kernels
 from bnorm.batchnorm import Arithmetic, Gradients, Line, Moments, Parameters, Rolling, Vector
 from bnorm.files import Closing
-from bnorm.kernels import BLOCK, Doubles, Scratch, Span
+from bnorm.kernels import Doubles, Scratch, Span
 from bnorm.tensors import Tensor
 
-BUFFER = 256  # values that NumPy converts or gathers at a time: rows from this length on are never copied together
+BUFFER = 16  # values that NumPy converts or gathers at a time: rows from this length on are never copied together
 MEMORY = 256 << 20  # bytes of tensors that are in memory at a time
 Advance = Callable[[int], None] | None  # told of every few values that are done
 Item = TypeVar("Item")
@@ -102,14 +101,14 @@ def run_batch(
     Tensors in files are taken by tiles that fit into `memory` bytes together. `advance` is told how many values are
     done. Neither threads nor memory change a bit of the results.
     """
-    tensors = [x, *([delta] if delta else []), *outputs.values()]
-    nbytes = sum(tensor.dtype.itemsize for tensor in tensors if not tensor.resident)
+    nbytes = sum(
+        tensor.dtype.itemsize for tensor in (x, delta, *outputs.values()) if tensor is not None and not tensor.resident
+    )
     most = max(memory // nbytes, 1) if nbytes else x.channels * x.length
+    tensors = _Tensors(x, delta, outputs)
     with np.errstate(all="ignore"):  # NaN and infinity are values like others here
         return _joined(
-            result
-            for spans in kernels.plan(x, most)
-            for result in _run_tiles(layer.of(spans[0].channels), spans, _Tiles(x, delta, outputs), team, advance)
+            _run_tiles(layer.of(spans[0].channels), spans, tensors, team, advance) for spans in kernels.tiles(x, most)
         )
 
 
@@ -135,145 +134,108 @@ class _Settled(NamedTuple):
         return self._replace(shift=shift, lines={name: line.of(channels) for name, line in self.lines.items()})
 
 
+class _Tensors(NamedTuple):
+    """The tensors of a mini-batch."""
+
+    x: Tensor
+    delta: Tensor | None
+    outputs: Mapping[str, Tensor]
+
+
 class _Tile:
-    """A tile of the tensors in memory."""
+    """A tile of the tensors, worked on in blocks: each is read when it is first needed, and written when it is done."""
 
-    def __init__(self, span: Span, x: Tensor, delta: Tensor | None, outputs: Mapping[str, Tensor]) -> None:
-        self.span = span
-        self.x = x.read(span)
-        self.delta = delta.read(span) if delta else None
-        self.outputs = {name: output.blank(span) for name, output in outputs.items()}
-        self.piece, self.places = kernels.piece_at(span.start, x.places), x.places
-        self.groups = kernels.plan(self.x, BLOCK)
-        self.blocks = [block for group in self.groups for block in group]
+    def __init__(self, span: Span, tensors: _Tensors, team: Team) -> None:
+        self.span, self.tensors, self.team = span, tensors, team
+        x, delta, outputs = tensors
+        self.x, self.delta = x.room(span), delta.room(span) if delta else None
+        self.outputs = {name: output.room(span) for name, output in outputs.items()}
+        self.images = kernels.together(x.places)
+        self.blocks = kernels.blocks(self.x, self.images, team.threads)
+        self.unread = set(self.blocks)
 
-    def load(self, span: Span, shift: Vector | None, scratch: Scratch) -> Blocks:
-        """The span's x, less the shift, and delta."""
-        x = scratch.load("x", self.x.part(span), shift)
-        return x, scratch.load("delta", self.delta.part(span)) if self.delta else None
+    def sums(self, train: bool, shift: Vector | None) -> Doubles:
+        """The sums of each piece, of shape (4, c, pieces)."""
+        count, runs = kernels.rows(self.x, self.images), kernels.runs(self.x.places)
+        rows = np.zeros((4, self.x.channels, count))
 
-    def loaded(self, span: Span, scratch: Scratch) -> Blocks:
-        """What `load` has left in the scratch buffers."""
-        shape = self.x.part(span).shape
-        return scratch.block("x", shape), scratch.block("delta", shape) if self.delta else None
+        def work(block: Span, scratch: Scratch) -> None:
+            first = kernels.row_at(block.start, self.x.places)
+            last = kernels.row_at(block.stop - 1, self.x.places) + 1
+            x, delta = self._load(block, None if shift is None else shift[block.channels], scratch)
+            kernels.sum_block(x, delta, train, self.images, rows[:, block.channels, first:last])
 
-    def sum(self, span: Span, blocks: Blocks, train: bool, sums: Doubles) -> None:
-        """Put the sums of the span's pieces where they belong in `sums` of shape (4, c, pieces)."""
-        first, last = (self.piece + kernels.piece_at(value, self.places) for value in (span.start, span.stop - 1))
-        kernels.sum_block(*blocks, train, kernels.together(self.places), sums[:, :, first : last + 1])
+        self.team.each(work, self.blocks)
+        return np.add.reduceat(rows, kernels.piece_starts(count, runs), axis=-1)
 
-    def apply(self, span: Span, blocks: Blocks, lines: Mapping[str, Line], scratch: Scratch) -> None:
-        """Compute all outputs of a span; the blocks are used up."""
-        x, delta = blocks
-        for number, (name, out) in enumerate(self.outputs.items(), 1):
-            work = x if number == len(self.outputs) else scratch.block("work", x.shape)
-            kernels.apply(lines[name], x, delta if name == "dx" else None, work, out.part(span))
+    def apply(self, settled: _Settled) -> None:
+        """Compute all outputs: the block that was summed last comes first, since it may still be in cache."""
+        *_, last = "", *self.outputs
 
+        def work(block: Span, scratch: Scratch) -> None:
+            part = settled.of(block.channels)
+            x, delta = self._load(block, part.shift, scratch)
+            for name, view in self.outputs.items():
+                out, upstream = view.part(block), delta if name == "dx" else None
+                kernels.apply(part.lines[name], x, upstream, scratch, out, last=name == last)
+                self.tensors.outputs[name].write(self.span.part(block), out)
 
-Blocks = tuple[Doubles, Doubles | None]  # x and delta
+        self.team.each(work, self.blocks[::-1])
 
-
-class _Tiles:
-    """The tensors of a mini-batch, of which one tile is in memory."""
-
-    def __init__(self, x: Tensor, delta: Tensor | None, outputs: Mapping[str, Tensor]) -> None:
-        self.x, self.delta, self.outputs = x, delta, outputs
-        self._tile: _Tile | None = None
-
-    def read(self, span: Span) -> _Tile:
-        """The tile, which is not read again if it still is in memory."""
-        if self._tile is None or self._tile.span != span:
-            self._tile = _Tile(span, self.x, self.delta, self.outputs)
-        return self._tile
-
-    def write(self, tile: _Tile, advance: Advance) -> None:
-        """Keep the outputs of the tile."""
-        span = tile.span
-        for name, output in self.outputs.items():
-            output.write(span, tile.outputs[name])
-        if advance:
-            advance((span.last - span.first) * (span.stop - span.start))
+    def _load(self, block: Span, shift: Vector | None, scratch: Scratch) -> tuple[Doubles, Doubles | None]:
+        """The block's x, less the shift, and delta."""
+        x, delta = self.x.part(block), self.delta.part(block) if self.delta else None
+        if block in self.unread:
+            self.tensors.x.read(self.span.part(block), x)
+            if self.tensors.delta and delta is not None:
+                self.tensors.delta.read(self.span.part(block), delta)
+            self.unread.remove(block)
+        return scratch.load("x", x, shift), None if delta is None else scratch.load("delta", delta)
 
 
-def _run_tiles(layer: Layer, spans: list[Span], tiles: _Tiles, team: Team, advance: Advance) -> Iterable[BatchResult]:
-    """Each channel of the tiles lies in one tile, which then is read once; or is cut into all, each read twice."""
-    summed = layer.train or tiles.delta is not None
-    tile = tiles.read(spans[0])
-    if summed and len(spans) == 1 and all(len(group) == 1 for group in tile.groups):
-        results = _run_whole(layer, tile, tiles, team)
-        tiles.write(tile, advance)
-        return results
-    return [_run_cut(layer, spans, tiles, team, advance)]
+def _run_tiles(layer: Layer, spans: list[Span], tensors: _Tensors, team: Team, advance: Advance) -> BatchResult:
+    """All tiles of some channels: first they are summed, then each is read again, unless it is the only one."""
+    tile = _Tile(spans[0], tensors, team)
 
-
-def _run_whole(layer: Layer, tile: _Tile, tiles: _Tiles, team: Team) -> Iterable[BatchResult]:
-    """Where every channel fits into a block, it is converted once, and all is done while it is in cache."""
-    results: dict[Span, BatchResult] = {}
-    pieces, first = kernels.pieces(tiles.x), kernels.first_values(tile.x)
-
-    def work(span: Span, scratch: Scratch) -> None:
-        sums = np.zeros((4, span.last - span.first, pieces))
-
-        def sum_less(shift: Vector | None) -> Doubles:
-            tile.sum(span, tile.load(span, shift, scratch), layer.train, sums)
-            return kernels.totals(sums)
-
-        settled = _settle(layer.of(span.channels), tiles, sum_less, first[span.channels])
-        results[span] = settled.result
-        tile.apply(span, tile.loaded(span, scratch), settled.lines, scratch)
-
-    team.each(work, tile.blocks)
-    return [results[span] for span in tile.blocks]
-
-
-def _run_cut(layer: Layer, spans: list[Span], tiles: _Tiles, team: Team, advance: Advance) -> BatchResult:
-    """Where channels are cut into blocks, first all are summed."""
-    first = kernels.first_values(tiles.read(spans[0]).x)
-    summed = layer.train or tiles.delta is not None
-    sums = np.zeros((4, len(first), kernels.pieces(tiles.x) if summed else 0))
-
-    def sum_block(tile: _Tile, shift: Vector | None, block: Span, scratch: Scratch) -> None:
-        blocks = tile.load(block, None if shift is None else shift[block.channels], scratch)
-        tile.sum(block, blocks, layer.train, sums[:, block.channels])
+    def at(span: Span) -> _Tile:
+        nonlocal tile
+        if tile.span != span:
+            tile = _Tile(span, tensors, team)
+        return tile
 
     def sum_less(shift: Vector | None) -> Doubles:
-        for span in spans:
-            tile = tiles.read(span)
-            team.each(partial(sum_block, tile, shift), tile.blocks)
-        return kernels.totals(sums)
+        sums = [at(span).sums(layer.train, shift) for span in spans]
+        pieces = np.ascontiguousarray(np.concatenate(sums, axis=-1))  # whose order in memory decides that of adding
+        return np.asarray(np.add.reduce(pieces, axis=-1))
 
-    def apply(tile: _Tile, block: Span, scratch: Scratch) -> None:
-        part = settled.of(block.channels)
-        tile.apply(block, tile.load(block, part.shift, scratch), part.lines, scratch)
-
-    settled = _settle(layer, tiles, sum_less, first)
+    settled = _settle(layer, tensors, sum_less)
     for span in spans:
-        tile = tiles.read(span)
-        team.each(partial(apply, tile), tile.blocks)
-        tiles.write(tile, advance)
+        at(span).apply(settled)
+        if advance:
+            advance((span.last - span.first) * (span.stop - span.start))
     return settled.result
 
 
-def _settle(layer: Layer, tiles: _Tiles, sum_less: Callable[[Vector | None], Doubles], first: Vector) -> _Settled:
+def _settle(layer: Layer, tensors: _Tensors, sum_less: Callable[[Vector | None], Doubles]) -> _Settled:
     """All that follows from the sums of x less a shift.
 
-    Nothing is subtracted, unless the variance turns out to be small beside the mean; then each such channel's first
-    value is, and all is summed again.
+    Nothing is subtracted, unless the variance turns out to be small beside the mean; then each such channel's mean is,
+    as a value of x's type, which is exactly that of a constant channel, and all is summed again.
     """
     parameters, rolling, arithmetic, train = layer
     statistics: Rolling | Moments = rolling
-    about, shift, moments, gradients = np.zeros_like(first), None, None, None
+    about, shift, moments, gradients = np.zeros_like(rolling.mean), None, None, None
     lines: dict[str, Line] = {}
-    length, outputs = tiles.x.length, tiles.outputs
-    sums = sum_less(None) if train or tiles.delta else np.empty((4, 0))
+    (x, delta, outputs), length = tensors, tensors.x.length
+    sums = sum_less(None) if train or delta else np.empty((4, 0))
     if train:
         statistics = moments = batchnorm.moments(sums[0], sums[1], about, length, arithmetic)
         far = batchnorm.far(moments)
         if far.any():
-            shift = about = np.where(far, first, 0)
+            shift = about = np.where(far, moments.mean.astype(x.dtype), 0).astype(np.float64)
             sums = sum_less(shift)
             statistics = moments = batchnorm.moments(sums[0], sums[1], about, length, arithmetic)
-    if tiles.delta:
+    if delta:
         gradients, lines["dx"] = batchnorm.backward(
             parameters, statistics, about, (sums[2], sums[3]), length, arithmetic
         )

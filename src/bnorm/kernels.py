@@ -1,14 +1,14 @@
 """The loops over values: exact sums and affine maps, on blocks that stay in cache.
 
 A tensor of N images, C channels and L places gives each channel M = N·L values, numbered i = n·L + l. It lies in memory
-as (N, C, L), channels apart, or as (N, L, C), channels last. Every value is converted to float64 once, when it enters a
-scratch block of shape (n, c, l): images that lie together stay together, and rows are long, which is what NumPy's loops
-need to be fast, be it on large planes, on many small ones, or on a matrix, where L is 1.
+as (N, C, L), channels apart, or as (N, L, C), channels last. Blocks are cut so that their values lie together in
+memory. Every value is converted to float64 when it enters a scratch block of shape (n, c, l).
 
 The sums do not depend, to the last bit, on how the work is cut, on the number of threads, on the memory budget or on
-the order in memory. The values of a channel are cut into pieces by their number alone: where planes are small, some
-images at a time, added place by place and then along the places; where they are large, each plane, in parts of `PLANE`.
-Each step is one call of NumPy's, which adds in an order that only the lengths of the axes decide.
+the order in memory. The values of a channel make rows, by their number alone: a plane is cut into runs of `RUN` places,
+each a dot product; where planes are small, some images make a row, added place by place and then along the places.
+`PIECE` rows of a plane, or of some images, make a piece. Blocks are cut between rows, tiles between pieces. Each step
+is one call of NumPy's, which adds in an order that only the lengths of the axes decide.
 """
 
 from __future__ import annotations
@@ -25,11 +25,12 @@ from bnorm.batchnorm import Line, Vector
 Values = NDArray[np.floating]
 Doubles = NDArray[np.float64]
 
-SMALL = 256  # values of a channel in the images that are summed together, where a plane has fewer than ROW
-TINY = 16  # places under which a plane is less than a line of cache
-ROW = 128  # values in a row from which on a call for each costs little beside them
-PLANE = 1 << 12  # values of a plane that are summed as one
-BLOCK = 1 << 17  # values of a scratch block, 1 MiB: it stays in the second level of cache
+ROW = 64  # places from which on a plane is summed by itself
+RUN = 256  # values in a row: NumPy lets go of the interpreter's lock only for more than 500 dot products at a time
+PIECE = 16  # rows in a piece
+BLOCK = 1 << 19  # values of a scratch block at most: fewer mean more waiting for the interpreter's lock
+LONG = 1024  # values that lie together from which on the gaps between them cost little
+WIDE = 512  # places from which on a factor for each plane is faster than one for each place
 LINE = 64  # bytes of a line of cache
 
 
@@ -45,6 +46,10 @@ class Span(NamedTuple):
     def channels(self) -> slice:
         """The channels."""
         return slice(self.first, self.last)
+
+    def part(self, span: Span) -> Span:
+        """A span that is counted from this one's beginning."""
+        return Span(self.first + span.first, self.first + span.last, self.start + span.start, self.start + span.stop)
 
 
 class Extent(Protocol):
@@ -97,54 +102,83 @@ class View(NamedTuple):
 
 
 def together(places: int) -> int:
-    """How many images are summed together."""
-    return 1 if places >= ROW else SMALL // places
+    """How many images make a row."""
+    return 1 if places >= ROW else RUN // places
 
 
-def pieces(extent: Extent) -> int:
-    """How many pieces the values of a channel make."""
-    return -(-extent.images // together(extent.places)) * -(-extent.places // PLANE)
+def runs(places: int) -> int:
+    """How many rows a plane makes, or some small planes together."""
+    return -(-places // RUN)
 
 
-def piece_at(start: int, places: int) -> int:
-    """The number of the piece that begins with this value."""
+def rows(extent: Extent, images: int) -> int:
+    """How many rows a channel has, where so many images make one."""
+    return -(-extent.images // images) * runs(extent.places)
+
+
+def row_at(start: int, places: int) -> int:
+    """The number of the row that begins with this value."""
     image, place = divmod(start, places)
-    return image // together(places) * -(-places // PLANE) + place // PLANE
+    return image // together(places) * runs(places) + place // RUN
 
 
-def plan(extent: Extent, most: int) -> list[list[Span]]:
-    """Cut a tensor into spans of about `most` values: a list per group of channels.
+def piece_starts(count: int, per_plane: int) -> NDArray[np.intp]:
+    """The rows that begin a piece, of so many rows."""
+    if per_plane <= PIECE:
+        return np.arange(0, count, PIECE // per_plane * per_plane)
+    return np.add.outer(np.arange(0, count, per_plane), np.arange(0, per_plane, PIECE)).reshape(-1)
 
-    A channel is only cut where it is longer than `most`, and then between pieces. Where the values of a channel lie
-    scattered, since channels stand last or planes are tiny, all channels are taken together as far as they fit. No
-    group of a matrix is one channel alone, unless it has no other: NumPy would sum it in another order.
+
+def tiles(extent: Extent, most: int) -> list[list[Span]]:
+    """Cut a tensor between pieces into tiles of about `most` values: a list per group of channels.
+
+    A tile holds whole channels, if they fit and do not lie too scattered; else as many channels as fit.
     """
-    channels, places = extent.channels, extent.places
-    scattered = extent.channels_last or places < TINY
-    width = most // (together(places) * min(places, PLANE) if scattered else extent.images * places)
-    width = min(max(width, 2 if places == 1 else 1), channels)
-    borders = list(range(0, channels, width))
-    if places == 1 and len(borders) > 1 and borders[-1] == channels - 1:
-        borders.pop()
-    cuts = list(_cuts(extent, max(most // width, 1)))
+    places = extent.places
+    images = max(PIECE // runs(places), 1) * together(places)
+    whole = extent.images * places
+    scattered = extent.channels_last or most // whole * places < LONG
+    return _plan(extent, most, images * min(places, PIECE * RUN) if scattered else whole, (images, PIECE * RUN))
+
+
+def blocks(extent: Extent, images: int, threads: int) -> list[Span]:
+    """Cut a tile between rows into blocks, whose values lie together; so many images make a row.
+
+    There are two for each thread at least, so that none waits long for the last one.
+    """
+    most = max(min(BLOCK, extent.channels * extent.images * extent.places // (2 * threads)), 1)
+    least = images * (min(extent.places, RUN) if extent.channels_last else extent.places)
+    return [span for group in _plan(extent, most, least, (images, RUN)) for span in group]
+
+
+def _plan(extent: Extent, most: int, least: int, steps: tuple[int, int]) -> list[list[Span]]:
+    """Spans of as many channels as fit with `least` values of each, and of some steps of images or of places."""
+    width = _even(extent.channels, most // least, 1)
+    cuts = list(_cuts(extent, max(most // width, 1), steps))
     return [
-        [Span(first, last, start, stop) for start, stop in cuts]
-        for first, last in zip(borders, [*borders[1:], channels], strict=True)
+        [Span(first, min(first + width, extent.channels), start, stop) for start, stop in cuts]
+        for first in range(0, extent.channels, width)
     ]
 
 
-def _cuts(extent: Extent, most: int) -> Iterator[tuple[int, int]]:
+def _cuts(extent: Extent, most: int, steps: tuple[int, int]) -> Iterator[tuple[int, int]]:
     """Cut the values of a channel into images of about `most` values together, or into parts of an image."""
     images, places = extent.images, extent.places
-    if places <= max(most, PLANE):
-        step = max(most // (places * together(places)), 1) * together(places)
+    if places <= max(most, steps[1]):
+        step = _even(images, most // places, steps[0])
         for image in range(0, images, step):
             yield image * places, min(image + step, images) * places
         return
-    step = most // PLANE * PLANE or PLANE
+    step = _even(places, most, steps[1])
     for image in range(0, images * places, places):
         for place in range(0, places, step):
             yield image + place, image + min(place + step, places)
+
+
+def _even(total: int, most: int, step: int) -> int:
+    """The size, in whole steps, of parts that are about equal and, but for a step, no larger than `most`."""
+    count = -(-total // max(most // step * step, step))
+    return -(-total // (count * step)) * step
 
 
 class Scratch:
@@ -157,96 +191,90 @@ class Scratch:
         """The named buffer in this shape, from the start of a line of cache on: elsewhere NumPy's loops are slower."""
         size = math.prod(shape)
         if name not in self.buffers or self.buffers[name].size < size:
-            raw = np.empty(max(size, BLOCK) + LINE // 8)
+            raw = np.empty(size + LINE // 8)
             self.buffers[name] = raw[-raw.ctypes.data % LINE // 8 :]
         return self.buffers[name][:size].reshape(shape)
 
     def load(self, name: str, values: Values, shift: Vector | None = None) -> Doubles:
         """Values (n, c, l) as float64, less `shift` (c)."""
         block = self.block(name, values.shape)
-        if shift is None:
-            np.copyto(block, values)
-        else:
-            np.subtract(values, shift[:, np.newaxis], out=block)
+        np.copyto(block, values)
+        if shift is not None:
+            block -= shift[:, np.newaxis]
         return block
 
 
-def sum_pieces(values: Doubles, factors: Doubles | None, group: int, out: Doubles) -> None:
-    """Sum each piece of a scratch block (n, c, l), times the factors of another: `out` has shape (c, pieces).
-
-    `group` is how many of the tensor's images are summed together; the block may hold a part of one.
-    """
-    images, channels, places = values.shape
-    if group > 1:
-        whole = images // group * group
-        _sum_images(values[:whole], factors if factors is None else factors[:whole], group, out[:, : whole // group])
-        if images > whole:
-            rest = factors if factors is None else factors[whole:]
-            _sum_images(values[whole:], rest, images - whole, out[:, whole // group :])
+def sum_rows(values: Doubles, factors: Doubles | None, images: int, out: Doubles) -> None:
+    """Sum each row of a scratch block (n, c, l), times the factors of another: `out` has shape (c, rows)."""
+    if images == 1:
+        _sum_runs(values, factors, out)
         return
-    planes = out.reshape(channels, images, -1).swapaxes(0, 1)  # (n, c, parts of a plane)
-    whole = places // PLANE * PLANE
-    if whole:
-        shape = (images, channels, -1, PLANE)
-        parts = factors if factors is None else factors[:, :, :whole].reshape(shape)
-        _sum_rows(values[:, :, :whole].reshape(shape), parts, planes[:, :, : whole // PLANE])
-    if places > whole:
-        _sum_rows(values[:, :, whole:], factors if factors is None else factors[:, :, whole:], planes[:, :, -1])
+    whole = len(values) // images * images
+    _sum_images(values[:whole], factors if factors is None else factors[:whole], images, out[:, : whole // images])
+    if rest := len(values) - whole:
+        _sum_images(values[whole:], factors if factors is None else factors[whole:], rest, out[:, -1:])
 
 
-def _sum_rows(values: Doubles, factors: Doubles | None, out: Doubles) -> None:
-    if factors is None:
-        np.add.reduce(values, axis=-1, out=out)
-    else:
-        np.vecdot(values, factors, out=out)
-
-
-def _sum_images(values: Doubles, factors: Doubles | None, group: int, out: Doubles) -> None:
-    """Add each group of images place by place, and then along the places."""
+def _sum_runs(values: Doubles, factors: Doubles | None, out: Doubles) -> None:
+    """A dot product for every run, with ones where there are no factors: that is faster than NumPy's sum."""
     images, channels, places = values.shape
-    shape = (images // group, group, channels * places)
+    planes = out.reshape(channels, images, -1).swapaxes(0, 1)
+    whole = places // RUN
+    if whole:
+        shape, most = (images, channels, whole, RUN), whole * RUN
+        others = _ONES if factors is None else factors[:, :, :most].reshape(shape)
+        np.vecdot(values[:, :, :most].reshape(shape), others, out=planes[:, :, :whole])
+    if rest := places - whole * RUN:
+        np.vecdot(
+            values[:, :, -rest:], _ONES[:rest] if factors is None else factors[:, :, -rest:], out=planes[:, :, -1]
+        )
+
+
+_ONES = np.ones(RUN)
+
+
+def _sum_images(values: Doubles, factors: Doubles | None, images: int, out: Doubles) -> None:
+    """Add so many images at a time place by place, and then along the places."""
+    _, channels, places = values.shape
+    shape = (-1, images, channels * places)
+    if channels * places == 1:  # two of it, since NumPy adds a lone one in another order
+        values, shape = np.repeat(values, 2, axis=1), (-1, images, 2)
+        factors = factors if factors is None else np.repeat(factors, 2, axis=1)
     if factors is None:
         sums = np.add.reduce(values.reshape(shape), axis=1)
     else:
         sums = np.einsum("gik,gik->gk", values.reshape(shape), factors.reshape(shape))
-    np.add.reduce(sums.reshape(-1, channels, places), axis=2, out=out.T)
+    np.add.reduce(sums[:, : channels * places].reshape(-1, channels, places), axis=2, out=out.T)
 
 
-def totals(sums: Doubles) -> Doubles:
-    """Sum the pieces of each channel: (..., c, pieces) to (..., c)."""
-    with np.errstate(all="ignore"):
-        result: Doubles = np.add.reduce(sums, axis=-1)
-    return result
-
-
-def sum_block(x: Doubles, delta: Doubles | None, train: bool, group: int, out: Doubles) -> None:
-    """Σx, Σx², Σ delta and Σ delta·x of each piece, as far as they are wanted, into `out` of shape (4, c, pieces)."""
+def sum_block(x: Doubles, delta: Doubles | None, train: bool, images: int, out: Doubles) -> None:
+    """Σx, Σx², Σ delta and Σ delta·x of each row, as far as they are wanted, into `out` of shape (4, c, rows)."""
     if train:
-        sum_pieces(x, None, group, out[0])
-        sum_pieces(x, x, group, out[1])
+        sum_rows(x, None, images, out[0])
+        sum_rows(x, x, images, out[1])
     if delta is not None:
-        sum_pieces(delta, None, group, out[2])
-        sum_pieces(delta, x, group, out[3])
+        sum_rows(delta, None, images, out[2])
+        sum_rows(delta, x, images, out[3])
 
 
-def first_values(view: View) -> Vector:
-    """Each channel's first value: one of its own, and so near enough to its mean to be subtracted before squaring."""
-    return view.array[0, :, 0].astype(np.float64)
-
-
-def apply(line: Line, x: Doubles, delta: Doubles | None, work: Doubles, out: Values) -> None:
-    """Write `line` for scratch blocks (n, c, l), rounded once. `work` may be x itself; delta is used up."""
+def apply(line: Line, x: Doubles, delta: Doubles | None, scratch: Scratch, out: Values, *, last: bool) -> None:
+    """Write `line` for scratch blocks (n, c, l), rounded once. The last time x and delta are used up."""
     images, channels, places = x.shape
-    long = places >= ROW
-    shape = x.shape if long else (images, channels * places)
+    wide = places >= WIDE or images == 1
+    shape = x.shape if wide else (images, channels * places)
 
-    def each(vector: Vector) -> Vector:
-        return vector[:, np.newaxis] if long else np.repeat(vector, places)
+    def each(vector: Vector) -> Doubles:
+        column = vector[:, np.newaxis]
+        if wide:
+            return column
+        row = scratch.block("row", (channels, places))
+        np.copyto(row, column)
+        return row.reshape(-1)
 
+    work = x if last else scratch.block("work", x.shape)
     result = np.multiply(x.reshape(shape), each(line.x), out=work.reshape(shape))
     if line.delta is not None and delta is not None:
-        upstream = delta.reshape(shape)
-        upstream *= each(line.delta)
-        result += upstream
+        upstream = delta if last else scratch.block("upstream", x.shape)
+        result += np.multiply(delta.reshape(shape), each(line.delta), out=upstream.reshape(shape))
     result += each(line.constant)
     np.copyto(out, work, casting="same_kind")

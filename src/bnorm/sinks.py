@@ -16,7 +16,7 @@ from bnorm.files import replacing
 from bnorm.kernels import Span, View
 from bnorm.npy import new_npy, write_npy, write_npz
 from bnorm.running import Batch, Wanted
-from bnorm.tensors import Tensor, blank_view
+from bnorm.tensors import Tensor, buffer_view
 
 
 class Files(NamedTuple):
@@ -90,11 +90,11 @@ class SummaryTensor(Tensor):
         super().__init__(like.shape, like.dtype, like.layout)
         self.ranges: list[Range] = []
 
-    def blank(self, span: Span) -> View:
-        return blank_view(np.empty((span.stop - span.start) * (span.last - span.first), self.dtype), span, self)
+    def room(self, span: Span) -> View:
+        return buffer_view(np.empty((span.stop - span.start) * (span.last - span.first), self.dtype), span, self)
 
-    def write(self, span: Span, view: View) -> None:
-        self.ranges.append(Range.of(view.array.reshape(-1)))
+    def write(self, span: Span, values: NDArray[np.floating]) -> None:
+        self.ranges.append(Range.of(values))
 
     def range(self) -> Range:
         """Over all that was written, in whatever order."""

@@ -81,16 +81,16 @@ class Tensor:
         """Whether the channels of one place lie together."""
         return self.geometry.channels_last
 
-    def read(self, span: Span) -> View:
-        """The span's values, valid until the next call."""
+    def room(self, span: Span) -> View:
+        """Where the span's values are, or room for them, valid until the next call."""
         raise NotImplementedError
 
-    def blank(self, span: Span) -> View:
-        """Room for the span's values, to be filled and given to `write`."""
+    def read(self, span: Span, values: Values) -> None:
+        """Fill the span's part of the room. Threads may read and write different spans at a time."""
         raise NotImplementedError
 
-    def write(self, span: Span, view: View) -> None:
-        """Keep the values of a view that `blank` gave."""
+    def write(self, span: Span, values: Values) -> None:
+        """Keep the span's part of the room."""
         raise NotImplementedError
 
 
@@ -110,16 +110,16 @@ class MemoryTensor(Tensor):
         super().__init__(array.shape, array.dtype, layout)
         self.view = as_view(array, *self.geometry)
 
-    def read(self, span: Span) -> View:
+    def room(self, span: Span) -> View:
         return self.view._replace(array=self.view.part(span))
 
-    blank = read
-
-    def write(self, span: Span, view: View) -> None:
+    def read(self, span: Span, values: Values) -> None:
         """The values are in their places already."""
 
+    write = read
 
-def blank_view(buffer: Values, span: Span, tensor: Tensor) -> View:
+
+def buffer_view(buffer: Values, span: Span, tensor: Tensor) -> View:
     """A buffer as the room for a span of the tensor: whole images, or a part of one."""
     length, places = span.stop - span.start, tensor.places
     images = length // places or 1
@@ -140,21 +140,19 @@ class FileTensor(Tensor, Closing):
         """Close the file."""
         self.file.close()
 
-    def read(self, span: Span) -> View:
-        view = self.blank(span)
-        for at, values in self._runs(span, view.array):
-            self._transfer(at, values, os.preadv)
-        return view
-
-    def blank(self, span: Span) -> View:
+    def room(self, span: Span) -> View:
         size = (span.stop - span.start) * (span.last - span.first)
         if self._buffer.size < size:
             self._buffer = np.empty(size, self.dtype)
-        return blank_view(self._buffer[:size], span, self)
+        return buffer_view(self._buffer[:size], span, self)
 
-    def write(self, span: Span, view: View) -> None:
-        for at, values in self._runs(span, view.array):
-            self._transfer(at, values, os.pwritev)
+    def read(self, span: Span, values: Values) -> None:
+        for at, run in self._runs(span, values):
+            self._transfer(at, run, os.preadv)
+
+    def write(self, span: Span, values: Values) -> None:
+        for at, run in self._runs(span, values):
+            self._transfer(at, run, os.pwritev)
 
     def _runs(self, span: Span, array: Values) -> Iterator[tuple[int, Values]]:
         """Where each run of values that lie together begins in the file, counted in values, and its part of `array`."""
@@ -166,6 +164,8 @@ class FileTensor(Tensor, Closing):
                 yield span.start * channels, rows
             else:
                 yield from (((span.start + row) * channels + span.first, run) for row, run in enumerate(rows))
+        elif array.shape[1:] == (channels, places):
+            yield span.start * channels, array
         elif array.shape[2] == places:
             for number, run in enumerate(array, image):
                 yield (number * channels + span.first) * places, run
@@ -175,7 +175,7 @@ class FileTensor(Tensor, Closing):
 
     def _transfer(self, at: int, values: Values, move: Transfer) -> None:
         """Move all of the bytes between the file and the values."""
-        data = memoryview(values.reshape(-1).view(np.uint8).data)
+        data = np.frombuffer(values, np.uint8).data  # which refuses values that do not lie together
         done = 0
         while done < data.nbytes:
             with naming(self.path):
