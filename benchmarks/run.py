@@ -51,10 +51,12 @@ class Row(NamedTuple):
         return self.other_seconds / self.seconds
 
 
-def in_turn(own: Callable[[], object], other: Callable[[], object], calls: int = 1) -> tuple[float, float]:
+def in_turn(
+    own: Callable[[], object], other: Callable[[], object], repeats: int = REPEATS, calls: int = 1
+) -> tuple[float, float]:
     """Median seconds of both, timed alternately, so many calls each time; the first time does not count."""
     times: tuple[list[float], list[float]] = ([], [])
-    for repeat in range(REPEATS + 1):
+    for repeat in range(repeats + 1):
         for call, kept in zip((own, other), times, strict=True):
             time.sleep(PAUSE)
             taken = [_seconds(call) for _ in range(calls)]
@@ -146,8 +148,8 @@ def _compared(case: Case, mode: str, what: str, with_torch: bool) -> Iterator[Ro
         others["PyTorch"] = case.torch(mode)
     for name, other in others.items():
         np.testing.assert_allclose(own(), other(), rtol=1e-3, atol=1e-4)
-        yield Row("kernels", what, name, *in_turn(own, other, LOOP))
-    yield Row("kernels", what, "a copy of the array", *in_turn(own, case.x.copy, LOOP))
+        yield Row("kernels", what, name, *in_turn(own, other, calls=LOOP))
+    yield Row("kernels", what, "a copy of the array", *in_turn(own, case.x.copy, calls=LOOP))
 
 
 def _has_torch(threads: int) -> bool:
@@ -220,7 +222,7 @@ def stream(gigabytes: int) -> Iterator[Row]:
         _save_tensor(folder, (32 * gigabytes, 64, 512, 256))
         own = (*BNORM, "run", "--params", "p.npz", "--train", "--input", "x.npy", "-o", "out")
         copy = ("sh", "-c", "cp x.npy copy.npy && sync copy.npy")
-        times = in_turn(_call(folder, *own), _call(folder, *copy))
+        times = in_turn(_call(folder, *own), _call(folder, *copy), repeats=3)
         yield Row("stream", f"bnorm run --train, {gigabytes} GiB", "cp and sync", *times, _peak_mb(folder, *own))
 
 

@@ -98,13 +98,10 @@ def run_batch(
 ) -> BatchResult:
     """Run one mini-batch; `outputs` receive `y`, `x_norm` and `dx`, as far as they are there.
 
-    Tensors in files are taken by tiles that fit into `memory` bytes together. `advance` is told how many values are
-    done. Neither threads nor memory change a bit of the results.
+    Tensors are taken by tiles that fit into `memory` bytes together. `advance` is told how many values are done.
+    Neither threads nor memory change a bit of the results.
     """
-    nbytes = sum(
-        tensor.dtype.itemsize for tensor in (x, delta, *outputs.values()) if tensor is not None and not tensor.resident
-    )
-    most = max(memory // nbytes, 1) if nbytes else x.channels * x.length
+    most = memory // sum(tensor.dtype.itemsize for tensor in (x, delta, *outputs.values()) if tensor is not None)
     tensors = _Tensors(x, delta, outputs)
     with np.errstate(all="ignore"):  # NaN and infinity are values like others here
         return _joined(

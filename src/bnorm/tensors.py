@@ -50,8 +50,6 @@ class Geometry(NamedTuple):
 class Tensor:
     """A tensor of a shape and layout; where its values are, the two subclasses know."""
 
-    resident = False  # whether its values are in memory anyway
-
     def __init__(self, shape: tuple[int, ...], dtype: DType, layout: str = "nchw") -> None:
         self.shape, self.dtype, self.layout = shape, dtype, layout
         self.geometry = Geometry.of(shape, layout)
@@ -103,8 +101,6 @@ def as_view(values: Values, images: int, channels: int, places: int, channels_la
 
 class MemoryTensor(Tensor):
     """A NumPy array, worked on where it is; it must be in C order."""
-
-    resident = True
 
     def __init__(self, array: Values, layout: str = "nchw") -> None:
         super().__init__(array.shape, array.dtype, layout)
