@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import fcntl
 import os
 import stat
 from collections.abc import Iterable, Iterator, Sequence
@@ -72,7 +73,8 @@ def replacing(*targets: Path) -> Iterator[Sequence[BinaryIO]]:
     """Open one temporary file per target; on a clean exit they become the targets, otherwise they vanish.
 
     The first target is renamed first, and an old version of each other target is removed before that: whatever
-    moment the process dies at, a later target that exists belongs to the first one.
+    moment the process dies at, a later target that exists belongs to the first one. Of several processes with the same
+    targets one renames after the other.
     """
     temporary = [path.with_name(f".{MARK}-{os.urandom(8).hex()}") for path in targets]
     try:
@@ -82,11 +84,13 @@ def replacing(*targets: Path) -> Iterator[Sequence[BinaryIO]]:
             for file in files:
                 file.flush()
                 os.fsync(file.fileno())
-        for target in targets[1:]:
-            target.unlink(missing_ok=True)
-        for path, target in zip(temporary, targets, strict=True):
-            path.replace(target)
-            _sync_folder(target.parent)
+        with contextlib.ExitStack() as stack:
+            for folder in sorted({path.parent.resolve() for path in targets}):
+                stack.enter_context(_alone_in(folder))
+            for target in targets[1:]:
+                target.unlink(missing_ok=True)
+            for path, target in zip(temporary, targets, strict=True):
+                path.replace(target)
     except OSError as error:
         if error.filename not in (None, *map(str, temporary)):
             raise  # about another file, which its message names
@@ -106,14 +110,21 @@ def naming(path: Path) -> Iterator[None]:
         raise OSError(error.errno, error.strerror, str(path)) from error
 
 
-def _sync_folder(folder: Path) -> None:
-    """Make the rename itself durable, where the system can."""
+@contextlib.contextmanager
+def _alone_in(folder: Path) -> Iterator[None]:
+    """Keep other processes of bnorm from renaming in a folder, then make its renames durable, as far as it can."""
+    with contextlib.ExitStack() as stack:
+        with contextlib.suppress(OSError):
+            descriptor = os.open(folder, os.O_RDONLY)
+            stack.callback(os.close, descriptor)
+            fcntl.flock(descriptor, fcntl.LOCK_EX)
+            stack.callback(_sync, descriptor)
+        yield
+
+
+def _sync(descriptor: int) -> None:
     with contextlib.suppress(OSError):
-        descriptor = os.open(folder, os.O_RDONLY)
-        try:
-            os.fsync(descriptor)
-        finally:
-            os.close(descriptor)
+        os.fsync(descriptor)
 
 
 def open_regular(path: Path, kind: type[BnormError]) -> BinaryIO:

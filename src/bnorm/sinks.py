@@ -5,7 +5,7 @@ from __future__ import annotations
 import io
 import tempfile
 from collections.abc import Iterator, Mapping
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import BinaryIO, NamedTuple
 
@@ -44,7 +44,8 @@ def folder(path: Path, wanted: Wanted, like: Tensor) -> Iterator[Files]:
             yield _npy_files(wanted, dict(zip(names, files, strict=True)), path, like)
     except BaseException:
         if new:
-            path.rmdir()
+            with suppress(OSError):  # another process may have put files there
+                path.rmdir()
         raise
 
 
