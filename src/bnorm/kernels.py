@@ -14,7 +14,7 @@ is one call of NumPy's, which adds in an order that only the lengths of the axes
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import NamedTuple, Protocol
 
 import numpy as np
@@ -29,9 +29,11 @@ ROW = 64  # places from which on a plane is summed by itself
 RUN = 256  # values in a row: NumPy lets go of the interpreter's lock only for more than 500 dot products at a time
 PIECE = 16  # rows in a piece
 BLOCK = 1 << 19  # values of a scratch block at most: fewer mean more waiting for the interpreter's lock
+BLOCKS = 1 << 22  # values of the blocks that all threads work on
 LONG = 1024  # values that lie together from which on the gaps between them cost little
 WIDE = 512  # places from which on a factor for each plane is faster than one for each place
 LINE = 64  # bytes of a line of cache
+ONES = np.ones(RUN)
 
 
 class Span(NamedTuple):
@@ -146,7 +148,7 @@ def blocks(extent: Extent, images: int, threads: int) -> list[Span]:
 
     There are two for each thread at least, so that none waits long for the last one.
     """
-    most = max(min(BLOCK, extent.channels * extent.images * extent.places // (2 * threads)), 1)
+    most = max(min(BLOCK, BLOCKS // threads, extent.channels * extent.images * extent.places // (2 * threads)), 1)
     least = images * (min(extent.places, RUN) if extent.channels_last else extent.places)
     return [span for group in _plan(extent, most, least, (images, RUN)) for span in group]
 
@@ -204,63 +206,57 @@ class Scratch:
         return block
 
 
-def sum_rows(values: Doubles, factors: Doubles | None, images: int, out: Doubles) -> None:
-    """Sum each row of a scratch block (n, c, l), times the factors of another: `out` has shape (c, rows)."""
+def sum_rows(arrays: Sequence[Doubles], images: int, out: Doubles) -> None:
+    """Sum each row of a scratch block (n, c, l), or of the product of two: `out` has shape (c, rows)."""
     if images == 1:
-        _sum_runs(values, factors, out)
+        _sum_runs(arrays, out)
         return
-    whole = len(values) // images * images
-    _sum_images(values[:whole], factors if factors is None else factors[:whole], images, out[:, : whole // images])
-    if rest := len(values) - whole:
-        _sum_images(values[whole:], factors if factors is None else factors[whole:], rest, out[:, -1:])
+    whole = len(arrays[0]) // images * images
+    _sum_images([array[:whole] for array in arrays], images, out[:, : whole // images])
+    if rest := len(arrays[0]) - whole:
+        _sum_images([array[whole:] for array in arrays], rest, out[:, -1:])
 
 
-def _sum_runs(values: Doubles, factors: Doubles | None, out: Doubles) -> None:
-    """A dot product for every run, with ones where there are no factors: that is faster than NumPy's sum."""
-    images, channels, places = values.shape
+def _sum_runs(arrays: Sequence[Doubles], out: Doubles) -> None:
+    images, channels, places = arrays[0].shape
     planes = out.reshape(channels, images, -1).swapaxes(0, 1)
-    whole = places // RUN
+    whole = places // RUN * RUN
     if whole:
-        shape, most = (images, channels, whole, RUN), whole * RUN
-        others = _ONES if factors is None else factors[:, :, :most].reshape(shape)
-        np.vecdot(values[:, :, :most].reshape(shape), others, out=planes[:, :, :whole])
-    if rest := places - whole * RUN:
-        np.vecdot(
-            values[:, :, -rest:], _ONES[:rest] if factors is None else factors[:, :, -rest:], out=planes[:, :, -1]
-        )
+        shape = (images, channels, -1, RUN)
+        _dot(*(array[:, :, :whole].reshape(shape) for array in arrays), out=planes[:, :, : whole // RUN])
+    if places > whole:
+        _dot(*(array[:, :, whole:] for array in arrays), out=planes[:, :, -1])
 
 
-_ONES = np.ones(RUN)
+def _dot(values: Doubles, factors: Doubles | None = None, *, out: Doubles) -> None:
+    """A dot product of every run, with ones if there are no factors: that is faster than NumPy's sum."""
+    np.vecdot(values, ONES[: values.shape[-1]] if factors is None else factors, out=out)
 
 
-def _sum_images(values: Doubles, factors: Doubles | None, images: int, out: Doubles) -> None:
+def _sum_images(arrays: Sequence[Doubles], images: int, out: Doubles) -> None:
     """Add so many images at a time place by place, and then along the places."""
-    _, channels, places = values.shape
-    shape = (-1, images, channels * places)
+    _, channels, places = arrays[0].shape
     if channels * places == 1:  # two of it, since NumPy adds a lone one in another order
-        values, shape = np.repeat(values, 2, axis=1), (-1, images, 2)
-        factors = factors if factors is None else np.repeat(factors, 2, axis=1)
-    if factors is None:
-        sums = np.add.reduce(values.reshape(shape), axis=1)
-    else:
-        sums = np.einsum("gik,gik->gk", values.reshape(shape), factors.reshape(shape))
+        arrays = [np.repeat(array, 2, axis=1) for array in arrays]
+    grouped = [array.reshape(-1, images, array.shape[1] * places) for array in arrays]
+    sums = np.add.reduce(grouped[0], axis=1) if len(grouped) == 1 else np.einsum("gik,gik->gk", *grouped)
     np.add.reduce(sums[:, : channels * places].reshape(-1, channels, places), axis=2, out=out.T)
 
 
 def sum_block(x: Doubles, delta: Doubles | None, train: bool, images: int, out: Doubles) -> None:
     """Σx, Σx², Σ delta and Σ delta·x of each row, as far as they are wanted, into `out` of shape (4, c, rows)."""
     if train:
-        sum_rows(x, None, images, out[0])
-        sum_rows(x, x, images, out[1])
+        sum_rows([x], images, out[0])
+        sum_rows([x, x], images, out[1])
     if delta is not None:
-        sum_rows(delta, None, images, out[2])
-        sum_rows(delta, x, images, out[3])
+        sum_rows([delta], images, out[2])
+        sum_rows([delta, x], images, out[3])
 
 
 def apply(line: Line, x: Doubles, delta: Doubles | None, scratch: Scratch, out: Values, *, last: bool) -> None:
     """Write `line` for scratch blocks (n, c, l), rounded once. The last time x and delta are used up."""
     images, channels, places = x.shape
-    wide = places >= WIDE or images == 1
+    wide = places >= WIDE
     shape = x.shape if wide else (images, channels * places)
 
     def each(vector: Vector) -> Doubles:
