@@ -319,6 +319,7 @@ REFUSED = [
     Refused(ALL, "-8", "connected", "inputs=-8, expected at least 0"),
     Refused(UNTIL_AB, "3x8x8", "crop crop_width=-1", "crop_width=-1, expected at least 1"),
     Refused((PJ,), "3x8x8", "deconvolutional size=1 padding=9", "no negative size"),
+    Refused(SINCE_AB, "3x8x8", "convolutional filters=4 size=9 antialiasing=2", "blurs 4x0x0 to -1x-1"),
     Refused(ALL, "3x8x8", "convolutional filters=1000000000000", "expected a number that fits a 32-bit int"),
     Refused(ALL, "3x8x8", "convolutional filters=2147483647", "32-bit int"),
     Refused(ALL, "3x1000000x1000000", "dropout", "has 3000000000000 inputs"),

@@ -59,9 +59,7 @@ REFERENCES = {"route": "layers", "shortcut": "from", "scale_channels": "from", "
 
 def sources(section: Section, index: int) -> tuple[int, ...]:
     """The layers that this one reads by number, besides the one before it; negative numbers count back from it."""
-    key = REFERENCES.get(section.type)
-    if key is None:
-        return ()
+    key = REFERENCES[section.type]
     numbers = section.integers(key)
     if not numbers:
         raise section.error(f"has no {key}, expected the number of a layer")

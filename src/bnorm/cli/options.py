@@ -43,9 +43,7 @@ class LayerRange(click.ParamType[range]):
 
     name = "N|N-M"
 
-    def convert(self, value: str | range, param: click.Parameter | None, ctx: click.Context | None) -> range:
-        if isinstance(value, range):
-            return value
+    def convert(self, value: str, param: click.Parameter | None, ctx: click.Context | None) -> range:
         first, dash, last = value.partition("-")
         last = last if dash else first
         if not (
@@ -73,11 +71,7 @@ class Place(click.ParamType[tuple[int, str]]):
 
     name = "N[.part]"
 
-    def convert(
-        self, value: str | tuple[int, str], param: click.Parameter | None, ctx: click.Context | None
-    ) -> tuple[int, str]:
-        if isinstance(value, tuple):
-            return value
+    def convert(self, value: str, param: click.Parameter | None, ctx: click.Context | None) -> tuple[int, str]:
         match = re.fullmatch(r"([0-9]{1,9})(?:\.(.*))?", value)
         if match is None:
             self.fail(f"{value!r} is not a layer such as 12, or a part such as 3.wf", param, ctx)
@@ -89,11 +83,7 @@ class Shape(click.ParamType[tuple[int, ...]]):
 
     name = "N,C,H,W"
 
-    def convert(
-        self, value: str | tuple[int, ...], param: click.Parameter | None, ctx: click.Context | None
-    ) -> tuple[int, ...]:
-        if isinstance(value, tuple):
-            return value
+    def convert(self, value: str, param: click.Parameter | None, ctx: click.Context | None) -> tuple[int, ...]:
         if not re.fullmatch(r"[0-9]{1,15}(,[0-9]{1,15}){0,9}", value):
             self.fail(f"{value!r} is not a shape such as 8,32,208,208", param, ctx)
         return tuple(map(int, value.split(",")))
@@ -126,9 +116,7 @@ class Order(click.ParamType[Sorting]):
 
     name = "COLUMN[:asc|desc]"
 
-    def convert(self, value: str | Sorting, param: click.Parameter | None, ctx: click.Context | None) -> Sorting:
-        if isinstance(value, Sorting):
-            return value
+    def convert(self, value: str, param: click.Parameter | None, ctx: click.Context | None) -> Sorting:
         column, colon, order = value.partition(":")
         if colon and order not in ("asc", "desc"):
             self.fail(f"{value!r} is not a column such as gain, gain:asc or gain:desc", param, ctx)
@@ -140,9 +128,7 @@ class EpsilonChoice(click.ParamType[Epsilon]):
 
     name = "NAME|VALUE[:PLACE]"
 
-    def convert(self, value: str | Epsilon, param: click.Parameter | None, ctx: click.Context | None) -> Epsilon:
-        if isinstance(value, Epsilon):
-            return value
+    def convert(self, value: str, param: click.Parameter | None, ctx: click.Context | None) -> Epsilon:
         if value in RUNTIMES:
             return RUNTIMES[value]
         number, _, place = value.partition(":")
