@@ -166,7 +166,7 @@ class _Tile:
         return np.add.reduceat(rows, kernels.piece_starts(count, runs), axis=-1)
 
     def apply(self, settled: _Settled) -> None:
-        """Compute all outputs: the block that was summed last comes first, since it may still be in cache."""
+        """Compute and write all outputs."""
         *_, last = "", *self.outputs
 
         def work(block: Span, scratch: Scratch) -> None:
@@ -177,7 +177,7 @@ class _Tile:
                 kernels.apply(part.lines[name], x, upstream, scratch, out, last=name == last)
                 self.tensors.outputs[name].write(self.span.part(block), out)
 
-        self.team.each(work, self.blocks[::-1])
+        self.team.each(work, self.blocks)
 
     def _load(self, block: Span, shift: Vector | None, scratch: Scratch) -> tuple[Doubles, Doubles | None]:
         """The block's x, less the shift, and delta."""
