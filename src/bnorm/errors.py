@@ -15,6 +15,11 @@ from __future__ import annotations
 from pathlib import Path
 
 
+def printable(text: str) -> str:
+    """The text on one line: with its control characters, if it has any, as Python writes them."""
+    return text if text.isprintable() else repr(text)[1:-1]
+
+
 class BnormError(Exception):
     """Something is wrong with a file: `path`, `line` (or None), `what`, and the likely `cause` (or an empty text).
 
@@ -31,7 +36,7 @@ class BnormError(Exception):
         self.line = line
         self.cause = cause
         self.finding = finding or self.finding
-        place = f"{path}:{line}" if line is not None else f"{path}"
+        place = printable(str(path)) + (f":{line}" if line is not None else "")
         super().__init__(f"{place}: {what}" + (f"\n       {cause}" if cause else ""))
 
 

@@ -17,6 +17,8 @@ import struct
 from collections.abc import Callable
 from typing import NamedTuple
 
+from bnorm.errors import printable
+
 INT_MAX = 2**31 - 1  # what the forks count in
 Entry = tuple[str, str | None]  # ("[", section name) or (key, value)
 
@@ -118,5 +120,5 @@ GRAMMARS: dict[str, Grammar] = {
 
 def short(text: str) -> str:
     """A piece of the file, short and printable enough for a message."""
-    shown = text if text.isprintable() else repr(text)[1:-1]
+    shown = printable(text)
     return shown if len(shown) <= 40 else shown[:37] + "..."

@@ -14,7 +14,7 @@ from typing import Any, NoReturn
 import click
 
 from bnorm import __version__
-from bnorm.errors import BnormError
+from bnorm.errors import BnormError, printable
 
 COMMANDS = {
     "inspect": "Show what a model holds, layer by layer or channel by channel.",
@@ -65,11 +65,12 @@ def _failure(error: Exception) -> tuple[int, str]:
     """The exit code of an error, and what to say."""
     if isinstance(error, click.UsageError):
         command = error.ctx.command_path if error.ctx else "bnorm"
-        return 2, f"{error.format_message()}\n       {command} --help lists what there is"
+        return 2, f"{printable(error.format_message())}\n       {command} --help lists what there is"
     if isinstance(error, click.Abort):
         return 1, "interrupted"
     if isinstance(error, OSError):
-        return 1, f"{error.filename or 'standard output'}: {(error.strerror or str(error)).lower()}"
+        name = printable(str(error.filename or "standard output"))
+        return 1, f"{name}: {(error.strerror or str(error)).lower()}"
     return 1, str(error)
 
 
