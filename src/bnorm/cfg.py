@@ -16,9 +16,9 @@ from bnorm.errors import CfgError
 from bnorm.files import open_regular
 from bnorm.grammar import GRAMMARS, INT_MAX, short
 
-MOST_BYTES = 4 << 20  # the largest cfg that any fork ships has 31 kB; a weights file given as cfg is not worth reading
-MOST_LINES = 100_000  # of a text, and sections of a network: the largest that any fork ships has some hundred
-MOST_SECTIONS = 5000
+MOST_BYTES = 512 << 10  # the largest cfg that any fork ships has 31 kB, and some hundred lines and sections
+MOST_LINES = 50_000
+MOST_SECTIONS = 2000
 MIXED_UP = "is this the weights file? CFG stands before WEIGHTS on the command line"
 
 

@@ -12,6 +12,8 @@ from bnorm.parts import Built, Part, parts
 from bnorm.rules import Node, output_shape
 from bnorm.shapes import Shape, handed_on, image, size_text
 
+MOST_PARTS = 2000  # of all layers together; the largest network that any fork ships has some hundred
+
 
 @dataclass(frozen=True, slots=True)
 class Layer:
@@ -65,11 +67,15 @@ def build(text: Text, dialect: Dialect) -> Network:
     received = entry = _input(net)
     outputs: list[Shape] = []
     layers: list[Layer] = []
+    learned = 0
     for index, section in enumerate(sections):
         output = output_shape(Node(section, received, outputs))
         layer = Layer(index, section, received, output, parts(Built(section, index, received, output)))
         _check_counts(layer)
         _check_shared(layer, layers)
+        learned += len(layer.parts)
+        if learned > MOST_PARTS:
+            raise section.error(f"makes more than {MOST_PARTS} convolutions and matrices, expected some hundred")
         layers.append(layer)
         outputs.append(output)
         received = handed_on(section, output)
