@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import struct
+import tracemalloc
 from pathlib import Path
 
 import numpy as np
+import pytest
 
 from bnorm import cfg as cfgs
-from bnorm import network
+from bnorm import folding, network, verification
 from bnorm.model import read_model
 from conftest import cfg_source, write_weights
 
@@ -57,3 +59,71 @@ def test_a_network_of_more_matrices_than_any_has_is_refused(invoke, tmp_path):
     cfg.write_text(cfg_source("3", "lstm output=1" + lstm * (network.MOST_PARTS // 8)))
     error = invoke("inspect", cfg, exit_code=1).stderr
     assert error.endswith(": [lstm] makes more than 2000 convolutions and matrices, expected some hundred\n")
+
+
+# --- folding ----------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def rounds(monkeypatch) -> list[int]:
+    """How many layers stay, for each time that folding is prepared."""
+    found: list[int] = []
+
+    def counted(weights, wish, beyond, prepare=folding.prepare):
+        found.append(len(beyond))
+        return prepare(weights, wish, beyond)
+
+    monkeypatch.setattr(folding, "prepare", counted)
+    return found
+
+
+@pytest.mark.parametrize("layer", [f"convolutional {BN} activation=linear", "connected activation=linear | batchnorm"])
+def test_layers_whose_folded_numbers_no_float32_holds_are_found_at_once(invoke, tmp_path, rounds, layer):
+    """Each of them used to begin all anew: 5000 layers took hours."""
+    pair = write_pair(tmp_path, "1x1x1", " | ".join([layer] * 30), fill=1e30)
+    result = invoke("fold", *pair, "--dry-run", "--dialect", "alexeyab")
+    assert rounds == [0, 30 * (1 + layer.count("|"))]
+    assert result.stdout.count("folded, its numbers are beyond float32") == 30
+
+
+def test_a_binary_layer_whose_folded_numbers_no_float32_holds_stays(invoke, tmp_path):
+    """It ended in a traceback."""
+    pair = write_pair(tmp_path, "1x1x1", f"convolutional {BN} activation=linear binary=1", fill=1e30)
+    assert "folded, its numbers are beyond float32" in invoke("fold", *pair, "--dry-run").stdout
+
+
+def test_the_proof_takes_fewer_windows_where_a_layer_has_many_outputs(tmp_path, monkeypatch):
+    """Those of a [local] layer are as many as its weights, and each window has all of them in a dozen arrays."""
+    pair = write_pair(tmp_path, "1x200x200", "local activation=linear | batchnorm")
+    model = read_model(*pair)
+
+    def peak() -> int:
+        tracemalloc.start()
+        folding.fold(model, None, dry_run=True)
+        found = tracemalloc.get_traced_memory()[1]
+        tracemalloc.stop()
+        return found
+
+    peak()  # what is made once
+    four = peak()
+    monkeypatch.setattr(verification, "MOST", 40_000)
+    assert peak() < four / 2
+
+
+NOTHING = "convolutional filters=4 size=5 stride=3"  # of a small image: the forks make such layers
+
+
+@pytest.mark.parametrize("command", [["inspect", "--channels"], ["check"], ["fold", "--dry-run"]], ids=" ".join)
+@pytest.mark.parametrize(
+    ("net", "layers"),
+    [
+        ("3x1x1", f"{NOTHING} | connected {BN} output=3 activation=linear"),
+        ("3x1x1", f"{NOTHING} | connected output=3 activation=linear | batchnorm"),
+        ("3x2x9", "local filters=2 size=4 stride=2 activation=linear | batchnorm"),
+    ],
+)
+def test_a_layer_without_weights_is_read_like_others(invoke, tmp_path, net, layers, command):
+    """Its input has no values: maxima and sums of nothing ended in a traceback."""
+    name, *options = command
+    result = invoke(name, *write_pair(tmp_path, net, layers), *options)
+    assert result.stdout

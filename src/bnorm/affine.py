@@ -6,7 +6,7 @@ are again of this form.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Set
 from functools import reduce
 from typing import NamedTuple
 
@@ -29,11 +29,14 @@ Key = tuple[int, str]  # a layer and its part
 Statistics = Mapping[Key, tuple[Parameters, Rolling]]
 
 
-class Beyond(Exception):
-    """A layer's folded numbers are beyond what a float32 holds."""
+BEYOND = "folded, its numbers are beyond float32"
 
-    def __init__(self, layer: int) -> None:
-        self.layer = layer
+
+class Beyond(Exception):
+    """Folded numbers are beyond what a float32 holds: those of `layers`, with all that was to go into them."""
+
+    def __init__(self, layers: Set[int]) -> None:
+        self.layers = layers
 
 
 class Affine(NamedTuple):
@@ -140,14 +143,14 @@ def folded(weights: Weights, array: Array, change: Affine) -> Iterator[Floats]:
     `Beyond` where a finite number has become an infinite one.
     """
     if array.field == "biases":
-        yield _finite(_rounded(change.biases), change.biases, array)
+        yield _finite(_rounded(change.biases), change.biases, change.fold)
         return
     factors = [along(change.gain, FORMS[change.fold.part.kind].filters, len(array.shape))]
     factors += [] if change.inputs is None else [change.inputs]
     start = 0
     for block in weights.blocks(array):
         rows = [in_file(factor, array, start, start + len(block)) for factor in factors]
-        yield _finite(_product(block, rows), block, array)
+        yield _finite(_product(block, rows), block, change.fold)
         start += len(block)
 
 
@@ -167,22 +170,25 @@ def _rounded(values: Doubles) -> Floats:
         return values.astype(np.float32)
 
 
-def _finite(values: Floats, before: NDArray[np.floating], array: Array) -> Floats:
+def _finite(values: Floats, before: NDArray[np.floating], fold: Fold) -> Floats:
     if np.isinf(values).any() and np.isfinite(before[np.isinf(values)]).any():
-        raise Beyond(array.layer)
+        raise Beyond({fold.layer, *fold.before, *fold.behind})
     return values
 
 
 def lost_signs(weights: Weights, change: Affine) -> str:
     """Why a binary part cannot be folded: a gain below 0 turns every sign, but not that of a weight of 0.
 
-    Nor may a weight become 0, or no number; a filter of zeros alone has no sign.
+    Nor may a weight become 0, or a number that no float32 holds; a filter of zeros alone has no sign.
     """
     part, source = change.fold.part, stored(weights, change.fold)
     ones = np.ones([*window_shape(part), 1])
     new = Stored(source.array, lambda: folded(weights, source.array, change))
     before, magnitudes = respond(source, part, Question(ones, signs), Question(ones, np.abs))
-    (after,) = respond(new, part, Question(ones, signs))
+    try:
+        (after,) = respond(new, part, Question(ones, signs))
+    except Beyond:
+        return BEYOND
     gain = change.gain[:, np.newaxis]
     count = int(np.count_nonzero((before * np.sign(gain) != after) & (gain * magnitudes != 0)))
     return f"folding would change signs of weights in {count} binary filter{'s' * (count != 1)}" if count else ""

@@ -138,4 +138,4 @@ def _sums(values: Doubles, windows: Doubles, form: Form) -> Doubles:
         result: Doubles = (values[..., np.newaxis] * windows).sum(axis=form.window)
         return result
     lengths = [values.shape[axis] for axis in form.window]
-    return np.tensordot(values, windows.reshape(*lengths, -1), (form.window, tuple(range(len(lengths)))))
+    return np.tensordot(values, windows.reshape(*lengths, windows.shape[-1]), (form.window, tuple(range(len(lengths)))))

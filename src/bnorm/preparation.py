@@ -6,7 +6,18 @@ from collections.abc import Collection, Iterator, Mapping
 from typing import NamedTuple
 
 from bnorm import cfg
-from bnorm.affine import Affine, Key, Statistics, affine, bad_variances, clamped, folded, lost_signs, statistics
+from bnorm.affine import (
+    Affine,
+    Beyond,
+    Key,
+    Statistics,
+    affine,
+    bad_variances,
+    clamped,
+    folded,
+    lost_signs,
+    statistics,
+)
 from bnorm.batchnorm import Epsilon, Rolling
 from bnorm.errors import CfgError, WeightsError
 from bnorm.folds import Folds, plan_folds
@@ -46,10 +57,19 @@ class Work(NamedTuple):
         return [layer.index for layer in self.weights.model.network.layers if layer.index not in self.folds.removed]
 
     def stream(self) -> Iterator[Floats]:
-        """The folded file's values, in blocks."""
+        """The folded file's values, in blocks; in the end `Beyond` with all layers that no float32 holds.
+
+        Told of one at a time, the caller would begin anew for each.
+        """
         old, survivors = self.weights.layout.by_name, self.survivors()
+        beyond: set[int] = set()
         for array in self.after.layout.arrays:
-            yield from self.blocks(old[survivors[array.layer], array.name])
+            try:
+                yield from self.blocks(old[survivors[array.layer], array.name])
+            except Beyond as error:
+                beyond |= error.layers
+        if beyond:
+            raise Beyond(beyond)
 
     def blocks(self, array: Array) -> Iterator[Floats]:
         """An array of the old file as the new one holds it: folded, or as it is."""

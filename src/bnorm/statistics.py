@@ -160,7 +160,9 @@ def magnitudes(weights: Weights, layer: Layer, array: Array) -> Magnitudes:
         here = slice(start, start + len(rows)) if axis == 0 else slice(None)
         with np.errstate(all="ignore"):
             squares[here] += np.einsum("ij,ij->i", rows, rows, dtype=np.float64)
-            largest[here] = np.maximum(largest[here], np.maximum(rows.max(axis=1), -rows.min(axis=1)))
+            largest[here] = np.maximum(
+                largest[here], np.maximum(rows.max(axis=1, initial=0), -rows.min(axis=1, initial=0))
+            )
         start += len(rows)
     return Magnitudes(np.sqrt(squares), largest)
 

@@ -21,7 +21,7 @@ from bnorm.linear import Doubles, Question, Stored, inputs_of, respond, signs, w
 from bnorm.parts import array_name
 
 WINDOWS = 4
-MOST = 1 << 20  # values of all windows; where a single one has more, that one is enough
+MOST = 1 << 20  # values of all windows, and of their outputs; where a single one has more, that one is enough
 ROUNDING = 2.0**-24 * 1.01  # of a float64 to float32, relative; the float64 sums around it are off by far less than 1 %
 SMALLEST = 2.0**-149  # float32's smallest number: what a rounding near 0 is off by
 DOUBLE = 1e-12  # what float64 may lose where large terms cancel, relative to them: 2⁻⁵³ times some thousand terms
@@ -60,7 +60,7 @@ def _compare(
     fold: Fold, binary: bool, old: Source, new: Source, statistics: Statistics, epsilon: Epsilon
 ) -> Difference:
     shape = window_shape(fold.part)
-    count = min(max(MOST // prod(shape), 1), WINDOWS)
+    count = min(max(MOST // max(prod(shape), prod(fold.part.biases)), 1), WINDOWS)
     # Each window lies together in memory: twice as fast to multiply with as windows value by value.
     windows = np.moveaxis(np.random.default_rng(fold.layer).standard_normal([count, *shape]), 0, -1)
     before = _before(fold, binary, old, windows, statistics, epsilon)
@@ -150,7 +150,7 @@ def _difference(before: Doubles, after: Doubles, bound: Doubles) -> Difference:
     gap = np.where(finite, np.abs(after - before), 0.0)
     largest = np.where(finite, np.abs(before), 0.0).max(axis=-1, keepdims=True)
     relative = gap / np.where(largest > 0, largest, 1.0)
-    excess = float(np.nan_to_num(np.where(finite, gap / bound, 0.0), nan=np.inf).max())
+    excess = float(np.nan_to_num(np.where(finite, gap / bound, 0.0), nan=np.inf).max(initial=0))
     if not finite.any():
         return Difference(None, None, excess, silent)
     return Difference(float(gap.max()), float(relative.max()), excess, silent)
