@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import struct
 import tracemalloc
 from pathlib import Path
@@ -11,6 +12,8 @@ import pytest
 
 from bnorm import cfg as cfgs
 from bnorm import folding, network, verification
+from bnorm.cli import inspect as inspect_command
+from bnorm.cli import render
 from bnorm.model import read_model
 from conftest import cfg_source, write_weights
 
@@ -127,3 +130,31 @@ def test_a_layer_without_weights_is_read_like_others(invoke, tmp_path, net, laye
     name, *options = command
     result = invoke(name, *write_pair(tmp_path, net, layers), *options)
     assert result.stdout
+
+
+# --- what is printed --------------------------------------------------------------------------------------------------
+
+
+def test_more_rows_than_anyone_reads_are_refused(invoke, tmp_path, monkeypatch):
+    """Half a million channels took 7 seconds and 1 GB."""
+    monkeypatch.setattr(inspect_command, "MOST_CHANNELS", 9)
+    pair = write_pair(tmp_path, "4x6x6", f"convolutional {BN} filters=6 | convolutional {BN} filters=4")
+    error = invoke("inspect", *pair, "--channels", exit_code=2).stderr
+    assert "10 normalised channels, expected at most 9: choose some with --layer" in error
+    assert invoke("inspect", *pair, "--channels", "--layer", "0", "--format", "csv").stdout.count("\n") == 7
+
+
+def test_a_long_document_is_not_indented_and_is_the_same(invoke, tmp_path, monkeypatch):
+    pair = write_pair(tmp_path, "4x6x6", f"convolutional {BN} filters=6")
+    command = "inspect", *pair, "--channels", "--format", "json"
+    indented = invoke(*command).stdout
+    monkeypatch.setattr(render, "READABLE", 5)
+    compact = invoke(*command).stdout
+    assert (compact.count("\n"), json.loads(compact)) == (1, json.loads(indented))
+
+
+def test_a_batch_that_its_subdivisions_leave_empty_is_not_counted_in(invoke, tiny):
+    """darknet divides by it, and so did bnorm."""
+    cfg, weights = tiny
+    cfg.write_text(cfg.read_text().replace("batch=4", "batch=4\nsubdivisions=8"))
+    assert "\n         12,345 images seen\n" in invoke("inspect", cfg, weights).stdout

@@ -166,6 +166,8 @@ def _histogram(values: Vector) -> str:
 
 # --- by channel -------------------------------------------------------------------------------------------------------
 
+MOST_CHANNELS = 100_000  # that have a row each; the largest network that any fork ships has some 96,000
+
 CHANNEL_TABLE = (
     Column("layer", right=False),
     Column("channel"),
@@ -184,6 +186,7 @@ CHANNEL_TABLE = (
 
 
 def _by_channel(report: Inspection, sort: options.Sorting | None, top: int | None) -> Page:
+    _check_count(report)
     rows = channel_rows(report.layers)
     rows = [rows[i] for i in _order(ChannelRow._fields, rows, sort)[:top]]
     by_layer: dict[int, list[ChannelRow]] = {layer.layer.index: [] for layer in report.layers}
@@ -196,6 +199,14 @@ def _by_channel(report: Inspection, sort: options.Sorting | None, top: int | Non
         rows=Table(CHANNEL_TABLE, shown),
         records=Table([Column(name) for name in ChannelRow._fields], rows),
     )
+
+
+def _check_count(report: Inspection) -> None:
+    """Rows are for people and spreadsheets: what has more is no network, or may be looked at layer by layer."""
+    count = sum(channels.scale.size for layer in report.layers for channels in layer.channels.values())
+    if count > MOST_CHANNELS:
+        what = f"{count:,} normalised channels, expected at most {MOST_CHANNELS:,}: choose some with --layer"
+        raise click.BadParameter(what, param_hint="--channels")
 
 
 def _order(columns: Sequence[str], rows: Sequence[Sequence[Any]], sort: options.Sorting | None) -> list[int]:
@@ -246,10 +257,8 @@ def _summary(report: Inspection) -> list[str]:
 def _header(model: Model) -> tuple[str, str]:
     header, batch = model.header, model.network.images_per_batch
     writer = f"as {header.writer} writes it" if header.writer else "which no known fork writes"
-    return (
-        f"         header {header.version}, {writer}",
-        f"         {header.seen:,} images seen = {header.seen // batch:,} batches of {batch}",
-    )
+    batches = f" = {header.seen // batch:,} batches of {batch}" if batch else ""  # none where subdivisions > batch
+    return f"         header {header.version}, {writer}", f"         {header.seen:,} images seen{batches}"
 
 
 def _verdict(report: Inspection) -> tuple[str, ...]:
