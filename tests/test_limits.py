@@ -5,15 +5,17 @@ from __future__ import annotations
 import json
 import struct
 import tracemalloc
+import zipfile
 from pathlib import Path
 
 import numpy as np
 import pytest
 
 from bnorm import cfg as cfgs
-from bnorm import folding, network, verification
+from bnorm import folding, kernels, network, npy, verification
 from bnorm.cli import inspect as inspect_command
 from bnorm.cli import render
+from bnorm.errors import TensorError
 from bnorm.model import read_model
 from conftest import cfg_source, write_weights
 
@@ -158,3 +160,63 @@ def test_a_batch_that_its_subdivisions_leave_empty_is_not_counted_in(invoke, tin
     cfg, weights = tiny
     cfg.write_text(cfg.read_text().replace("batch=4", "batch=4\nsubdivisions=8"))
     assert "\n         12,345 images seen\n" in invoke("inspect", cfg, weights).stdout
+
+
+# --- tensors ----------------------------------------------------------------------------------------------------------
+
+
+def packed(path: Path, array: np.ndarray) -> str:
+    np.savez_compressed(path, x=array)
+    return str(path)
+
+
+def test_an_array_that_unpacks_to_very_much_is_refused(tmp_path, monkeypatch):
+    """A header that tells the truth, and zeros: a thousandth of their size."""
+    path = tmp_path / "x.npz"
+    zeros = packed(path, np.zeros((1000, 100), "f4"))
+    npy.open_tensor(zeros).close()
+    monkeypatch.setattr(npy, "MOST_UNPACKED", 300_000)
+    with pytest.raises(TensorError) as caught:
+        npy.open_tensor(zeros)
+    (info,) = zipfile.ZipFile(path).infolist()
+    what, cause = str(caught.value).split("\n")
+    assert what.startswith(
+        f"{path}: x.npy unpacks to {info.file_size} bytes, expected at most {100 * info.compress_size}"
+    )
+    assert "numpy.savez" in cause
+
+
+def test_an_array_that_unpacks_to_a_hundred_times_its_size_is_read(tmp_path, monkeypatch):
+    """Whatever its size: a network's output is of this kind at most."""
+    monkeypatch.setattr(npy, "MOST_UNPACKED", 1000)
+    rare = np.zeros((1000, 100), "f4")
+    rare[::4] = np.random.default_rng(0).normal(size=(250, 100))
+    with npy.open_tensor(packed(tmp_path / "x.npz", rare)) as tensor:
+        assert tensor.shape == rare.shape
+
+
+def test_parameters_of_more_channels_than_any_layer_has_are_refused(tmp_path):
+    """Sixteen million of each, in an archive of 130 kB, took 650 MB."""
+    vector = np.zeros(npy.MOST_CHANNELS + 1, "f2")
+    np.savez_compressed(tmp_path / "p.npz", **dict.fromkeys(PARAMETERS, vector))
+    with pytest.raises(TensorError, match=r"scales has the shape \(1048577,\), expected one value per channel"):
+        npy.read_vectors(tmp_path / "p.npz", PARAMETERS)
+
+
+class Extent:
+    """A tensor's size and order, without values."""
+
+    def __init__(self, images: int, channels: int, places: int, channels_last: bool) -> None:
+        self.images, self.channels, self.places, self.channels_last = images, channels, places, channels_last
+
+
+@pytest.mark.parametrize("channels_last", [False, True])
+@pytest.mark.parametrize("sizes", [(5, 500_000, 2), (4, 1_000_000, 1), (2, 1_250_000, 1), (40, 60_000, 1)])
+def test_many_channels_of_few_values_are_not_cut_into_many_tiles_and_blocks(sizes, channels_last):
+    """They were cut as if each had thousands of values: ten million of them with a MiB of memory, into 8000 tiles."""
+    extent, most = Extent(*sizes, channels_last), 1 << 17
+    tiles = [span for group in kernels.tiles(extent, most) for span in group]
+    whole = np.prod(sizes)
+    assert len(tiles) < 2 * whole / most + 2
+    assert sum((span.last - span.first) * (span.stop - span.start) for span in tiles) == whole
+    assert len(kernels.blocks(extent, kernels.together(sizes[2]), 2)) < 2 * whole / kernels.BLOCK + 10

@@ -140,7 +140,8 @@ def tiles(extent: Extent, most: int) -> list[list[Span]]:
     images = max(PIECE // runs(places), 1) * together(places)
     whole = extent.images * places
     scattered = extent.channels_last or most // whole * places < LONG
-    return _plan(extent, most, images * min(places, PIECE * RUN) if scattered else whole, (images, PIECE * RUN))
+    least = min(images * min(places, PIECE * RUN), whole) if scattered else whole
+    return _plan(extent, most, least, (images, PIECE * RUN))
 
 
 def blocks(extent: Extent, images: int, threads: int) -> list[Span]:
@@ -149,7 +150,7 @@ def blocks(extent: Extent, images: int, threads: int) -> list[Span]:
     There are two for each thread at least, so that none waits long for the last one.
     """
     most = max(min(BLOCK, BLOCKS // threads, extent.channels * extent.images * extent.places // (2 * threads)), 1)
-    least = images * (min(extent.places, RUN) if extent.channels_last else extent.places)
+    least = min(images, extent.images) * (min(extent.places, RUN) if extent.channels_last else extent.places)
     return [span for group in _plan(extent, most, least, (images, RUN)) for span in group]
 
 

@@ -30,7 +30,9 @@ from bnorm.tensors import DType, FileTensor, Tensor
 DTYPES = ("<f2", "<f4", "<f8")
 EXPECTED = "expected float16, float32, float64 in little-endian order"
 CHUNK = 1 << 20  # bytes that are copied at a time
-MOST_CHANNELS = 1 << 24
+MOST_CHANNELS = 1 << 20
+MOST_UNPACKED = 256 << 20  # bytes of a packed array from which on it must not unpack to more than
+MOST_RATIO = 100  # times as many: DEFLATE makes 1000 of zeros, and 2 or 3 of what a network computes
 MOST_HEADER = 1 << 16  # bytes of a .npy header
 
 
@@ -166,7 +168,13 @@ def _member(path: Path, archive: zipfile.ZipFile, key: str) -> zipfile.ZipInfo:
     if wanted not in members:
         held = ", ".join(sorted(members)[:9]) or "nothing"
         raise TensorError(path, f"holds {short(held)}, expected {key or 'one array, or FILE.npz:NAME'}")
-    return members[wanted]
+    info = members[wanted]
+    if info.file_size > max(MOST_UNPACKED, MOST_RATIO * info.compress_size):
+        most = MOST_RATIO * info.compress_size
+        what = f"{short(info.filename)} unpacks to {info.file_size} bytes, expected at most {most}, {MOST_RATIO} times"
+        cause = "made to fill memory or disk; save what is meant with numpy.savez"
+        raise TensorError(path, f"{what} its packed size", cause=cause)
+    return info
 
 
 def _member_header(path: Path, info: zipfile.ZipInfo, stream: IO[bytes]) -> tuple[tuple[int, ...], DType, int]:
