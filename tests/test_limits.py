@@ -220,3 +220,32 @@ def test_many_channels_of_few_values_are_not_cut_into_many_tiles_and_blocks(size
     assert len(tiles) < 2 * whole / most + 2
     assert sum((span.last - span.first) * (span.stop - span.start) for span in tiles) == whole
     assert len(kernels.blocks(extent, kernels.together(sizes[2]), 2)) < 2 * whole / kernels.BLOCK + 10
+
+
+# --- numbers ----------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def run(invoke, tmp_path, monkeypatch):
+    """`bnorm run` in a folder with x.npy, of six channels."""
+    monkeypatch.chdir(tmp_path)
+
+    def found(x: np.ndarray, *arguments: object):
+        np.save("x.npy", x)
+        return invoke("run", *arguments, "--input", "x.npy")
+
+    return found
+
+
+def test_statistics_beyond_float32_are_written_as_infinite_without_a_warning(run, tmp_path):
+    pair = write_pair(tmp_path, "4x1x1", f"convolutional {BN} filters=6")
+    x = np.full((2, 6), 1e300)
+    assert run(x, *pair, "--layer", "0", "--train", "--update-weights", "new.weights").stderr.count("\n") <= 1
+    offset = read_model(*pair).layout.by_name[0, "rolling_mean"].offset
+    assert np.isinf(np.frombuffer(Path("new.weights").read_bytes()[offset : offset + 24], "<f4")).all()
+
+
+def test_parameters_that_are_signalling_nan_are_read_without_a_warning(run):
+    signalling = np.frombuffer(b"\x01\x00\xa0\x7f" * 6, "<f4")
+    np.savez("p.npz", **dict.fromkeys(PARAMETERS, signalling))
+    assert run(np.ones((2, 6), "f4"), "--params", "p.npz").stderr == ""

@@ -7,6 +7,8 @@ from contextlib import AbstractContextManager, ExitStack, nullcontext
 from pathlib import Path
 from typing import NamedTuple
 
+import numpy as np
+
 from bnorm import sinks
 from bnorm.batchnorm import ARITHMETICS, Arithmetic
 from bnorm.engine import MEMORY, Layer, Team
@@ -84,6 +86,7 @@ class Outcome(NamedTuple):
     summaries: Sequence[Summary]
 
 
+@np.errstate(all="ignore")  # a file may hold any number, signalling NaN too: no news to the user
 def execute(request: Request, team: Team, progress: Progress = None) -> Outcome:
     """Read, check everything, run, write. A `BnormError` before any output exists where something does not fit."""
     source = from_model(request.model, *request.place) if request.model else from_params(request.params or Path())
