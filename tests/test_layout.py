@@ -400,10 +400,21 @@ def test_numload_is_pjreddie_s_alone():
     assert shapes(AB, "3x8x8", "convolutional filters=8 numload=5")["biases"] == (8,)
 
 
+def test_numload_counts_the_filters_of_a_deconvolution_too():
+    found = shapes(PJ, "3x8x8", "deconvolutional filters=8 size=2 numload=5")
+    assert found == {"biases": (5,), "weights": (3, 5, 2, 2)}
+
+
+@pytest.mark.parametrize("number", [1, 8])
+def test_numload_may_be_any_number_of_the_filters(number):
+    assert shapes(PJ, "3x8x8", f"convolutional filters=8 numload={number}")["biases"] == (number,)
+
+
 @pytest.mark.parametrize("number", ["9", "-1"])
 def test_numload_cannot_exceed_the_filters(number):
-    with pytest.raises(CfgError, match=f"numload={number}, expected 1 to 8"):
+    with pytest.raises(CfgError, match=f"numload={number}, expected 1 to 8") as caught:
         layout(PJ, "3x8x8", f"convolutional filters=8 numload={number}")
+    assert caught.value.line == 7
 
 
 @pytest.mark.parametrize("dialect", ALL)
@@ -426,8 +437,9 @@ def test_a_flipped_convolution_may_have_groups_since_alexeyab(dialect, tmp_path)
 
 
 def test_a_flipped_convolution_with_groups_overruns_pjreddie_s_memory():
-    with pytest.raises(CfgError, match="flipped=1 with groups"):
+    with pytest.raises(CfgError, match="flipped=1 with groups") as caught:
         layout(PJ, "4x8x8", "convolutional filters=4 groups=2 flipped=1")
+    assert caught.value.line == 8
 
 
 @pytest.mark.parametrize(("dialect", "nbytes"), [(PJ, 16), (AB, 20), (HK, 20)])
