@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import os
 from pathlib import Path
 from textwrap import dedent
 
@@ -81,14 +82,21 @@ def test_a_zero_byte_is_no_text():
 def test_a_file_of_a_weights_file_s_size_is_not_read(tmp_path):
     path = tmp_path / "big.cfg"
     path.write_bytes(b"#" * (cfg.MOST_BYTES + 1))
-    with pytest.raises(CfgError, match=f"more than {cfg.MOST_BYTES} bytes"):
+    with pytest.raises(CfgError, match=f"more than {cfg.MOST_BYTES} bytes") as caught:
         cfg.read(path)
+    assert ("weights file" in caught.value.cause, caught.value.finding) == (True, "cfg-not-text")
 
 
 def test_a_file_of_the_largest_size_is_read(tmp_path):
     path = tmp_path / "big.cfg"
     path.write_bytes(b"#" * cfg.MOST_BYTES)
     assert len(cfg.read(path).lines) == 1
+
+
+def test_a_pipe_is_no_cfg(tmp_path):
+    os.mkfifo(tmp_path / "net.cfg")
+    with pytest.raises(CfgError, match="is a pipe or a device"):
+        cfg.read(tmp_path / "net.cfg")
 
 
 # --- sections ---------------------------------------------------------------------------------------------------------
@@ -173,13 +181,13 @@ def test_blanks_in_brackets_do_not_count(dialect):
 
 def test_hank_counts_blanks_in_brackets():
     found = error("[ net ]\nwidth=8\n[avgpool]\n", "hank")
-    assert (found.line, "expected [net]" in found.cause) == (1, True)
+    assert (found.line, found.cause) == (1, "to hank blanks inside the brackets count, expected [net]")
 
 
 @line_based
 def test_a_comment_behind_a_bracket_makes_another_section_of_it(dialect):
     found = error("[net] # x\nwidth=8\n[avgpool]\n", dialect)
-    assert (found.line, "expected [net]" in found.cause) == (1, True)
+    assert (found.line, found.cause) == (1, f"to {dialect} the whole line is the section's type, expected [net]")
 
 
 def test_hank_takes_a_comment_behind_a_bracket():
@@ -188,7 +196,8 @@ def test_hank_takes_a_comment_behind_a_bracket():
 
 @line_based
 def test_a_bracket_that_is_not_closed_is_refused(dialect):
-    assert error("[net\nwidth=8\n[avgpool]\n", dialect).line == 1
+    found = error("[net\nwidth=8\n[avgpool]\n", dialect)
+    assert (found.line, found.what.partition(" is ")[0]) == (1, "[net")
 
 
 def test_hank_skips_a_bracket_that_is_not_closed():
@@ -319,6 +328,7 @@ def test_pjreddie_ignores_keys_of_alexeyab():
 def test_an_absent_value_is_the_default(dialect):
     section = layer("filters=2\n", dialect)
     assert section.integer("size", 7) == 7
+    assert (section.positive("stride"), section.natural("padding")) == (1, 0)
     assert section.integers("stream") is None
     assert section.text("activation", "logistic") == "logistic"
     assert not section.flag("pad")
@@ -345,8 +355,9 @@ def test_a_number_beyond_32_bits_is_refused_with_its_line(dialect):
     assert caught.value.line == 4
 
 
-def test_a_mask_ends_at_a_comment_in_alexeyab():
-    assert layer("mask=0,1#,2\n", "alexeyab", "yolo").integers("mask") == [0, 1]
+@pytest.mark.parametrize("comment", ["#,2", "#,2#,3"])
+def test_a_mask_ends_at_a_comment_in_alexeyab(comment):
+    assert layer(f"mask=0,1{comment}\n", "alexeyab", "yolo").integers("mask") == [0, 1]
 
 
 def test_a_mask_goes_on_behind_a_comment_in_pjreddie():
@@ -424,6 +435,14 @@ def test_what_is_odd_is_remarked_with_its_line(dialect):
     ]
 
 
+def test_a_remark_names_its_section_and_its_key():
+    options = "filters=8 # eight\nsize\nstride=\ncolour=red\nfilters=9\n"
+    text = text_of(f"[net]\nwidth=8\n[conv]\n{options}")
+    found = cfg.remarks(text, cfg.sections(text, DIALECTS["alexeyab"]))
+    keys = ["filters", "size", "stride", "colour", "filters"]
+    assert [remark.message.partition(":")[0] for remark in found] == [f"[conv] {key}" for key in keys]
+
+
 def test_hank_has_inline_comments_and_no_remarks_on_them():
     assert remarks("[net]\nwidth=8\n[convolutional]\nfilters=8 # eight\n", "hank") == []
 
@@ -435,6 +454,7 @@ def test_hank_s_skipped_lines_are_remarked():
 @pytest.mark.parametrize("dialect", ["alexeyab", "hank"])
 def test_the_first_carriage_return_is_remarked(dialect):
     assert remarks("[net]\nwidth=8\n[avgpool]\r\n\r\n", dialect) == [("cfg-cr", 3)]
+    assert remarks("[net]\nwidth=8\n[conv]\nsize\n[avgpool]\r\n", dialect) == [("cfg-cr", 5), ("cfg-no-value", 4)]
 
 
 def test_keys_of_other_forks_are_remarked():

@@ -144,10 +144,27 @@ def test_hank_comments_are_nothing(text):
     assert line("hank", text) is None
 
 
-@pytest.mark.parametrize("text", ["filters\n", "filters=\n", "filters=#8\n", "a b=1\n", "=5\n", "[net\n", "[]\n"])
-def test_hank_skips_lines_that_match_neither_pattern(text):
-    _, value = line("hank", text)
-    assert value == ""
+@pytest.mark.parametrize(
+    ("text", "key"),
+    [
+        ("filters\n", "filters"),
+        ("filters =\n", "filters"),
+        ("filters=#8\n", "filters"),
+        ("a b=1\n", "a b"),
+        ("a b=c=d\n", "a b"),
+        ("=5\n", ""),
+        ("[net\n", "[net"),
+        ("[]\n", "[]"),
+    ],
+)
+def test_hank_skips_lines_that_match_neither_pattern(text, key):
+    assert line("hank", text) == (key, "")
+
+
+@pytest.mark.parametrize("character", ["\v", "\f", "\N{NO-BREAK SPACE}"])
+def test_hank_keeps_blanks_that_its_trim_does_not_know(character):
+    assert line("hank", f"a=1{character}\n") == ("a", f"1{character}")
+    assert line("hank", f"{character}a=1\n") == (f"{character}a", "1")
 
 
 def test_hank_refuses_a_value_of_blanks_before_a_comment():
@@ -157,7 +174,8 @@ def test_hank_refuses_a_value_of_blanks_before_a_comment():
 
 def test_hank_refuses_a_value_that_overflows_its_regular_expressions():
     with pytest.raises(ValueError, match="50000 characters"):
-        line("hank", "map=" + "x" * 60_000)
+        line("hank", "map=" + "x" * 50_001)
+    assert line("hank", "map=" + "x" * 50_000) == ("map", "x" * 50_000)
 
 
 @pytest.mark.parametrize("value", ["-", ".", "--5", "-.-"])
@@ -282,6 +300,10 @@ def test_a_list_with_an_integer_beyond_32_bits_is_refused(dialect):
 def test_a_piece_of_the_file_is_cut_for_a_message():
     assert short("x" * 40) == "x" * 40
     assert short("x" * 41) == "x" * 37 + "..."
+
+
+def test_a_printable_piece_of_the_file_is_shown_as_it_stands():
+    assert short("data\\9k.tree 'x' γ") == "data\\9k.tree 'x' γ"
 
 
 def test_a_piece_of_the_file_cannot_move_the_terminal():

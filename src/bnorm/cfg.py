@@ -70,8 +70,8 @@ class Section:
 
     def text(self, key: str, default: str = "") -> str:
         """The option's value."""
-        option = self.find(key)
-        return option.value or "" if option else default
+        value = self._value(key)
+        return default if value is None else value
 
     def integer(self, key: str, default: int, *, least: int = -INT_MAX) -> int:
         """The option's value as the fork converts it; a `CfgError` below `least` or beyond a 32-bit int."""
@@ -111,14 +111,18 @@ class Section:
         place = line or (option.line if option else self.line)
         return CfgError(self.path, f"[{self.name}] {what}", line=place, cause=cause, finding=finding)
 
-    def _convert(self, key: str, conversion: Callable[[str], list[int]]) -> list[int] | None:
+    def _value(self, key: str) -> str | None:
         option = self.find(key)
-        if option is None:
+        return option.value if option else None
+
+    def _convert(self, key: str, conversion: Callable[[str], list[int]]) -> list[int] | None:
+        value = self._value(key)
+        if value is None:
             return None
         try:
-            return conversion(option.value or "")
+            return conversion(value)
         except ValueError as error:
-            raise self.error(f"{key}={short(option.value or '')}, expected {error}", key) from None
+            raise self.error(f"{key}={short(value)}, expected {error}", key) from None
 
 
 def read(path: Path) -> Text:
