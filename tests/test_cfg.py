@@ -79,6 +79,20 @@ def test_a_zero_byte_is_no_text():
     assert caught.value.line == 2
 
 
+@pytest.mark.parametrize(
+    ("data", "line", "cause", "finding"),
+    [
+        (b"\xef\xbb\xbf[net]\n", 1, "save the file as UTF-8 without BOM", "cfg-bom"),
+        (b"\n[net]\n# caf\xe9", 3, "save it as UTF-8", "cfg-not-text"),
+        (b"\n[net]\nwidth=8\0\n\0", 3, "is this the weights file?", "cfg-not-text"),
+        (b"[net]\rwidth=8\r[avgpool]\r", 1, "save it with LF line ends", "cfg-cr"),
+    ],
+)
+def test_bytes_that_are_no_text_of_a_cfg_are_refused_with_their_line_and_cause(data, line, cause, finding):
+    found = error(data, "alexeyab")
+    assert (found.line, cause in found.cause, found.finding) == (line, True, finding)
+
+
 def test_a_file_of_a_weights_file_s_size_is_not_read(tmp_path):
     path = tmp_path / "big.cfg"
     path.write_bytes(b"#" * (cfg.MOST_BYTES + 1))
@@ -91,6 +105,12 @@ def test_a_file_of_the_largest_size_is_read(tmp_path):
     path = tmp_path / "big.cfg"
     path.write_bytes(b"#" * cfg.MOST_BYTES)
     assert len(cfg.read(path).lines) == 1
+
+
+def test_a_text_has_a_largest_number_of_lines():
+    assert len(text_of("\n" * cfg.MOST_LINES).lines) == cfg.MOST_LINES
+    with pytest.raises(CfgError, match=f"more than {cfg.MOST_LINES} lines"):
+        text_of("\n" * (cfg.MOST_LINES + 1))
 
 
 def test_a_pipe_is_no_cfg(tmp_path):
@@ -123,7 +143,8 @@ def test_sections_know_their_type_name_and_line(dialect):
 @pytest.mark.parametrize("dialect", EVERY)
 @pytest.mark.parametrize("source", ["", "\n\n", "# only a comment\n", ";\n"])
 def test_a_file_without_sections_is_refused(dialect, source):
-    assert error(source, dialect).what == "no section, expected [net]"
+    found = error(source, dialect)
+    assert (found.what, "is empty" in found.cause) == ("no section, expected [net]", True)
 
 
 @line_based
@@ -155,7 +176,8 @@ def test_a_second_net_is_no_layer(dialect):
 
 @every_dialect
 def test_net_alone_is_no_network(dialect):
-    assert error("[net]\nwidth=8\n", dialect).what == "no layer after [net]"
+    found = error("# alone\n[net]\nwidth=8\n", dialect)
+    assert (found.line, found.what) == (2, "no layer after [net]")
 
 
 def test_hank_replaces_a_net_without_options_by_the_next_section_and_fails_on_that():
@@ -167,6 +189,12 @@ def test_hank_replaces_a_net_without_options_by_the_next_section_and_fails_on_th
 def test_an_unknown_section_is_refused_with_its_line(dialect):
     found = error("[net]\nwidth=8\n[convolutionnal]\n", dialect)
     assert (found.line, found.what) == (3, f"[convolutionnal] is unknown to {dialect}, expected a layer")
+
+
+@line_based
+def test_a_section_without_a_name_is_refused(dialect):
+    found = error("[net]\nwidth=8\n[]\n", dialect)
+    assert (found.line, found.what) == (3, f"[] is unknown to {dialect}, expected a layer")
 
 
 @every_dialect
@@ -231,6 +259,10 @@ def test_a_section_is_known_to_these_forks(name, dialects):
 def test_crlf_is_a_line_end(dialect):
     section = sections("[net]\r\nwidth=8\r\n[convolutional]\r\nactivation=leaky\r\n", dialect)[1]
     assert section.text("activation") == "leaky"
+
+
+def test_a_file_of_one_line_may_end_in_crlf():
+    assert error("[net]\r\n", "alexeyab").what == "no layer after [net]"
 
 
 def test_pjreddie_fails_on_the_first_section_of_a_crlf_file():
@@ -300,7 +332,7 @@ def test_hank_wants_a_number_and_not_one_with_a_semicolon():
 
 def test_hank_refuses_an_empty_value_with_its_line():
     found = error("[net]\nwidth=8\n[convolutional]\nsize=1\nfilters = # 8\n", "hank")
-    assert found.line == 5
+    assert (found.line, "filters=, expected a value" in found.what) == (5, True)
 
 
 @line_based
