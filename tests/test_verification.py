@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import struct
+
 import numpy as np
 import pytest
 
@@ -38,6 +40,39 @@ def test_the_difference_is_that_of_one_rounding(tmp_path, dialect, net, layers):
     assert all(0 < row.max_rel_error < 1e-6 and 0 < row.max_abs_error < 1e-4 for row in report.layers)
 
 
+CONNECTED = f"batchnorm | connected {BN} output=5 activation=linear | batchnorm"
+IN_BLOCKS = [
+    *((*row, 2) for row in LAYERS),
+    ("pjreddie", "4x6x6", "batchnorm | convolutional filters=6 size=3 flipped=1", 2),
+    ("pjreddie", "4x6x6", f"convolutional filters=4 | deconvolutional {BN} filters=6 size=3", 2),
+    ("alexeyab", "4x6x6", f"convolutional {BN} filters=6 size=3 groups=2 flipped=1 activation=linear | batchnorm", 2),
+    ("alexeyab", "4x6x6", "batchnorm | convolutional filters=6 size=3 groups=2 flipped=1", 2),
+    ("alexeyab", "4x6x6", f"convolutional {BN} filters=6 groups=2 binary=1 activation=linear | batchnorm", 2),
+    ("alexeyab", "4x6x6", CONNECTED, 2),
+    ("alexeyab", "4x6x6", CONNECTED, 2000),
+    ("alexeyab", "9", f"lstm {BN} output=4", 2000),
+]
+
+
+@pytest.mark.parametrize("block", [1, 4, 40])
+@pytest.mark.parametrize(("dialect", "net", "layers", "version"), IN_BLOCKS)
+def test_weights_that_are_read_in_blocks_give_what_whole_ones_give(
+    tmp_path, monkeypatch, dialect, net, layers, version, block
+):
+    path = pair(tmp_path, dialect, net, layers).weights
+    data = bytearray(path.read_bytes())
+    struct.pack_into("<i", data, 4, version)  # from 1000 on matrices are transposed
+    path.write_bytes(data)
+    model = read_model(tmp_path / "net.cfg", path, dialect)
+    whole = fold(model, tmp_path / "whole.weights").layers
+    monkeypatch.setattr("bnorm.weights.BLOCK", block)
+    found = fold(model, tmp_path / "blocks.weights").layers
+    assert (tmp_path / "blocks.weights").read_bytes() == (tmp_path / "whole.weights").read_bytes()
+    assert all(row.folded for row in whole)
+    for row, other in zip(found, whole, strict=True):
+        assert (row.reason, row.max_abs_error) == (other.reason, pytest.approx(other.max_abs_error, rel=1e-3))
+
+
 def spoil(array: str, by: float):
     """A `folded` that moves one value of an array by this part of itself."""
     from bnorm.affine import folded
@@ -59,8 +94,9 @@ def test_one_value_that_is_off_by_a_thousandth_fails_and_leaves_nothing(
     model = pair(tmp_path, dialect, net, layers)
     before = set(tmp_path.iterdir())
     monkeypatch.setattr(preparation, "folded", spoil(array, 1e-3))
-    with pytest.raises(OutputError, match=r"differs by .* from what it was, expected rounding alone"):
+    with pytest.raises(OutputError, match=r"differs by .* from what it was, expected rounding alone") as caught:
         fold(model, tmp_path / "out.weights")
+    assert "a defect of bnorm" in caught.value.cause
     assert set(tmp_path.iterdir()) == before
 
 
