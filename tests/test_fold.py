@@ -14,9 +14,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from bnorm.errors import BnormError
+from bnorm.errors import BnormError, WeightsError
 from bnorm.folding import fold
-from bnorm.model import read_model
+from bnorm.model import Model, read_model
 from bnorm.weights import open_weights
 from conftest import GOLDEN, SHARED, TINY, cfg_source, golden, needs_shared, write_weights
 
@@ -301,6 +301,7 @@ def test_a_variance_without_root_is_refused_with_layer_and_channel(invoke, tiny,
     change(weights, 3, 2, value)
     error = refuse(invoke, cfg, weights, "-o", cfg.with_name("out.weights"))
     assert error.startswith(f"error: {weights}: layer 0 rolling_variance is {shown} in channel 2, expected")
+    assert "--bad-variance clamp or skip folds the rest" in " ".join(error.split())
 
 
 def test_several_variances_without_root_are_counted(invoke, tiny):
@@ -376,19 +377,40 @@ def test_a_layer_whose_folded_numbers_no_float32_holds_stays(invoke, tiny, verif
         assert (output.read_bytes(), output.with_suffix(".cfg").read_text()) == (weights.read_bytes(), TINY)
 
 
-def test_what_is_skipped_names_the_parts(tmp_path):
-    cfg = tmp_path / "net.cfg"
+def bad_lstm(folder: Path) -> Model:
+    """An LSTM with two parts whose rolling variance has no root."""
+    cfg = folder / "net.cfg"
     cfg.write_text(cfg_source("5", "lstm output=3 batch_normalize=1"))
-    weights = write_weights(cfg, tmp_path / "net.weights")
+    weights = write_weights(cfg, folder / "net.weights")
     model = read_model(cfg, weights, "alexeyab")
     data = bytearray(weights.read_bytes())
     for name, channel, value in (("wi", 1, -3), ("uo", 2, np.nan)):
         offset = model.layout.by_name[0, f"{name}.rolling_variance"].offset
         struct.pack_into("<f", data, offset + 4 * channel, value)
     weights.write_bytes(data)
-    report = fold(read_model(cfg, weights, "alexeyab"), None, dry_run=True, bad_variance="skip")
+    return read_model(cfg, weights, "alexeyab")
+
+
+def test_what_is_skipped_names_the_parts(tmp_path):
+    report = fold(bad_lstm(tmp_path), None, dry_run=True, bad_variance="skip")
     reason = "wi.rolling_variance is -3 in channel 1; uo.rolling_variance is nan in channel 2"
     assert {row.reason for row in report.layers} == {reason}
+
+
+def test_what_is_refused_names_the_part(tmp_path):
+    with pytest.raises(WeightsError, match=r"layer 0 wi\.rolling_variance is -3 in channel 1, expected"):
+        fold(bad_lstm(tmp_path), None, dry_run=True)
+
+
+def test_a_batchnorm_says_where_it_went_and_what_was_clamped(tmp_path):
+    cfg = tmp_path / "net.cfg"
+    cfg.write_text(cfg_source("3x6x6", "convolutional filters=2 activation=linear | batchnorm"))
+    weights = write_weights(cfg, tmp_path / "net.weights")
+    data = bytearray(weights.read_bytes())
+    struct.pack_into("<f", data, len(data) - 4, -1)  # rolling_variance[1]
+    weights.write_bytes(data)
+    (row,) = fold(read_model(cfg, weights, "alexeyab"), None, dry_run=True, bad_variance="clamp").layers
+    assert row.reason == "into layer 0; clamped: rolling_variance is -1 in channel 1"
 
 
 # --- outputs ----------------------------------------------------------------------------------------------------------
@@ -549,10 +571,23 @@ def test_an_error_of_the_disk_while_layers_are_compared_is_an_error(invoke, tiny
     assert set(tiny[0].parent.iterdir()) == before
 
 
+@pytest.mark.parametrize("dry_run", [False, True])
+@pytest.mark.parametrize(("verify", "total"), [(False, 122), (True, 122 + 4 * 27)])
+def test_progress_counts_every_value_that_is_written_or_compared(tiny, dry_run, verify, total):
+    """The folded file has 122, and the weights of the folded layer are compared with what they were."""
+    told = []
+    output = tiny[0].with_name("out.weights")
+    fold(read_model(*tiny), output, verify=verify, dry_run=dry_run, advance=lambda *counts: told.append(counts))
+    done = [count for count, _ in told]
+    assert {of for _, of in told} == {total}
+    assert (sorted(set(done)), done[-1]) == (done, total)
+
+
 def test_no_verify_leaves_the_errors_open(invoke, tiny):
     output = tiny[0].with_name("out.weights")
     document = json.loads(invoke("fold", *tiny, "-o", output, "--no-verify", "--format", "json").stdout)
-    assert (document["layers"][0]["max_abs_error"], document["layers"][0]["max_rel_error"]) == (None, None)
+    (layer,) = document["layers"]
+    assert (layer["max_abs_error"], layer["max_rel_error"], layer["reason"]) == (None, None, "")
     again = output.with_name("again.weights")
     invoke("fold", *tiny, "-o", again)
     assert output.read_bytes() == again.read_bytes()

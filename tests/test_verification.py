@@ -118,6 +118,16 @@ def test_where_the_layer_gives_no_number_there_is_nothing_to_compare(tmp_path, v
     assert row.reason == "6 channels give no number, so not compared"
 
 
+def test_where_one_channel_gives_no_number_the_others_are_compared(tmp_path):
+    model = pair(tmp_path, *LAYERS[0])
+    data = np.fromfile(model.weights, "<f4")
+    data[5] = np.nan
+    data.tofile(model.weights)
+    (row,) = fold(model, None, dry_run=True).layers
+    assert 0 < row.max_rel_error < 1e-6
+    assert row.reason == "1 channel gives no number, so not compared"
+
+
 def test_large_terms_that_cancel_are_no_failure(tmp_path):
     """Two inputs with a mean of 1e10 each, and weights 1 and -1: what float64 loses is not the fold's fault."""
     model = pair(tmp_path, "alexeyab", "2x6x6", "batchnorm | convolutional filters=1 size=1 activation=linear")

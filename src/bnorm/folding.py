@@ -213,7 +213,8 @@ def _row(work: Work, layer: Layer, part: Part, differences: Mapping[Key, Differe
     into = "" if target is None else f"into layer {target}"
     difference = differences.get(own if target is None else (target, ""))
     silent = difference.silent if difference else 0
-    compared = f"{silent} channel{'s' * (silent != 1)} give no number, so not compared" if silent else ""
+    many = "1 channel gives" if silent == 1 else f"{silent} channels give"
+    compared = f"{many} no number, so not compared" if silent else ""
     reasons = [into, work.notes.get(own, ""), compared]
     return FoldedLayer(
         index,
