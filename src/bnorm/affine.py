@@ -96,23 +96,22 @@ def affine(fold: Fold, weights: Weights, known: Statistics, epsilon: Epsilon) ->
     behind    the same once more, of what was there
     before    Σ weights·(gain·x + offset): inputs times gain, biases plus the part's own gain · Σ weights·offset
     """
-    with np.errstate(all="ignore"):  # what is beyond a float32 is found when it is rounded
-        if fold.own:
-            gain, biases = gain_offset(*known[fold.layer, fold.part.name], epsilon)
-        else:
-            biases = weights[fold.layer, array_name(fold.part.name, "biases")].astype(np.float64)
-            gain = np.ones(fold.part.channels)
-        inputs = None
-        if fold.before:
-            factor, shift = _composed(fold.before, known, epsilon)
-            inputs = inputs_of(factor, fold.part, fold.groups)
-            if fold.groups > 1:
-                inputs = inputs.repeat(fold.part.channels // fold.groups, axis=0)
-            biases = biases + gain * _of_constant(fold, weights, inputs_of(shift, fold.part, fold.groups))
-        if fold.behind:
-            factor, shift = _composed(fold.behind, known, epsilon)
-            gain = gain * factor
-            biases = along(factor, 0, biases.ndim) * biases + along(shift, 0, biases.ndim)
+    if fold.own:
+        gain, biases = gain_offset(*known[fold.layer, fold.part.name], epsilon)
+    else:
+        biases = weights[fold.layer, array_name(fold.part.name, "biases")].astype(np.float64)
+        gain = np.ones(fold.part.channels)
+    inputs = None
+    if fold.before:
+        factor, shift = _composed(fold.before, known, epsilon)
+        inputs = inputs_of(factor, fold.part, fold.groups)
+        if fold.groups > 1:
+            inputs = inputs.repeat(fold.part.channels // fold.groups, axis=0)
+        biases = biases + gain * _of_constant(fold, weights, inputs_of(shift, fold.part, fold.groups))
+    if fold.behind:
+        factor, shift = _composed(fold.behind, known, epsilon)
+        gain = gain * factor
+        biases = along(factor, 0, biases.ndim) * biases + along(shift, 0, biases.ndim)
     return Affine(fold, gain, inputs, biases)
 
 
@@ -143,7 +142,7 @@ def folded(weights: Weights, array: Array, change: Affine) -> Iterator[Floats]:
     `Beyond` where a finite number has become an infinite one.
     """
     if array.field == "biases":
-        yield _finite(_rounded(change.biases), change.biases, change.fold)
+        yield _finite(change.biases.astype(np.float32), change.biases, change.fold)
         return
     factors = [along(change.gain, FORMS[change.fold.part.kind].filters, len(array.shape))]
     factors += [] if change.inputs is None else [change.inputs]
@@ -155,19 +154,13 @@ def folded(weights: Weights, array: Array, change: Affine) -> Iterator[Floats]:
 
 
 def _product(block: Floats, factors: list[Doubles]) -> Floats:
-    with np.errstate(all="ignore"):
-        product: NDArray[np.floating] = block
-        for factor in factors[:-1]:
-            product = product * factor
-        rounded: Floats = np.multiply(
-            product, factors[-1], out=np.empty(block.shape, np.float32), dtype=np.float64, casting="same_kind"
-        )
+    product: NDArray[np.floating] = block
+    for factor in factors[:-1]:
+        product = product * factor
+    rounded: Floats = np.multiply(
+        product, factors[-1], out=np.empty(block.shape, np.float32), dtype=np.float64, casting="same_kind"
+    )
     return rounded
-
-
-def _rounded(values: Doubles) -> Floats:
-    with np.errstate(over="ignore"):
-        return values.astype(np.float32)
 
 
 def _finite(values: Floats, before: NDArray[np.floating], fold: Fold) -> Floats:

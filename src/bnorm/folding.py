@@ -230,9 +230,8 @@ def _row(work: Work, layer: Layer, part: Part, differences: Mapping[Key, Differe
 
 def _gain_change(rolling: Rolling, epsilon: Epsilon) -> dict[str, float]:
     """The largest |gain' / gain − 1| of the channels, for every runtime: gain is the inverse of the deviation."""
-    with np.errstate(all="ignore"):
-        chosen = epsilon.deviation(rolling.variance)
-        return {
-            name: float(np.abs(chosen / other.deviation(rolling.variance) - 1).max(initial=0))
-            for name, other in RUNTIMES.items()
-        }
+    chosen = epsilon.deviation(rolling.variance)
+    return {
+        name: float(np.abs(chosen / other.deviation(rolling.variance) - 1).max(initial=0))
+        for name, other in RUNTIMES.items()
+    }
