@@ -255,7 +255,7 @@ def sum_block(x: Doubles, delta: Doubles | None, train: bool, images: int, out: 
 
 
 def apply(line: Line, x: Doubles, delta: Doubles | None, scratch: Scratch, out: Values, *, last: bool) -> None:
-    """Write `line` for scratch blocks (n, c, l), rounded once. The last time x and delta are used up."""
+    """Write `line` for scratch blocks (n, c, l), rounded once. Delta is used up, and x the last time."""
     images, channels, places = x.shape
     wide = places >= WIDE
     shape = x.shape if wide else (images, channels * places)
@@ -271,7 +271,7 @@ def apply(line: Line, x: Doubles, delta: Doubles | None, scratch: Scratch, out: 
     work = x if last else scratch.block("work", x.shape)
     result = np.multiply(x.reshape(shape), each(line.x), out=work.reshape(shape))
     if line.delta is not None and delta is not None:
-        upstream = delta if last else scratch.block("upstream", x.shape)
-        result += np.multiply(delta.reshape(shape), each(line.delta), out=upstream.reshape(shape))
+        upstream = delta.reshape(shape)
+        result += np.multiply(upstream, each(line.delta), out=upstream)
     result += each(line.constant)
     np.copyto(out, work, casting="same_kind")
