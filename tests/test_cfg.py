@@ -408,6 +408,13 @@ def test_an_error_without_a_key_stands_at_the_section():
     assert layer("filters=2\n", "alexeyab").error("is odd").line == 3
 
 
+def test_an_error_has_the_cause_and_the_finding_that_are_given():
+    plain = layer("", "alexeyab").error("is odd")
+    explained = layer("", "alexeyab").error("is odd", cause="a typing error", finding="cfg-odd")
+    assert (plain.cause, plain.finding) == ("", "cfg-refused")
+    assert (explained.cause, explained.finding) == ("a typing error", "cfg-odd")
+
+
 # --- removing lines ---------------------------------------------------------------------------------------------------
 
 SOURCES = [
