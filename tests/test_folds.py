@@ -96,6 +96,12 @@ NETWORKS = [
         f"convolutional {BN} filters=4 size=3 pad=1 | convolutional {BN} filters=4 size=3 pad=1 share_index=0"
         f" | convolutional {BN} filters=4 size=3 pad=1 share_index=-1 activation=leaky",
     ),
+    (  # what shares the arrays of another layer has none of its own to leave out
+        "alexeyab",
+        "4x5x5",
+        f"convolutional {BN} filters=4 size=3 pad=1"
+        f" | convolutional {BN} filters=4 size=3 pad=1 share_index=0 dontload=1",
+    ),
 ]
 
 
