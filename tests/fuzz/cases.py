@@ -136,17 +136,33 @@ def other_lines(draw: Draw, lines: list[str]) -> None:
         del lines[place]
 
 
-SECTION_LINES = (
-    "[batchnorm]",
-    "[convolutional] batch_normalize=1 activation=linear filters=3",
-    "[convolutional] share_index=0 batch_normalize=1 activation=linear",
-    "[connected] output=4 batch_normalize=1 activation=linear",
-    "[route] layers=-1",
-    "[route] layers=-1,-2",
-    "[shortcut] from=-2 activation=linear",
-    "[avgpool]",
-    "[dropout]",
-)
+SECTION_LINES = """
+[batchnorm]
+[convolutional] batch_normalize=1 activation=linear filters=3
+[convolutional] batch_normalize=1 activation=linear filters=2 binary=1 [batchnorm]
+[convolutional] batch_normalize=1 activation=linear size=3 pad=1 antialiasing=1 [batchnorm]
+[convolutional] batch_normalize=1 activation=linear filters=2 numload=1 [batchnorm]
+[convolutional] batch_normalize=1 activation=linear size=3 flipped=1
+[convolutional] batch_normalize=1 activation=linear share_index=0
+[convolutional] batch_normalize=1 dontload=1
+[batchnorm] [convolutional] groups=2 filters=4
+[deconvolutional] batch_normalize=1 activation=linear filters=2 size=2 stride=2
+[local] filters=2 size=2 activation=linear [batchnorm]
+[connected] output=4 batch_normalize=1 activation=linear
+[convolutional] filters=18 activation=linear [yolo] mask=0,1,2 classes=1
+[convolutional] filters=21 activation=linear [yolo] mask=0,1,2 classes=1
+[route] layers=-1
+[route] layers=-1,-2
+[shortcut] from=-2 activation=linear
+[sam] from=-2
+[scale_channels] from=-2
+[reorg] stride=2 extra=3
+[history] history_size=2
+[upsample] stride=0
+[crop] crop_height=2 crop_width=2
+[avgpool]
+a=- b=.. c=
+""".strip().splitlines()
 
 
 def other_cfg(draw: Draw, cfg: bytes) -> bytes:
@@ -156,7 +172,8 @@ def other_cfg(draw: Draw, cfg: bytes) -> bytes:
     lines = cfg.decode().splitlines()
     for _ in range(draw.choice((1, 1, 2, 4, 8))):
         other_lines(draw, lines)
-    return draw.choice(("\n", "\n", "\r\n")).join(lines).encode()
+    mark = "\ufeff" if draw.random() < 0.01 else ""
+    return (mark + draw.choice(("\n", "\n", "\n", "\n", "\r\n", "\r\n", "\r")).join(lines)).encode()
 
 
 def any_cfg(draw: Draw) -> Case:
