@@ -237,6 +237,21 @@ def test_a_header_s_length_that_claims_4_gib_is_refused(write):
     assert "is no .npy file" in refused(write(b"\x93NUMPY\x02\x00" + b"\xff" * 4 + bytes(400)))
 
 
+def short_member(values: np.ndarray, kept: int) -> bytes:
+    """An archive whose directory promises all of an array, with so many bytes of its values."""
+    data = npy(values)
+    cut = data[: len(data) - values.nbytes + kept]
+    packed = npz({"x.npy": cut}, zipfile.ZIP_DEFLATED)
+    place = packed.rindex(struct.pack("<I", len(cut)), 0, packed.rindex(b"x.npy"))
+    return packed[:place] + struct.pack("<I", len(data)) + packed[place + 4 :]
+
+
+def test_a_packed_member_with_fewer_values_than_promised_is_refused(write):
+    assert refused(write(short_member(X, 100), "x.npz")) == "expected 480 bytes of values, got 100"
+    with pytest.raises(TensorError, match="x ends early, expected 9 values"):
+        read_vectors(write(short_member(np.zeros(9), 8), "p.npz"), ("x",))
+
+
 @pytest.fixture
 def bomb(tmp_path) -> Path:
     """64 MiB of zeros behind a header that claims six values."""
