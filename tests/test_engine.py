@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import threading
 import tracemalloc
 import zipfile
 from contextlib import ExitStack
@@ -243,6 +244,17 @@ def test_the_same_bits_from_a_file_into_memory(tmp_path, memory, shape):
     with Team(2) as team, open_tensor(str(tmp_path / "x.npy")) as x:
         run_batch(batch.layer, x, None, {"y": MemoryTensor(y)}, team, memory)
     assert y.tobytes() == wanted["y"].tobytes()
+
+
+def test_a_team_s_threads_work_at_a_time_and_none_is_told_of_an_overflow():
+    together = threading.Barrier(3, timeout=60)
+
+    def overflow(_item: int, _scratch: object) -> None:
+        together.wait()
+        assert np.isinf(np.full(9, 1e300).astype("f4")).all()
+
+    with Team(3) as team:
+        team.each(overflow, range(6))
 
 
 def test_a_team_works_on_after_an_error():

@@ -274,4 +274,4 @@ def apply(line: Line, x: Doubles, delta: Doubles | None, scratch: Scratch, out: 
         upstream = delta.reshape(shape)
         result += np.multiply(upstream, each(line.delta), out=upstream)
     result += each(line.constant)
-    np.copyto(out, work, casting="same_kind")
+    np.copyto(out, work)
