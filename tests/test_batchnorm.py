@@ -9,6 +9,7 @@ from typing import NamedTuple
 import numpy as np
 import pytest
 
+import bnorm
 import oracle
 from bnorm.batchnorm import ARITHMETICS, Parameters, Rolling
 from bnorm.engine import Layer, Team
@@ -486,3 +487,21 @@ def test_nan_in_delta_stays_in_its_channel_and_out_of_y():
     found = assert_only_channel_1_differs(case, case._replace(delta=delta), train=True)
     assert np.isfinite(found["y"]).all()
     assert np.isnan(found["dx"][:, 1]).all()
+
+
+def test_a_rolling_mean_far_from_zero_costs_no_digits():
+    rng = np.random.default_rng(0)
+    x, delta = 1e7 + rng.normal(0, 0.1, (10_000, 1)), rng.normal(0, 1, (10_000, 1))
+    parameters, rolling = bnorm.Parameters(np.ones(1), np.zeros(1)), bnorm.Rolling(np.array([1e7]), np.array([0.01]))
+    found = bnorm.batch_normalize(x, parameters, rolling, arithmetic="paper", delta=delta)
+    wanted = oracle.step("paper", x, delta, *parameters, *rolling, False, 0.9)
+    np.testing.assert_allclose(found.y, wanted["y"], rtol=0, atol=1e-13)  # of about 1: a few roundings of float64
+    np.testing.assert_allclose(found.gradients.scale_updates, wanted["scale_updates"], rtol=1e-12)
+
+
+@pytest.mark.parametrize("value", [1e-160, 1e160, -1e300, 65504.0])
+def test_constants_have_no_variance_even_where_their_squares_are_no_numbers(value):
+    layer = bnorm.Parameters(np.ones(1), np.zeros(1)), bnorm.Rolling(np.zeros(1), np.ones(1))
+    found = bnorm.batch_normalize(np.full((8, 1), value), *layer, train=True)
+    assert (found.moments.mean[0], found.moments.variance[0]) == (value, 0)
+    assert (found.y == 0).all()

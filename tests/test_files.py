@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import errno
+import fcntl
 import os
+import stat
 from pathlib import Path
 
 import pytest
@@ -221,3 +224,37 @@ def test_a_pipe_is_refused_before_it_is_opened(tmp_path):
 def test_a_folder_is_the_system_s_error(tmp_path):
     with pytest.raises(IsADirectoryError):
         open_regular(tmp_path, CfgError)
+
+
+# --- locks ------------------------------------------------------------------------------------------------------------
+
+
+def test_a_lock_that_another_program_keeps_is_not_waited_for_long(tmp_path, monkeypatch):
+    monkeypatch.setattr(files, "PATIENCE", 0.05)
+    with (tmp_path / "other").open("wb"):
+        descriptor = os.open(tmp_path, os.O_RDONLY)
+        fcntl.flock(descriptor, fcntl.LOCK_EX)
+        with replacing(tmp_path / "out") as (file,):
+            file.write(b"new")
+        os.close(descriptor)
+    assert (tmp_path / "out").read_bytes() == b"new"
+
+
+def test_renames_are_synced_where_there_are_no_locks(tmp_path, monkeypatch):
+    def no_locks(_descriptor: int, _kind: int) -> None:
+        raise OSError(errno.EBADF, "Bad file descriptor")
+
+    synced: list[bool] = []
+    monkeypatch.setattr(fcntl, "flock", no_locks)
+    monkeypatch.setattr(os, "fsync", lambda file: synced.append(stat.S_ISDIR(os.fstat(file).st_mode)))
+    with replacing(tmp_path / "out"):
+        pass
+    assert synced == [False, True]
+
+
+def test_one_folder_under_two_names_is_locked_once(tmp_path):
+    (tmp_path / "a").mkdir()
+    (tmp_path / "b").symlink_to("a")
+    with replacing(tmp_path / "a" / "x", tmp_path / "b" / "y"):
+        pass
+    assert sorted(path.name for path in (tmp_path / "a").iterdir()) == ["x", "y"]

@@ -28,8 +28,7 @@ LARGEST = float(np.finfo(np.float32).max)
 Key = tuple[int, str]  # a layer and its part
 Statistics = Mapping[Key, tuple[Parameters, Rolling]]
 
-
-BEYOND = "folded, its numbers are beyond float32"
+TOO_LARGE = "folded, its numbers are beyond float32"
 
 
 class Beyond(Exception):
@@ -181,7 +180,7 @@ def lost_signs(weights: Weights, change: Affine) -> str:
     try:
         (after,) = respond(new, part, Question(ones, signs))
     except Beyond:
-        return BEYOND
+        return TOO_LARGE
     gain = change.gain[:, np.newaxis]
     count = int(np.count_nonzero((before * np.sign(gain) != after) & (gain * magnitudes != 0)))
     return f"folding would change signs of weights in {count} binary filter{'s' * (count != 1)}" if count else ""

@@ -11,10 +11,9 @@ from numpy.typing import NDArray
 
 from bnorm.batchnorm import ARITHMETICS, Gradients, Moments, Parameters, Rolling
 from bnorm.engine import Layer, Team, processors
+from bnorm.kernels import Values
 from bnorm.running import Batch, RollingRule, exponential, run
 from bnorm.tensors import LAYOUTS, MemoryTensor, Tensor
-
-Values = NDArray[np.floating]
 
 
 class Result(NamedTuple):

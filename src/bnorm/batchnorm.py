@@ -162,10 +162,11 @@ def moments(total: Vector, squares: Vector, shift: Vector, count: int, arithmeti
     return Moments(shift + drift, about / count if arithmetic.biased else unbiased, unbiased)
 
 
-def far(found: Moments) -> NDArray[np.bool_]:
+def far(mean: Vector, variance: Vector) -> NDArray[np.bool_]:
     """Where the mean is so far from zero that, with no shift, Σx² and (Σx)² / N cancel in their first ten bits."""
-    result: NDArray[np.bool_] = found.mean**2 > FAR * found.unbiased
-    return result
+    with np.errstate(all="ignore"):
+        near: NDArray[np.bool_] = mean**2 <= FAR * variance
+    return np.isfinite(mean) & ~near  # squares beyond float64 make a variance that is no number
 
 
 def normalise(statistics: Rolling | Moments, shift: Vector, arithmetic: Arithmetic) -> Line:

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor, wait
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor, wait
+from contextlib import suppress
 from typing import NamedTuple, TypeVar
 
 import numpy as np
@@ -42,21 +43,30 @@ class Team(Closing):
         queue = iter(items)  # a list's iterator, which hands out each item once, whichever thread asks
 
         def drain(scratch: Scratch) -> None:
-            with np.errstate(all="ignore"):  # NaN and infinity are values like others here
-                np.setbufsize(BUFFER)
-                for item in queue:
-                    task(item, scratch)
+            try:
+                with np.errstate(all="ignore"):  # which each thread has of its own
+                    np.setbufsize(BUFFER)
+                    for item in queue:
+                        task(item, scratch)
+            finally:
+                _exhaust(queue)
 
-        others = self._scratch[1 : len(items)]
-        futures = [self._pool.submit(drain, scratch) for scratch in others]
+        futures: list[Future[None]] = []
         try:
+            with suppress(RuntimeError):  # the system has no more threads: fewer do the same
+                futures.extend(self._pool.submit(drain, scratch) for scratch in self._scratch[1 : len(items)])
             drain(self._scratch[0])
         finally:
-            for _ in queue:
-                pass
+            _exhaust(queue)
             wait(futures)
         for future in futures:
             future.result()
+
+
+def _exhaust(items: Iterator[object]) -> None:
+    """Let nothing more begin."""
+    for _ in items:
+        pass
 
 
 def processors() -> int:
@@ -152,9 +162,9 @@ class _Tile:
         self.unread = set(self.blocks)
 
     def sums(self, train: bool, shift: Vector | None) -> Doubles:
-        """The sums of each piece, of shape (4, c, pieces)."""
-        count, runs = kernels.rows(self.x, self.images), kernels.runs(self.x.places)
-        rows = np.zeros((4, self.x.channels, count))
+        """The sums of each piece, of shape (2 or 4, c, pieces): see `kernels.sum_block`."""
+        count = kernels.rows(self.x, self.images)
+        rows = np.zeros((2 * train + 2 * bool(self.delta), self.x.channels, count))
 
         def work(block: Span, scratch: Scratch) -> None:
             first = kernels.row_at(block.start, self.x.places)
@@ -163,18 +173,18 @@ class _Tile:
             kernels.sum_block(x, delta, train, self.images, rows[:, block.channels, first:last])
 
         self.team.each(work, self.blocks)
-        return np.add.reduceat(rows, kernels.piece_starts(count, runs), axis=-1)
+        return np.add.reduceat(rows, kernels.piece_starts(count, self.x.places, self.images), axis=-1)
 
     def apply(self, settled: _Settled) -> None:
         """Compute and write all outputs."""
-        *_, last = "", *self.outputs
+        last = next(reversed(self.outputs), "")
 
         def work(block: Span, scratch: Scratch) -> None:
             part = settled.of(block.channels)
             x, delta = self._load(block, part.shift, scratch)
             for name, view in self.outputs.items():
-                out, upstream = view.part(block), delta if name == "dx" else None
-                kernels.apply(part.lines[name], x, upstream, scratch, out, last=name == last)
+                out = view.part(block)
+                kernels.apply(part.lines[name], x, delta, scratch, out, last=name == last)
                 self.tensors.outputs[name].write(self.span.part(block), out)
 
         self.team.each(work, self.blocks)
@@ -216,25 +226,28 @@ def _run_tiles(layer: Layer, spans: list[Span], tensors: _Tensors, team: Team, a
 def _settle(layer: Layer, tensors: _Tensors, sum_less: Callable[[Vector | None], Doubles]) -> _Settled:
     """All that follows from the sums of x less a shift.
 
-    Nothing is subtracted, unless the variance turns out to be small beside the mean; then each such channel's mean is,
-    as a value of x's type, which is exactly that of a constant channel, and all is summed again.
+    At inference the rolling mean of each channel is subtracted whose rolling variance is small beside it. In training
+    nothing is, unless the variance turns out to be small beside the mean; then each such channel's mean is, as a value
+    of x's type, which is exactly that of a constant channel, and all is summed again.
     """
     parameters, rolling, arithmetic, train = layer
-    statistics: Rolling | Moments = rolling
-    about, shift, moments, gradients = np.zeros_like(rolling.mean), None, None, None
-    lines: dict[str, Line] = {}
     (x, delta, outputs), length = tensors, tensors.x.length
-    sums = sum_less(None) if train or delta else np.empty((4, 0))
+    statistics: Rolling | Moments = rolling
+    moments, gradients = None, None
+    lines: dict[str, Line] = {}
+    about = np.zeros_like(rolling.mean) if train else np.where(batchnorm.far(*rolling), rolling.mean, 0)
+    shift = about if about.any() else None
+    sums = sum_less(shift) if train or delta else np.empty((2, 0))
     if train:
         statistics = moments = batchnorm.moments(sums[0], sums[1], about, length, arithmetic)
-        far = batchnorm.far(moments)
+        far = batchnorm.far(moments.mean, moments.unbiased)
         if far.any():
             shift = about = np.where(far, moments.mean.astype(x.dtype), 0).astype(np.float64)
             sums = sum_less(shift)
             statistics = moments = batchnorm.moments(sums[0], sums[1], about, length, arithmetic)
     if delta:
         gradients, lines["dx"] = batchnorm.backward(
-            parameters, statistics, about, (sums[2], sums[3]), length, arithmetic
+            parameters, statistics, about, (sums[-2], sums[-1]), length, arithmetic
         )
     if "y" in outputs:
         lines["y"] = batchnorm.forward(parameters, statistics, about, arithmetic)

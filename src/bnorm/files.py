@@ -6,6 +6,7 @@ import contextlib
 import fcntl
 import os
 import stat
+import time
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from types import TracebackType
@@ -13,6 +14,7 @@ from typing import BinaryIO, Self
 
 from bnorm.errors import BnormError, OutputError
 
+PATIENCE = 5.0  # seconds that a lock is waited for
 MARK = "bnorm-tmp"  # what a killed run may leave behind carries it in its name
 
 
@@ -84,13 +86,12 @@ def replacing(*targets: Path) -> Iterator[Sequence[BinaryIO]]:
             for file in files:
                 file.flush()
                 os.fsync(file.fileno())
-        with contextlib.ExitStack() as stack:
-            for folder in sorted({path.parent.resolve() for path in targets}):
-                stack.enter_context(_alone_in(folder))
+        with _alone_in(targets[0].parent):
             for target in targets[1:]:
                 target.unlink(missing_ok=True)
             for path, target in zip(temporary, targets, strict=True):
                 path.replace(target)
+                _sync(target.parent)
     except OSError as error:
         if error.filename not in (None, *map(str, temporary)):
             raise  # about another file, which its message names
@@ -112,19 +113,32 @@ def naming(path: Path) -> Iterator[None]:
 
 @contextlib.contextmanager
 def _alone_in(folder: Path) -> Iterator[None]:
-    """Keep other processes of bnorm from renaming in a folder, then make its renames durable, as far as it can."""
+    """Keep other processes of bnorm from renaming in a folder, where it has locks and nobody holds its own for long."""
     with contextlib.ExitStack() as stack:
         with contextlib.suppress(OSError):
             descriptor = os.open(folder, os.O_RDONLY)
             stack.callback(os.close, descriptor)
-            fcntl.flock(descriptor, fcntl.LOCK_EX)
-            stack.callback(_sync, descriptor)
+            _lock(descriptor)
         yield
 
 
-def _sync(descriptor: int) -> None:
+def _lock(descriptor: int) -> None:
+    patience = time.monotonic() + PATIENCE
+    while time.monotonic() < patience:
+        with contextlib.suppress(BlockingIOError):
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            return
+        time.sleep(0.01)
+
+
+def _sync(folder: Path) -> None:
+    """Make a rename itself durable, where the system can."""
     with contextlib.suppress(OSError):
-        os.fsync(descriptor)
+        descriptor = os.open(folder, os.O_RDONLY)
+        try:
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)
 
 
 def open_regular(path: Path, kind: type[BnormError]) -> BinaryIO:

@@ -19,7 +19,7 @@ from typing import BinaryIO
 
 import numpy as np
 
-from bnorm.affine import BEYOND, Beyond, Key
+from bnorm.affine import TOO_LARGE, Beyond, Key
 from bnorm.batchnorm import DARKNET, RUNTIMES, Epsilon, Rolling
 from bnorm.engine import processors
 from bnorm.errors import OutputError
@@ -134,7 +134,7 @@ def _write(weights: Weights, wish: Wish, files: Sequence[BinaryIO], advance: Adv
         try:
             _stream(work, files, meter)
         except Beyond as error:
-            beyond |= dict.fromkeys(error.layers, BEYOND)
+            beyond |= dict.fromkeys(error.layers, TOO_LARGE)
         else:
             return work, meter
 

@@ -7,8 +7,8 @@ memory. Every value is converted to float64 when it enters a scratch block of sh
 The sums do not depend, to the last bit, on how the work is cut, on the number of threads, on the memory budget or on
 the order in memory. The values of a channel make rows, by their number alone: a plane is cut into runs of `RUN` places,
 each a dot product; where planes are small, some images make a row, added place by place and then along the places.
-`PIECE` rows of a plane, or of some images, make a piece. Blocks are cut between rows, tiles between pieces. Each step
-is one call of NumPy's, which adds in an order that only the lengths of the axes decide.
+Rows of about `PIECE` values of a plane, or of some images, make a piece. Blocks are cut between rows, tiles between
+pieces. Each step is one call of NumPy's, which adds in an order that only the lengths of the axes decide.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ Doubles = NDArray[np.float64]
 
 ROW = 64  # places from which on a plane is summed by itself
 RUN = 256  # values in a row: NumPy lets go of the interpreter's lock only for more than 500 dot products at a time
-PIECE = 16  # rows in a piece
+PIECE = 16 * RUN  # values in a piece
 BLOCK = 1 << 19  # values of a scratch block at most: fewer mean more waiting for the interpreter's lock
 BLOCKS = 1 << 22  # values of the blocks that all threads work on
 LONG = 1024  # values that lie together from which on the gaps between them cost little
@@ -124,11 +124,17 @@ def row_at(start: int, places: int) -> int:
     return image // together(places) * runs(places) + place // RUN
 
 
-def piece_starts(count: int, per_plane: int) -> NDArray[np.intp]:
-    """The rows that begin a piece, of so many rows."""
-    if per_plane <= PIECE:
-        return np.arange(0, count, PIECE // per_plane * per_plane)
-    return np.add.outer(np.arange(0, count, per_plane), np.arange(0, per_plane, PIECE)).reshape(-1)
+def piece_images(places: int) -> int:
+    """How many images make a piece, where each has no more values than one."""
+    return max(PIECE // (places * together(places)), 1) * together(places)
+
+
+def piece_starts(count: int, places: int, images: int) -> NDArray[np.intp]:
+    """The rows that begin a piece, of so many rows, where so many images make one."""
+    per_plane = runs(places)
+    if places <= PIECE:
+        return np.arange(0, count, max(PIECE // (places * images), 1) * per_plane)
+    return np.add.outer(np.arange(0, count, per_plane), np.arange(0, per_plane, PIECE // RUN)).reshape(-1)
 
 
 def tiles(extent: Extent, most: int) -> list[list[Span]]:
@@ -137,17 +143,16 @@ def tiles(extent: Extent, most: int) -> list[list[Span]]:
     A tile holds whole channels, if they fit and do not lie too scattered; else as many channels as fit.
     """
     places = extent.places
-    images = max(PIECE // runs(places), 1) * together(places)
-    whole = extent.images * places
+    images, whole = piece_images(places), extent.images * places
     scattered = extent.channels_last or most // whole * places < LONG
-    least = min(images * min(places, PIECE * RUN), whole) if scattered else whole
-    return _plan(extent, most, least, (images, PIECE * RUN))
+    least = min(images * min(places, PIECE), whole) if scattered else whole
+    return _plan(extent, most, least, (images, PIECE))
 
 
 def blocks(extent: Extent, images: int, threads: int) -> list[Span]:
     """Cut a tile between rows into blocks, whose values lie together; so many images make a row.
 
-    There are two for each thread at least, so that none waits long for the last one.
+    There are about two for each thread, where the tile has enough rows, so that none waits long for the last one.
     """
     most = max(min(BLOCK, BLOCKS // threads, extent.channels * extent.images * extent.places // (2 * threads)), 1)
     least = min(images, extent.images) * (min(extent.places, RUN) if extent.channels_last else extent.places)
@@ -173,9 +178,9 @@ def _cuts(extent: Extent, most: int, steps: tuple[int, int]) -> Iterator[tuple[i
             yield image * places, min(image + step, images) * places
         return
     step = _even(places, most, steps[1])
-    for image in range(0, images * places, places):
+    for first in range(0, images * places, places):
         for place in range(0, places, step):
-            yield image + place, image + min(place + step, places)
+            yield first + place, first + min(place + step, places)
 
 
 def _even(total: int, most: int, step: int) -> int:
@@ -245,13 +250,11 @@ def _sum_images(arrays: Sequence[Doubles], images: int, out: Doubles) -> None:
 
 
 def sum_block(x: Doubles, delta: Doubles | None, train: bool, images: int, out: Doubles) -> None:
-    """Σx, Σx², Σ delta and Σ delta·x of each row, as far as they are wanted, into `out` of shape (4, c, rows)."""
-    if train:
-        sum_rows([x], images, out[0])
-        sum_rows([x, x], images, out[1])
-    if delta is not None:
-        sum_rows([delta], images, out[2])
-        sum_rows([delta, x], images, out[3])
+    """In training Σx and Σx², then, with a delta, Σ delta and Σ delta·x of each row: `out` is (2 or 4, c, rows)."""
+    wanted = [[x], [x, x]] if train else []
+    wanted += [] if delta is None else [[delta], [delta, x]]
+    for arrays, sums in zip(wanted, out, strict=True):
+        sum_rows(arrays, images, sums)
 
 
 def apply(line: Line, x: Doubles, delta: Doubles | None, scratch: Scratch, out: Values, *, last: bool) -> None:

@@ -13,13 +13,11 @@ from pathlib import Path
 from typing import BinaryIO, NamedTuple
 
 import numpy as np
-from numpy.typing import NDArray
 
 from bnorm.errors import TensorError
 from bnorm.files import Closing, naming
-from bnorm.kernels import Span, View
+from bnorm.kernels import Span, Values, View
 
-Values = NDArray[np.floating]
 DType = np.dtype[np.floating]
 LAYOUTS = ("nchw", "nhwc")
 Transfer = Callable[[int, list[memoryview], int], int]  # os.preadv and os.pwritev

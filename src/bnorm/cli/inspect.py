@@ -206,7 +206,7 @@ def _check_count(report: Inspection) -> None:
     count = sum(channels.scale.size for layer in report.layers for channels in layer.channels.values())
     if count > MOST_CHANNELS:
         what = f"{count:,} normalised channels, expected at most {MOST_CHANNELS:,}: choose some with --layer"
-        raise click.BadParameter(what, param_hint="--channels")
+        raise click.BadParameter(what, param_hint="'--channels'")
 
 
 def _order(columns: Sequence[str], rows: Sequence[Sequence[Any]], sort: options.Sorting | None) -> list[int]:

@@ -38,7 +38,7 @@ from bnorm.tensors import LAYOUTS
 @click.option("--update-weights", type=options.FILE, help="Copy WEIGHTS with this layer's new rolling statistics.")
 @click.option("--stages", is_flag=True, help="Also write x_norm, mean_delta and variance_delta.")
 @click.option("--layout", type=click.Choice(LAYOUTS), default="nchw", show_default=True, help="Order of 3-D and 4-D.")
-@click.option("--shape", type=options.Shape(), help="N,C,H,W of raw little-endian float32 files.")
+@click.option("--shape", type=options.Shape(), help="Of raw little-endian float32 files.")
 @click.option("--threads", type=click.IntRange(1, 1024), help="[default: the processors that this process may use]")
 @click.option("--memory", type=options.Size(), default=MEMORY, help="Working memory, as 256MiB.  [default: 256MiB]")
 @options.dialect_option
