@@ -84,6 +84,7 @@ def test_a_zero_byte_is_no_text():
     [
         (b"\xef\xbb\xbf[net]\n", 1, "save the file as UTF-8 without BOM", "cfg-bom"),
         (b"\n[net]\n# caf\xe9", 3, "save it as UTF-8", "cfg-not-text"),
+        (b"\0\0\0\0\n\xe9", 2, "is this the weights file?", "cfg-not-text"),
         (b"\n[net]\nwidth=8\0\n\0", 3, "is this the weights file?", "cfg-not-text"),
         (b"[net]\rwidth=8\r[avgpool]\r", 1, "save it with LF line ends", "cfg-cr"),
     ],

@@ -85,7 +85,7 @@ def test_a_section_that_one_fork_knows_decides(tmp_path, layer, dialect):
 def test_the_size_of_the_file_decides(name, dialect):
     model = written(name, dialect)
     assert model.dialect.name == dialect
-    assert "has not the size for" in model.reason
+    assert "the file's size does not fit" in model.reason
 
 
 def test_the_size_decides_before_the_version(tmp_path):

@@ -147,7 +147,7 @@ def parse(path: Path, data: bytes) -> Text:
     except UnicodeDecodeError as error:
         line = data.count(b"\n", 0, error.start) + 1
         what = f"byte 0x{data[error.start]:02x}, expected UTF-8 text"
-        cause = f"save it as UTF-8; or {MIXED_UP}"
+        cause = MIXED_UP if b"\0" in data else "save it as UTF-8"
         raise CfgError(path, what, line=line, cause=cause, finding="cfg-not-text") from None
     if "\0" in text:
         line = text.count("\n", 0, text.index("\0")) + 1

@@ -131,7 +131,7 @@ def _unknown_keys(network: Network) -> int:
 
 # The version comes before the keys: it says in whose order the arrays of a recurrent layer stand, at the same size.
 CLUES = (
-    Clue(_fitting, "the file has not the size for {}"),
+    Clue(_fitting, "the file's size does not fit {}"),
     Clue(_writing_this_version, "{} would write another version into the header"),
     Clue(_knowing_most_keys, "{} would ignore more of the cfg's keys"),
 )
