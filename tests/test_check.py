@@ -322,7 +322,7 @@ NUMBERS: dict[str, tuple[tuple[int, str, int, tuple[float, ...]], int | None, st
     "scale-diverged": ((4, "scales", 7, (4e5,)), 7, "4e+05 in channel 7"),
     "untrained": ((0, "scales", 0, (1.0,) * 8 + (0.0,) * 8 + (1.0,) * 8), None, "all scales are 1"),
     "dead-channels": ((4, "scales", 7, (1e-9,)), 7, "dead channels, 1 of 32; scale 1e-09 in channel 7"),
-    "near-dead-channels": ((4, "scales", 7, (1e-4,)), 7, "hardly let anything through, 1 of 32; scale 0.0001"),
+    "near-dead-channels": ((4, "scales", 7, (1e-4,)), 7, "stay below a relu's 0, 1 of 32; scale 0.0001"),
 }
 
 

@@ -195,11 +195,14 @@ def test_a_gain_without_root_is_not_a_number(invoke, tiny):
     assert set(found["gain_magnitude"].values()) == {"nan"}
 
 
-@pytest.mark.parametrize("offset", [SCALES, VARIANCES])
-def test_a_channel_without_scale_or_without_variance_is_dead(invoke, tiny, offset):
+@pytest.mark.parametrize(("offset", "dead"), [(SCALES, 1), (VARIANCES, 0)])
+def test_a_channel_without_scale_is_dead_and_one_without_variance_is_not(invoke, tiny, offset, dead):
+    """Its gain is scale / √ε: another input than that of the training comes through."""
     assert document(invoke, *tiny)["layers"][0]["statistics"]["dead"] == 0
     patch(tiny[1], offset, 0.0)
-    assert document(invoke, *tiny)["layers"][0]["statistics"]["dead"] == 1
+    found = document(invoke, *tiny)
+    assert found["layers"][0]["statistics"]["dead"] == dead
+    assert [row["id"] for row in found["findings"]][:1] == ["dead-channels" if dead else "variance-zero"]
 
 
 @pytest.mark.parametrize(("scale", "dead"), [(5e-7, 1), (-5e-7, 1), (2e-6, 0)])

@@ -2,8 +2,8 @@
 
 Three kinds of evidence. The size: a file has exactly one size for a cfg, a header and a dialect, so that another plan
 which gives the file's size explains it. The rolling variances: read at the wrong place they are other numbers, half of
-them negative, so that the first layer with such variances is where cfg and file part. The bytes themselves: text, and
-zeros to the end.
+them negative, so that the first layer with such variances is where cfg and file part; a negative one here and there, or
+NaN, is what training may leave. The bytes themselves: text, and zeros to the end.
 """
 
 from __future__ import annotations
@@ -19,23 +19,26 @@ from bnorm.cfg import Section, Text
 from bnorm.dialects import DIALECTS, Dialect
 from bnorm.errors import BnormError
 from bnorm.findings import Finding, found
+from bnorm.folds import plan_folds
 from bnorm.grammar import INT_MAX
 from bnorm.header import VERSION, WIDE, Header
 from bnorm.layout import FLOAT, Array, Layout, ends_at_layer, plan
 from bnorm.model import Model, read_model
 from bnorm.network import build
 from bnorm.parts import SWITCHES
+from bnorm.preparation import without_normalisation
 from bnorm.rules import DETECTORS
-from bnorm.soundness import TRICK
-from bnorm.weights import Weights
+from bnorm.soundness import impossible, misread
+from bnorm.weights import Floats, Weights
 
 SAMPLE = 1 << 16  # bytes that show whether a file is text
 CHUNK = 1 << 20
 ZEROS = 512  # bytes of zeros at the end that no training leaves: a lost sector
 REPLACEMENT = b"\xef\xbf\xbd"  # U+FFFD, what decoders put in place of a byte that is no text
 MOST_SEEN = 1 << 32  # more images than anyone has trained on
-LARGEST = 1e20  # of a variance that may be one
 FULL = VERSION.size + WIDE.size  # bytes of a header with a `seen` of 8 bytes
+NORMALISES = ("convolutional", "connected")
+HEADS = frozenset({*DETECTORS, "detection", "iseg", "softmax", "avgpool", "logistic", "cost"})  # behind bare layers
 
 
 class Cause(NamedTuple):
@@ -51,15 +54,16 @@ def misfit(weights: Weights) -> Finding | None:
     if damaged:
         return damaged
     model = weights.model
-    planned = misplaced(weights, model.layout)
     difference = weights.misfit()
     if difference is None:
-        return _same_size(weights, planned)
-    causes = [*_other_header(weights), *_folded(model), *_other_classes(model), *_other_dialect(model)]
-    best = min(causes, key=lambda cause: len(misplaced(weights, cause.layout)), default=None)
-    if best and len(misplaced(weights, best.layout)) <= len(planned):
+        return _same_size(weights)
+    causes = [*_other_header(weights), *_folded(model), *_unfolded(model), *_other_classes(model)]
+    causes += _other_dialect(model)
+    best = min(causes, key=lambda cause: _wrong(weights, cause.layout), default=None)
+    if best and _wrong(weights, best.layout) <= _wrong(weights, model.layout):
         return best.finding
-    return _other_cfg(weights, planned) if planned else _wrong_size(weights, difference.what)
+    misplaced = [array for array, values in _variances(weights, model.layout) if misread(values)]
+    return _other_cfg(weights, misplaced) if misplaced else _wrong_size(weights, difference.what)
 
 
 def header_findings(header: Header) -> Iterator[Finding]:
@@ -70,17 +74,16 @@ def header_findings(header: Header) -> Iterator[Finding]:
         yield found("header-seen", f"{header.seen:,} images seen, expected fewer than {MOST_SEEN:,}")
 
 
-def misplaced(weights: Weights, layout: Layout) -> list[Array]:
-    """The rolling variances, as far as the file holds them by this plan, that are none: negative, NaN or huge."""
-    return [
-        array
-        for array in layout.arrays
-        if array.field == "rolling_variance" and array.end <= weights.nbytes and _impossible(weights, array)
-    ]
+def _variances(weights: Weights, layout: Layout) -> Iterator[tuple[Array, Floats]]:
+    """The rolling variances as this plan reads them, as far as the file holds them."""
+    for array in layout.arrays:
+        if array.field == "rolling_variance" and array.end <= weights.nbytes:
+            yield array, weights.read(array)
 
 
-def _impossible(weights: Weights, array: Array) -> bool:
-    return not bool(((values := weights.read(array)) >= TRICK).all() and (values < LARGEST).all())
+def _wrong(weights: Weights, layout: Layout) -> int:
+    """How many rolling variances are none, by this plan: the fewer, the likelier it is."""
+    return sum(int(np.count_nonzero(impossible(values))) for _, values in _variances(weights, layout))
 
 
 # --- the bytes themselves ---------------------------------------------------------------------------------------------
@@ -104,7 +107,7 @@ def _reencoded(weights: Weights) -> Finding | None:
 
 
 def _zeros(weights: Weights) -> Finding | None:
-    """Read backwards as long as there are zeros."""
+    """Read backwards as long as there are zeros. What begins with an array or a filter was meant, if the size fits."""
     end = weights.nbytes
     while end:
         start = max(0, end - CHUNK)
@@ -112,29 +115,41 @@ def _zeros(weights: Weights) -> Finding | None:
         end = start + len(data)
         if data:
             break
-    if weights.nbytes - end < ZEROS:
+    array = next((array for array in weights.layout.arrays if array.end > end), None)
+    if weights.nbytes - end < ZEROS or (array and weights.model.fits and _begins_row(array, end)):
         return None
-    where = next((f", in {_named(array)}" for array in weights.layout.arrays if array.end > end), "")
+    where = f", in {_named(array)}" if array and array.offset <= end else ""
     sizes = f"the last {weights.nbytes - end:,} of {weights.nbytes:,}"
     return found("weights-zeros", f"is all zeros from byte {end:,} on{where}, {sizes}: an interrupted download or copy")
+
+
+def _begins_row(array: Array, offset: int) -> bool:
+    """Whether the array, or a row of its weights, begins at this offset in the last layer of the file."""
+    row = FLOAT * array.size // (array.stored[0] if array.field == "weights" else 1)
+    return offset >= array.offset and (offset - array.offset) % row == 0
 
 
 # --- other plans of the same size -------------------------------------------------------------------------------------
 
 
 def _other_header(weights: Weights) -> Iterator[Cause]:
-    """A header of 16 bytes read as 20, or the reverse. The upper half of a real 8-byte `seen` is 0."""
+    """A header of 16 bytes read as 20, or the reverse.
+
+    The upper half of a real 8-byte `seen` is 0; so may be a first bias, and then the variances decide.
+    """
     model = weights.model
     wide = model.header.nbytes == FULL
     if weights.nbytes - model.layout.nbytes != (-FLOAT if wide else FLOAT):
         return
-    if wide == (weights.bytes_at(VERSION.size + FLOAT, FLOAT) == bytes(FLOAT)):
-        return
     true = FULL - FLOAT if wide else FULL
+    layout = plan(model.network, true, transposed=model.header.transposed)
+    unclear = wide == (weights.bytes_at(VERSION.size + FLOAT, FLOAT) == bytes(FLOAT))
+    if unclear and _wrong(weights, layout) >= _wrong(weights, model.layout):
+        return
     what = f"the header is 4 bytes off: by its version, {model.header.version}, it has {model.header.nbytes} bytes"
     sign = "a reader shows it by negative rolling variances"
     finding = found("weights-header-offset", f"{what}, by the file's size {true}; {sign}")
-    yield Cause(finding, plan(model.network, true, transposed=model.header.transposed))
+    yield Cause(finding, layout)
 
 
 def _other_classes(model: Model) -> Iterator[Cause]:
@@ -145,12 +160,32 @@ def _other_classes(model: Model) -> Iterator[Cause]:
 
 def _folded(model: Model) -> Iterator[Cause]:
     """The same network without batch normalisation, as `bnorm fold` writes it."""
-    lines = [option.line for section in model.network.sections for option in section.options if option.key in SWITCHES]
-    text = cfg.parse(model.network.text.path, model.network.text.edited(lines, {}))
-    layout = plan(build(text, model.dialect), model.header.nbytes, transposed=model.header.transposed)
-    if layout.nbytes == model.nbytes:
-        message = "fits if the cfg's batch_normalize lines are deleted: its batch normalisation has been folded away"
+    text = without_normalisation(model.network, plan_folds(model.network, {}))
+    layout = _planned(cfg.parse(model.network.text.path, text), model)
+    if layout and layout.nbytes == model.nbytes:
+        message = "fits the cfg that `bnorm fold` writes with it: its batch normalisation has been folded away"
         yield Cause(found("weights-folded", message), layout)
+
+
+def _unfolded(model: Model) -> Iterator[Cause]:
+    """The same network with batch normalisation in every layer but the last and those before a detection layer."""
+    bare = [
+        section
+        for section, behind in pairwise(model.network.sections)
+        if section.type in NORMALISES and behind.type not in HEADS and not section.flag("batch_normalize")
+    ]
+    layout = _planned(_edited(model.network.text, [(section, "batch_normalize", 1) for section in bare]), model)
+    if bare and layout and layout.nbytes == model.nbytes:
+        message = f"fits if the {len(bare)} layers that do not normalise did: the cfg has been folded, the weights not"
+        yield Cause(found("weights-unfolded", message), layout)
+
+
+def _planned(text: Text, model: Model) -> Layout | None:
+    """The layout of another text with the same header; None where the dialect refuses it."""
+    try:
+        return plan(build(text, model.dialect), model.header.nbytes, transposed=model.header.transposed)
+    except BnormError:
+        return None
 
 
 def _other_dialect(model: Model) -> Iterator[Cause]:
@@ -227,25 +262,28 @@ def _edited(text: Text, changes: list[tuple[Section, str, int]]) -> Text:
 # --- no other plan: where the two part --------------------------------------------------------------------------------
 
 
-def _same_size(weights: Weights, planned: list[Array]) -> Finding | None:
+def _same_size(weights: Weights) -> Finding | None:
     """The size fits; it is by chance where most layers' variances are none. One bad layer is a finding of its own."""
-    arrays = [array for array in weights.layout.arrays if array.field == "rolling_variance"]
-    if len(planned) < 2 or len(planned) * 2 < len(arrays):
+    variances = list(_variances(weights, weights.layout))
+    odd = [(array, where) for array, values in variances if (where := np.flatnonzero(impossible(values))).size]
+    if len(odd) < 2 or len(odd) * 2 < len(variances):
         return None
-    wrong = [np.flatnonzero(~(weights.read(array) >= 0)) for array in planned]
     for position, meaning in ((0, "early: the header has 20"), (-1, "late: the header has 16")):
-        if all(list(where) == [range(array.size)[position]] for where, array in zip(wrong, planned, strict=True)):
+        if all(list(where) == [range(array.size)[position]] for array, where in odd):
             edge = "first" if position == 0 else "last"
-            what = f"in {len(planned)} layers the {edge} rolling variance is negative"
+            what = f"in {len(odd)} layers the {edge} rolling variance is negative"
             message = f"the header is 4 bytes off: {what}, so that arrays are read one float too {meaning} bytes"
-            return found("weights-header-offset", message, layer=planned[0].layer)
-    what = f"the size fits, but {len(planned)} of {len(arrays)} arrays of rolling variances hold other numbers"
-    message = f"{what}, the first in {_named(planned[0])}: a cfg of another network, or another order of arrays"
-    return found("weights-other-cfg", message, layer=planned[0].layer)
+            return found("weights-header-offset", message, layer=odd[0][0].layer)
+    misplaced = [array for array, values in variances if misread(values)]
+    if len(misplaced) * 2 < len(variances):
+        return None
+    what = f"the size fits, but {len(misplaced)} of {len(variances)} arrays of rolling variances hold other numbers"
+    message = f"{what}, the first in {_named(misplaced[0])}: a cfg of another network, or another order of arrays"
+    return found("weights-other-cfg", message, layer=misplaced[0].layer)
 
 
-def _other_cfg(weights: Weights, planned: list[Array]) -> Finding:
-    header, first = weights.model.header, planned[0]
+def _other_cfg(weights: Weights, misplaced: list[Array]) -> Finding:
+    header, first = weights.model.header, misplaced[0]
     sizes = f"expected {weights.layout.nbytes:,} bytes, got {weights.nbytes:,}"
     if not header.writer:
         what = f"is no file of darknet: its version would be {header.version}, and its numbers make no sense"

@@ -128,6 +128,18 @@ SECTIONS: dict[str, dict[str, str]] = {
 }
 
 
+# --- activations; pjreddie and alexeyab take any other name for relu (`activations.c: get_activation`) -----------------
+
+_ACTIVATIONS = "elu hardtan leaky lhtan linear logistic loggy plse ramp relie relu selu stair tanh"
+_ACTIVATIONS_ALEXEYAB = f"""{_ACTIVATIONS} gelu hard_mish mish normalize_channels normalize_channels_softmax
+    normalize_channels_softmax_maxval relu6 revleaky swish"""
+ACTIVATIONS: dict[str, frozenset[str]] = {
+    "pjreddie": frozenset(_ACTIVATIONS.split()),
+    "alexeyab": frozenset(_ACTIVATIONS_ALEXEYAB.split()),
+    "hank": frozenset(_ACTIVATIONS_ALEXEYAB.split()),
+}
+
+
 # --- keys: (asked for by pjreddie and alexeyab, by pjreddie alone, by alexeyab alone) ---------------------------------
 
 _COMMON = (

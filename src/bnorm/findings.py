@@ -64,6 +64,7 @@ KINDS: dict[str, Kind] = {
         Kind("weights-header-offset", _ERROR, "the header is 4 bytes off", "its version and its size disagree"),
         Kind("weights-classes", _ERROR, "fits another number of classes", "the cfg is for another data set"),
         Kind("weights-folded", _ERROR, "fits without batch normalisation", "it was folded, and the cfg was not"),
+        Kind("weights-unfolded", _ERROR, "fits with batch normalisation", "the cfg was folded, and it was not"),
         Kind("weights-dialect", _ERROR, "fits another dialect", "the wrong --dialect"),
         Kind("weights-partial", _ERROR, "ends between two layers", "a partial file, NAME.conv.N"),
         Kind("weights-cut", _ERROR, "ends too early", "an interrupted download or copy"),

@@ -93,14 +93,14 @@ def prepare(weights: Weights, wish: Wish, beyond: dict[int, str]) -> Work:
     folds, affines = _settle(weights, known, epsilon, fixed)
     if wish.bad_variance == "error":
         _refuse_bad(weights, {key: text for key, text in bad.items() if key[0] not in folds.kept})
-    source = without(network, folds.removed, _dropped(network, folds.kept, wish.layers))
-    after = _after(weights.model, source)
+    text = without_normalisation(network, folds, wish.layers)
+    after = _after(weights.model, text)
     if not agree(network, after.network, folds.removed):
         raise CfgError(
             network.text.path, "cannot be renumbered, expected each layer to read what it read", cause=DEFECT
         )
     notes = {key: f"clamped: {text}" for key, text in bad.items()} if wish.bad_variance == "clamp" else {}
-    return Work(weights, epsilon, known, notes, folds, affines, source, after)
+    return Work(weights, epsilon, known, notes, folds, affines, text, after)
 
 
 def _reasons(bad: Mapping[Key, str]) -> dict[int, str]:
@@ -111,8 +111,19 @@ def _reasons(bad: Mapping[Key, str]) -> dict[int, str]:
     return found
 
 
-def _after(model: Model, source: bytes) -> Model:
-    network = build(cfg.parse(model.network.text.path, source), model.dialect)
+def without_normalisation(network: Network, folds: Folds, layers: Collection[int] | None = None) -> bytes:
+    """The cfg less the `[batchnorm]` sections that go, and less the lines that turn batch normalisation on or off.
+
+    Those lines stay in layers that stay as they are.
+    """
+    going = [layer for layer in network.layers if layer.index not in folds.kept]
+    chosen = [layer for layer in going if layers is None or layer.index in layers]
+    lines = {option.line for layer in chosen for option in layer.section.options if option.key in SWITCHES}
+    return without(network, folds.removed, lines)
+
+
+def _after(model: Model, text: bytes) -> Model:
+    network = build(cfg.parse(model.network.text.path, text), model.dialect)
     layout = plan(network, model.header.nbytes, transposed=model.header.transposed)
     return model._replace(network=network, layout=layout, nbytes=layout.nbytes, weights=None)
 
@@ -153,9 +164,3 @@ def _refuse_bad(weights: Weights, bad: Mapping[Key, str]) -> None:
 
 def _clamped(rolling: Rolling) -> Rolling:
     return rolling._replace(variance=clamped(rolling.variance))
-
-
-def _dropped(network: Network, kept: Collection[int], layers: Collection[int] | None) -> set[int]:
-    """The lines that turn batch normalisation on or off, but for layers that stay as they are."""
-    going = [layer for layer in network.layers if layer.index not in kept and (layers is None or layer.index in layers)]
-    return {option.line for layer in going for option in layer.section.options if option.key in SWITCHES}

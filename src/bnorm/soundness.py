@@ -17,6 +17,7 @@ from bnorm.weights import Floats
 READERS = ("darknet", "pjreddie-cpu", "opencv")  # runtimes that read darknet's files as they are
 SENSITIVE = 0.01  # of the gain
 TRICK = -2e-5  # a variance above it and below 0 is a small one from which ε = 1e-5 was taken
+LARGEST = 1e20  # of a variance that may be one
 DIVERGED, FAR, LARGE = 1000.0, 100.0, 10.0  # |scale|: over the first; or over the second times the median, and the last
 
 
@@ -43,7 +44,7 @@ def examine(layer: Layer, part: str, channels: Channels) -> Iterator[Finding]:
         where = np.flatnonzero(rule.where(channels))
         if where.size:
             worst = int(where[np.argmax(rule.badness(channels)[where])])
-            message = f"{place}: {rule.what}, {where.size} of {total}; {rule.detail(channels, worst)}"
+            message = f"{place}: {rule.what}, {where.size:,} of {total:,}; {rule.detail(channels, worst)}"
             yield found(rule.kind, message, layer=layer.index, channel=worst)
 
 
@@ -57,11 +58,12 @@ def scan(layer: Layer, array: Array, blocks: Iterable[Floats]) -> Iterator[Findi
                 if first[row] < 0 and mask.any():
                     first[row] = start + int(np.argmax(mask))
         start += block.size
-    for kind, what, count, index in zip(*zip(*NOT_FINITE, strict=True), counts, first, strict=True):
+    place = _place(layer.index, array.part)
+    for (kind, what), count, index in zip(NOT_FINITE, counts, first, strict=True):
         if count:
             channel = int(np.unravel_index(index, array.stored)[channel_axis(layer, array)])
-            message = f"{_place(layer.index, array.part)}: {array.field} {what}, {count:,} of {array.size:,}"
-            yield found(kind, f"{message}; the first in channel {channel}", layer=layer.index, channel=channel)
+            message = _amount(f"{place}: {array.field} {what}", count, array.size, channel)
+            yield found(kind, message, layer=layer.index, channel=channel)
 
 
 ARRAYS = {"scale": "scales", "bias": "biases", "mean": "rolling_mean", "variance": "rolling_variance"}
@@ -73,8 +75,12 @@ def _not_finite(place: str, name: str, layer: int, values: Vector) -> Iterator[F
         where = np.flatnonzero(mask)
         if where.size:
             kind = "variance-infinite" if kind == "infinite" and name == "rolling_variance" else kind
-            message = f"{place}: {name} {what}, {where.size} of {values.size}; the first in channel {where[0]}"
+            message = _amount(f"{place}: {name} {what}", where.size, values.size, int(where[0]))
             yield found(kind, message, layer=layer, channel=int(where[0]))
+
+
+def _amount(what: str, count: int, total: int, channel: int) -> str:
+    return f"{what}, {count:,} of {total:,}; the first in channel {channel}"
 
 
 def _place(layer: int, part: str) -> str:
@@ -82,7 +88,7 @@ def _place(layer: int, part: str) -> str:
 
 
 def _as_initialised(channels: Channels) -> bool:
-    """`make_batchnorm_layer` sets 1, 0 and 1; a convolution's variance starts at 0; `darknet reset` leaves 1, 0, 1."""
+    """Every `make_*_layer` sets 1, 0 and 0; `darknet reset` leaves 1, 0 and 1."""
     variances = channels.variance
     return bool(
         (channels.scale == 1).all() and (channels.mean == 0).all() and (np.isin(variances[:1], (0, 1)).all())
@@ -96,11 +102,6 @@ def _counting(channels: Channels) -> Mask:
 
 def _tiny(channels: Channels) -> Mask:
     return _counting(channels) & (channels.variance > 0) & (channels.variance < DARKNET.value)
-
-
-def _unsteady(channels: Channels) -> Mask:
-    """Channels that are dead by a variance that ε outweighs: another finding, for they live where it is smaller."""
-    return _counting(channels) & (channels.variance >= 0) & (channels.variance < DARKNET.value)
 
 
 def _spread(channels: Channels) -> Vector:
@@ -130,9 +131,19 @@ def _reason(channels: Channels, worst: int) -> str:
         return f"{smallest}; likely variance - ε, as some converters store it"
     if channels.scale.size > 1 and list(negative) in ([0], [channels.scale.size - 1]):
         return f"{smallest}, the {'first' if worst == 0 else 'last'}; likely the header is 4 bytes off"
-    if negative.size * 10 > channels.scale.size:
+    if misread(channels.variance):
         return f"{smallest}; likely another array is read here: another cfg, dialect or order"
     return f"{smallest}; likely E[x²] - E[x]² was rounded, or training diverged"
+
+
+def misread(variances: Vector | Floats) -> bool:
+    """Whether over a tenth is negative or beyond all measure: numbers of another array. NaN and infinity say nothing."""
+    return 10 * int(np.count_nonzero(impossible(variances))) > variances.size
+
+
+def impossible(variances: Vector | Floats) -> Mask:
+    """Which of them are numbers, and yet no variances."""
+    return np.isfinite(variances) & ((variances < TRICK) | (variances > LARGEST))
 
 
 def _gains(channels: Channels, worst: int) -> str:
@@ -159,7 +170,7 @@ RULES = (
     Rule("scale-diverged", _diverged, lambda c: np.abs(c.scale), "scales far beyond the others", _shown("scale")),
     Rule(
         "dead-channels",
-        lambda c: c.dead & ~_unsteady(c),
+        lambda c: c.dead,
         lambda c: -np.abs(c.scale),
         "dead channels",
         lambda c, worst: f"scale {c.scale[worst]:.3g} in channel {worst}",
@@ -167,13 +178,13 @@ RULES = (
     Rule(
         "near-dead-channels",
         lambda c: c.near_dead,
-        lambda c: -c.above_zero,
-        "channels that hardly let anything through",
+        lambda c: -np.where(c.rectified, c.above_zero, c.spread),
+        "channels that hardly vary, or stay below a relu's 0",
         lambda c, worst: f"scale {c.scale[worst]:.3g}, bias {c.bias[worst]:.3g} in channel {worst}",
     ),
     Rule(
         "constant-channels",
-        lambda c: c.constant & ~_unsteady(c),
+        lambda c: c.constant,
         lambda c: np.abs(c.bias),
         "dead channels that put out a constant other than 0",
         _shown("bias"),

@@ -8,9 +8,11 @@ For one channel, with `deviation` as in `batchnorm.Epsilon`:
     above_zero = P(scale · z + bias > 0) for a unit Gaussian z
 
 A channel is *dead* where whatever comes in, the same goes out: the deviation that its statistics promise for its
-output, |gain| · √variance, is below `DEAD_BELOW`. It is *constant* where it is dead and what goes out is not 0, so that
-it acts as a bias of the next layer. It is *near-dead* where it is not dead, and its deviation is below `NEAR_DEAD` of
-the median of its part's living channels, or a relu follows and less than `SELDOM` of its outputs are above zero.
+output, spread = |gain| · √variance, is below `DEAD_BELOW`. It is *constant* where it is dead and what goes out is not
+0, so that it acts as a bias of the next layer. It is *near-dead* where it is not dead, and its spread is below
+`NEAR_DEAD` of the median of its part's living channels, or a relu follows and less than `SELDOM` of its outputs are
+above zero. A spread that is small for want of variance alone, below ε, says nothing: with another input the channel
+lives.
 """
 
 from __future__ import annotations
@@ -23,7 +25,8 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from bnorm.batchnorm import Epsilon, Parameters, Rolling, Vector, gain_offset
+from bnorm.batchnorm import DARKNET, Epsilon, Parameters, Rolling, Vector, gain_offset
+from bnorm.dialects import ACTIVATIONS
 from bnorm.layout import Array
 from bnorm.linear import FORMS
 from bnorm.network import Layer
@@ -53,10 +56,12 @@ class Channels(NamedTuple):
     variance: Vector
     gain: Vector
     offset: Vector
+    spread: Vector
     above_zero: Vector
     weight_norm: Vector | None
     weight_max: Vector | None
     folded_max: Vector | None
+    rectified: Mask  # whether nothing but a relu stands behind it
     dead: Mask
     near_dead: Mask
     constant: Mask
@@ -78,7 +83,7 @@ LEVELS = (0.0, 0.1, 0.25, 0.5, 0.75, 0.9, 1.0)
 
 
 class Range(NamedTuple):
-    """How many times wider the widest channel's weights are than the narrowest's, dead ones left out.
+    """How many times wider the widest channel's weights are than the narrowest's, dead ones and empty ones left out.
 
     What a quantisation of the whole tensor loses in its narrowest channel: INT8 has 127 steps.
     """
@@ -169,6 +174,8 @@ def magnitudes(weights: Weights, layer: Layer, array: Array) -> Magnitudes:
 
 def channel_axis(layer: Layer, array: Array) -> int:
     """The axis of `array.stored` that counts channels: of weights that of their filters, by `linear.FORMS`."""
+    if layer.type == "shortcut":
+        return 1  # behind the layers that it adds
     kind = next(part.kind for part in layer.parts if part.name == array.part)
     axis = FORMS[kind].filters if array.field == "weights" and kind in FORMS else 0
     return array.axes[axis] if array.axes else axis
@@ -195,24 +202,30 @@ def _channels(vectors: dict[str, Vector], epsilon: Epsilon, magnitudes: Magnitud
     share = above_zero(scale, bias)
     norm, largest = magnitudes or (None, None)
     with np.errstate(all="ignore"):
-        deviation = np.abs(gain) * np.sqrt(variance)
+        spread = np.abs(gain) * np.sqrt(variance)
         folded = None if largest is None else largest * np.abs(gain)
-        dead = deviation < DEAD_BELOW
-        faint = deviation < NEAR_DEAD * median(deviation[~dead & np.isfinite(deviation)])
+        steady = (np.abs(scale) < DEAD_BELOW) | (variance >= DARKNET.value)
+        dead = steady & (spread < DEAD_BELOW)
+        faint = steady & (spread < NEAR_DEAD * median(spread[(spread >= DEAD_BELOW) & np.isfinite(spread)]))
         near = ~dead & (faint | (rectified & (share < SELDOM)))
         constant = dead & ((bias if rectified else np.abs(bias)) >= DEAD_BELOW)
-    return Channels(scale, bias, mean, variance, gain, offset, share, norm, largest, folded, dead, near, constant)
+    behind = np.full(scale.size, rectified)
+    sizes = norm, largest, folded
+    return Channels(scale, bias, mean, variance, gain, offset, spread, share, *sizes, behind, dead, near, constant)
 
 
 def _rectified(layer: Layer, part: str) -> bool:
     """Whether nothing but a relu stands between these channels and the next layer."""
-    return not part and layer.type != "batchnorm" and layer.section.text("activation") in RECTIFIERS
+    activation = layer.section.text("activation", "logistic")
+    relu = activation in RECTIFIERS or activation not in ACTIVATIONS[layer.section.dialect.name]
+    return not part and layer.type != "batchnorm" and relu
 
 
 def _range(channels: Channels) -> Range | None:
     if channels.weight_max is None or channels.folded_max is None:
         return None
-    return Range(*(_ratio(values[~channels.dead]) for values in (channels.weight_max, channels.folded_max)))
+    living = ~channels.dead & (channels.weight_max != 0)
+    return Range(*(_ratio(values[living]) for values in (channels.weight_max, channels.folded_max)))
 
 
 def _ratio(values: Vector) -> float:

@@ -6,6 +6,7 @@ Sources: `darknet_cfg.cpp: find_unused_lines, parse_net_section`, `darknet_enums
 from __future__ import annotations
 
 from bnorm.cfg import Section
+from bnorm.dialects import ACTIVATIONS
 from bnorm.grammar import GRAMMARS, short
 
 # Keys of [net] that it asks for only where another key has one of these values; the empty tuple: any number but 0.
@@ -23,11 +24,7 @@ CONDITIONS: dict[str, tuple[str, tuple[str, ...]]] = {
 
 # Keys whose value is one of these names.
 NAMES: dict[str, frozenset[str]] = {
-    "activation": frozenset(
-        """elu gelu hard_mish hardtan leaky lhtan linear logistic loggy mish normalize_channels
-        normalize_channels_softmax normalize_channels_softmax_maxval plse ramp relie relu relu6 revleaky selu stair
-        swish tanh""".split()
-    ),
+    "activation": ACTIVATIONS["hank"],
     "policy": frozenset("random poly constant step exp sigmoid steps sgdr".split()),
     "type": frozenset("sse masked smooth".split()),
     "iou_loss": frozenset("iou giou mse diou ciou".split()),
