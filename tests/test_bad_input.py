@@ -90,10 +90,10 @@ def test_bytes_that_are_no_weights_are_refused(bad_weights, command, data, messa
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        (-1, "ends inside layer 1 weights, behind 7 of its 8 floats, 1 float (1 byte) short"),
+        (-1, "ends inside layer 1 weights, behind 7 of its 8 floats, 1 byte short"),
         (-40, "ends before layer 1 biases, 10 floats (40 bytes) short"),
         (4, "1 float (4 bytes) left over behind the last array, layer 1 weights"),
-        (1, "1 float (1 byte) left over"),
+        (1, "1 byte left over"),
     ],
 )
 def test_a_file_that_is_a_little_short_or_long_is_refused(bad_weights, tiny, command, change, message):

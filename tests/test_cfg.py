@@ -97,7 +97,7 @@ def test_bytes_that_are_no_text_of_a_cfg_are_refused_with_their_line_and_cause(d
 def test_a_file_of_a_weights_file_s_size_is_not_read(tmp_path):
     path = tmp_path / "big.cfg"
     path.write_bytes(b"#" * (cfg.MOST_BYTES + 1))
-    with pytest.raises(CfgError, match=f"more than {cfg.MOST_BYTES} bytes") as caught:
+    with pytest.raises(CfgError, match=f"more than {cfg.MOST_BYTES:,} bytes") as caught:
         cfg.read(path)
     assert ("weights file" in caught.value.cause, caught.value.finding) == (True, "cfg-not-text")
 
@@ -460,11 +460,11 @@ def test_what_is_odd_is_remarked_with_its_line(dialect):
         [net]
         width=8
         [convolutional]
-        filters=8 # eight
+        activation=leaky # soft
         size
         stride=
         colour=red
-        filters=9
+        activation=linear
         """
     assert remarks(dedent(source), dialect) == [
         ("cfg-inline-comment", 4),
@@ -476,11 +476,46 @@ def test_what_is_odd_is_remarked_with_its_line(dialect):
 
 
 def test_a_remark_names_its_section_and_its_key():
-    options = "filters=8 # eight\nsize\nstride=\ncolour=red\nfilters=9\n"
+    options = "activation=linear#why\nsize\nstride=\ncolour=red\nfilters=8\nfilters=9\n"
     text = text_of(f"[net]\nwidth=8\n[conv]\n{options}")
     found = cfg.remarks(text, cfg.sections(text, DIALECTS["alexeyab"]))
-    keys = ["filters", "size", "stride", "colour", "filters"]
+    keys = ["activation", "size", "stride", "colour", "filters"]
     assert [remark.message.partition(":")[0] for remark in found] == [f"[conv] {key}" for key in keys]
+
+
+@pytest.mark.parametrize(
+    ("option", "pjreddie", "alexeyab"),
+    [
+        ("[convolutional]\nfilters=8 # eight, or so", True, True),
+        ("[convolutional]\nfilters=8 # eight", False, False),
+        ("[convolutional]\nactivation=relu # why", True, True),
+        ("[route]\nlayers=-1 # the one before", False, False),
+        ("[yolo]\nmask=0,1 # small, and large", True, False),
+        ("[region]\nanchors=1,2 # wide, high", True, True),
+        ("[region]\nanchors=1.5,2e1 # wide", False, False),
+    ],
+)
+def test_a_comment_behind_a_number_is_remarked_where_it_is_read(option, pjreddie, alexeyab):
+    """A number ends at it in any fork; a list goes on behind the next comma, but for some of alexeyab's."""
+    for dialect, expected in (("pjreddie", pjreddie), ("alexeyab", alexeyab), ("hank", False)):
+        found = remarks(f"[net]\nwidth=8\n[conv]\n{option}\n", dialect)
+        assert found == ([("cfg-inline-comment", 5)] if expected else []), dialect
+
+
+@pytest.mark.parametrize(
+    ("name", "unknown"), [("mish", ["pjreddie"]), ("laeky", ["pjreddie", "alexeyab"]), ("elu", [])]
+)
+def test_an_activation_that_becomes_relu_is_remarked(name, unknown):
+    for dialect in ("pjreddie", "alexeyab"):
+        found = remarks(f"[net]\nwidth=8\n[conv]\nactivation={name}\n", dialect)
+        assert found == ([("cfg-activation", 4)] if dialect in unknown else [])
+
+
+def test_utf_16_is_named():
+    for encoding in ("utf-16", "utf-16-be"):
+        data = ("\ufeff" if encoding.endswith("be") else "") + "[net]\nwidth=8\n"
+        with pytest.raises(CfgError, match="it is UTF-16: save it as UTF-8"):
+            cfg.parse(Path("net.cfg"), data.encode(encoding))
 
 
 def test_hank_has_inline_comments_and_no_remarks_on_them():
@@ -488,7 +523,9 @@ def test_hank_has_inline_comments_and_no_remarks_on_them():
 
 
 def test_hank_s_skipped_lines_are_remarked():
-    assert remarks("[net]\nwidth=8\n[convolutional]\nfilters\n", "hank") == [("cfg-no-value", 4)]
+    text = text_of("[net]\nwidth=8\n[convolutional]\nfil ters=4\n")
+    (found,) = cfg.remarks(text, cfg.sections(text, DIALECTS["hank"]))
+    assert found == ("cfg-no-value", 4, "[convolutional] fil ters: cannot be read, hank drops the line")
 
 
 @pytest.mark.parametrize("dialect", ["alexeyab", "hank"])

@@ -21,10 +21,11 @@ from bnorm.cli import main
 from bnorm.findings import KINDS, SEVERITIES, Finding
 from bnorm.model import read_model
 from bnorm.weights import open_weights
-from conftest import SHARED, TINY, Golden, needs_shared, write_weights
+from conftest import SHARED, TINY, Golden, cfg_source, needs_shared, write_weights
 
-SAMPLE_CFG = Path(__file__).parents[1] / "sample_cfgs" / "detector.cfg"
-SAMPLE_WEIGHTS = Path(__file__).parents[1] / "sample_weights" / "detector.weights"
+SAMPLES = Path(__file__).parents[1]
+SAMPLE_CFG = SAMPLES / "sample_cfgs" / "detector.cfg"
+SAMPLE_WEIGHTS = SAMPLES / "sample_weights" / "detector.weights"
 MODELS = SHARED / "models"
 
 
@@ -72,7 +73,8 @@ CFGS: dict[str, tuple[bytes, str]] = {
         TEXT.replace("channels=3", "channels=3\nchannels=3").encode(),
         "[net] channels: given before",
     ),
-    "cfg-inline-comment": (TEXT.replace("channels=3", "channels=3 # RGB").encode(), "[net] channels: to alexeyab #"),
+    "cfg-inline-comment": (TEXT.replace("=leaky", "=leaky # soft", 1).encode(), "activation: to alexeyab # is part"),
+    "cfg-activation": (TEXT.replace("=leaky", "=laeky", 1).encode(), "activation=laeky: unknown to alexeyab, which"),
     "cfg-no-value": (TEXT.replace("channels=3", "channels=3\nangle=").encode(), "[net] angle: no value"),
     "cfg-unknown-key": (
         TEXT.replace("channels=3", "channels=3\nchanels=4").encode(),
@@ -189,6 +191,22 @@ def test_folded_weights_fit_without_batch_normalisation(pair, tmp_path):
     assert (found.id, found.severity) == ("weights-folded", KINDS["weights-folded"].severity)
 
 
+@pytest.mark.parametrize("name", ["digits", "batchnorm"])
+def test_what_fold_writes_is_known_beside_the_old_cfg(tmp_path, name):
+    """Of a [batchnorm] the section goes, too."""
+    cfg, weights = SAMPLES / "sample_cfgs" / f"{name}.cfg", SAMPLES / "sample_weights" / f"{name}.weights"
+    bnorm.fold(read_model(cfg, weights), tmp_path / "folded.weights", tmp_path / "folded.cfg")
+    assert [found.id for found in findings(cfg, tmp_path / "folded.weights")] == ["weights-folded"]
+
+
+@pytest.mark.parametrize("name", ["digits", "detector"])
+def test_the_old_weights_are_known_beside_what_fold_writes(tmp_path, name):
+    cfg, weights = SAMPLES / "sample_cfgs" / f"{name}.cfg", SAMPLES / "sample_weights" / f"{name}.weights"
+    bnorm.fold(read_model(cfg, weights), tmp_path / "folded.weights", tmp_path / "folded.cfg")
+    (found,) = findings(tmp_path / "folded.cfg", weights)
+    assert (found.id, "the cfg has been folded" in found.message) == ("weights-unfolded", True)
+
+
 def test_a_file_of_another_dialect_fits_that_one():
     """pjreddie stores no biases of [batchnorm]."""
     folder = Path(__file__).parent / "golden" / "layouts"
@@ -226,6 +244,18 @@ def test_a_header_that_is_4_bytes_off_shows_at_the_edges_of_the_variances(pair, 
     assert (found.id, f"the {word} rolling variance is negative" in found.message) == ("weights-header-offset", True)
 
 
+def test_a_header_of_16_bytes_before_a_bias_of_0_is_4_bytes_off(pair):
+    """The bias looks like the upper half of `seen`: the variances decide, each with a negative weight behind it."""
+    cfg, weights = pair
+    data = bytearray(DATA)
+    struct.pack_into("<f", data, 20, 0.0)
+    for array in read_model(SAMPLE_CFG, SAMPLE_WEIGHTS).layout.arrays:
+        if array.field == "rolling_variance":
+            struct.pack_into("<f", data, array.end, -1.0)
+    weights.write_bytes(data[:12] + data[16:])
+    assert [found.id for found in findings(cfg, weights)] == ["weights-header-offset"]
+
+
 @pytest.mark.parametrize("nbytes", [1, 15, 19])
 def test_a_file_that_ends_in_its_header_is_cut(pair, nbytes):
     cfg, weights = pair
@@ -250,7 +280,54 @@ def test_text_that_latin_1_was_made_utf_8_is_found(pair):
 def test_zeros_alone_are_found(pair):
     cfg, weights = pair
     weights.write_bytes(bytes(len(DATA)))
-    assert [found.id for found in findings(cfg, weights)] == ["weights-zeros"]
+    (found,) = findings(cfg, weights)
+    assert (found.id, "from byte 0 on, the last 27,560 of 27,560" in found.message) == ("weights-zeros", True)
+
+
+def test_filters_at_the_end_that_are_pruned_to_0_are_sound(tmp_path):
+    """Zeros from a filter of the last layer on are meant; from within one, or from another layer on, they are not."""
+    cfg = tmp_path / "net.cfg"
+    cfg.write_text(cfg_source("3x8x8", "convolutional filters=8 size=3 | convolutional filters=8 size=3"))
+    weights = write_weights(cfg, tmp_path / "net.weights")
+    arrays = read_model(cfg, weights).layout.arrays
+    data, row = weights.read_bytes(), 4 * 8 * 9
+    kept = {"a filter": arrays[-1].end - 2 * row, "within": arrays[-1].end - 2 * row + 4, "before": arrays[1].end - 4}
+    for name, end in kept.items():
+        weights.write_bytes(data[:end] + bytes(len(data) - end))
+        found = {row.id for row in findings(cfg, weights)}
+        assert ("weights-zeros" in found) is (name != "a filter"), name
+
+
+def test_a_layer_that_ends_in_zeros_as_initialised_is_untrained(tmp_path):
+    """The statistics of a [connected] stand last."""
+    cfg = tmp_path / "net.cfg"
+    cfg.write_text(cfg_source("3x8x8", "connected output=128 batch_normalize=1"))
+    weights = write_weights(cfg, tmp_path / "net.weights")
+    data = weights.read_bytes()
+    weights.write_bytes(data[: -4 * 384] + np.ones(128, "<f4").tobytes() + bytes(4 * 256))
+    assert [found.id for found in findings(cfg, weights)] == ["untrained"]
+
+
+# --- numbers that training may leave, and that are no reason to suspect the cfg ---------------------------------------
+
+
+@pytest.mark.parametrize("value", [math.nan, math.inf, -0.01])
+@pytest.mark.parametrize("cut", [0, 400])
+def test_bad_variances_in_every_layer_are_no_other_cfg(pair, value, cut):
+    cfg, weights = pair
+    data = bytearray(DATA)
+    for array in read_model(SAMPLE_CFG, SAMPLE_WEIGHTS).layout.arrays:
+        if array.field == "rolling_variance" and array.size > 10:
+            struct.pack_into("<f", data, array.offset + 20, value)
+    weights.write_bytes(data[: len(data) - cut])
+    kind = {"nan": "nan", "inf": "variance-infinite"}.get(str(value), "variance-negative")
+    assert {found.id for found in findings(cfg, weights)} == ({"weights-cut"} if cut else {kind})
+
+
+def test_values_that_are_all_nan_are_that(pair):
+    cfg, weights = pair
+    weights.write_bytes(DATA[:20] + np.full(len(DATA) // 4 - 5, np.nan, "<f4").tobytes())
+    assert {found.id for found in findings(cfg, weights)} == {"nan"}
 
 
 # --- classes ----------------------------------------------------------------------------------------------------------
@@ -352,6 +429,32 @@ def test_a_dead_channel_with_a_bias_is_a_constant_one(pair):
     assert f"{bias:.3g} in channel 7" in constant.message
 
 
+@pytest.mark.parametrize(("activation", "worst"), [("leaky", 7), ("relu", 9)])
+def test_the_near_dead_channel_that_varies_least_is_named_or_under_a_relu_the_rarest(pair, activation, worst):
+    cfg, weights = pair
+    cfg.write_text(TEXT.replace("=leaky", f"={activation}"))
+    data = bytearray(DATA)
+    for channel, scale, bias in ((7, 1e-5, 1.0), (9, 1e-3, -1.0)):
+        struct.pack_into("<f", data, offset(4, "scales", channel), scale)
+        struct.pack_into("<f", data, offset(4, "biases", channel), bias)
+    weights.write_bytes(data)
+    (found,) = (found for found in findings(cfg, weights) if found.layer == 4)
+    assert (found.id, found.channel) == ("near-dead-channels", worst)
+    assert f"{2 + (activation == 'relu')} of 32" in found.message  # one more that is rarely above 0
+
+
+def test_a_shortcut_s_weights_have_their_channels_last(tmp_path):
+    cfg = tmp_path / "net.cfg"
+    shortcut = "shortcut from=-2 weights_type=per_channel weights_normalization=relu"
+    cfg.write_text(cfg_source("3x8x8", f"convolutional filters=4 | convolutional filters=4 | {shortcut}"))
+    weights = write_weights(cfg, tmp_path / "net.weights")
+    data = bytearray(weights.read_bytes())
+    struct.pack_into("<f", data, len(data) - 4, math.nan)
+    weights.write_bytes(data)
+    (found,) = findings(cfg, weights)
+    assert (found.id, found.layer, found.channel) == ("nan", 2, 3)
+
+
 def test_a_dead_channel_without_bias_is_no_constant_one(pair):
     cfg, weights = pair
     data = bytearray(patched(4, "scales", 7, 0.0))
@@ -361,8 +464,8 @@ def test_a_dead_channel_without_bias_is_no_constant_one(pair):
 
 
 def test_every_kind_of_finding_has_a_test():
-    named = {*CFGS, *WEIGHTS, *NUMBERS, "weights-folded", "weights-dialect", "weights-classes", "constant-channels"}
-    assert named == set(KINDS)
+    others = {"weights-folded", "weights-unfolded", "weights-dialect", "weights-classes", "constant-channels"}
+    assert {*CFGS, *WEIGHTS, *NUMBERS, *others} == set(KINDS)
 
 
 @pytest.mark.parametrize(
@@ -485,7 +588,7 @@ def test_a_pair_of_two_models_belongs_to_another_cfg():
 
 
 def test_the_verdict_of_a_sound_pair(invoke, pair):
-    result = invoke("check", *pair)
+    result = invoke("check", *pair, columns="200")
     assert result.stdout == (
         f"cfg      {pair[0]}, as alexeyab reads it\n"
         f"weights  {pair[1]}\n"
@@ -561,7 +664,7 @@ def test_a_file_that_nobody_can_read_has_null_for_what_is_unknown(invoke, pair):
 def test_findings_are_wrapped_to_the_terminal(invoke, pair, columns):
     damaged(*pair, "epsilon-sensitive")
     lines = invoke("check", *pair, columns=columns).stdout.splitlines()
-    found = [line for line in lines if str(pair[0].parent) not in line]
+    found = lines[lines.index(next(line for line in lines if line.startswith("verdict"))) :]
     assert max(map(len, found)) <= int(columns)
     assert len(found) == {"80": 4, "160": 3}[columns]
 
@@ -578,13 +681,17 @@ def test_the_list_has_every_kind_and_needs_no_file(invoke):
     rows = json.loads(invoke("check", "--list", "--format", "json").stdout)
     assert [row["id"] for row in rows] == list(KINDS)
     assert all(row["severity"] in SEVERITIES and row["meaning"] and row["cause"] for row in rows)
-    assert max(map(len, invoke("check", "--list").stdout.splitlines())) <= 80
-    assert "likely cause" in invoke("check", "--list", columns="160").stdout
+    printed = invoke("check", "--list").stdout
+    assert max(map(len, printed.splitlines())) <= 80
+    words = " ".join(printed.split())
+    assert all(f"{row['meaning']}: {row['cause']} [{row['id']}]" in words for row in rows)
 
 
 def test_a_missing_file_is_exit_code_1(invoke, pair):
     missing = pair[0].with_name("missing")
-    for paths in ((missing, pair[1]), (pair[0], missing), (missing,)):
+    bad = pair[0].with_name("bad.cfg")
+    bad.write_bytes(CFGS["cfg-bom"][0])
+    for paths in ((missing, pair[1]), (pair[0], missing), (missing,), (bad, missing)):
         error = invoke("check", *paths, exit_code=1).stderr
         assert error == f"error: {missing}: no such file or directory\n"
 

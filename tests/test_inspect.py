@@ -19,7 +19,7 @@ import pytest
 from bnorm.model import read_model
 from bnorm.statistics import DEAD_BELOW
 from bnorm.weights import Weights, open_weights
-from conftest import SHARED, TINY, Golden, cfg_source, needs_shared
+from conftest import SHARED, TINY, Golden, cfg_source, needs_shared, write_weights
 
 EXACT = 1e-12  # float64 arithmetic in another order
 
@@ -281,7 +281,7 @@ def test_the_table_of_a_cfg(invoke, tiny):
 def test_the_header_tells_writer_images_and_batches(invoke, tiny):
     """12345 images in batches of 4."""
     output = " ".join(invoke("inspect", *tiny).stdout.split())
-    assert "header 0.2.5, as alexeyab or hank writes it" in output
+    assert "header 0.2.5, as written by alexeyab or hank" in output
     assert "12,345 images seen = 3,086 batches of 4" in output
 
 
@@ -336,11 +336,12 @@ def test_markdown_is_a_table_of_equal_rows(invoke, layout_case: Golden):
 
 def test_what_is_odd_in_the_cfg_is_a_finding(invoke, tmp_path):
     cfg = tmp_path / "net.cfg"
-    cfg.write_bytes(TINY.replace("filters=4", "filters=4 # four\ncolour=red").replace("\n", "\r\n").encode())
+    odd = TINY.replace("=leaky", "=leaky # why\ncolour=red")
+    cfg.write_bytes(odd.replace("\n", "\r\n").encode())
     findings = document(invoke, cfg, "--dialect", "alexeyab")["findings"]
     assert [list(finding) for finding in findings] == [["id", "severity", "layer", "channel", "message"]] * 3
     assert [finding["id"] for finding in findings] == ["cfg-cr", "cfg-inline-comment", "cfg-unknown-key"]
-    assert [finding["message"].split(": ")[0] for finding in findings] == ["line 1", "line 9", "line 10"]
+    assert [finding["message"].split(": ")[0] for finding in findings] == ["line 1", "line 12", "line 13"]
 
 
 def test_findings_stand_below_the_table(invoke, tmp_path):
@@ -464,6 +465,49 @@ def test_layers_are_sorted_and_cut_in_every_form(invoke, tiny):
     assert output.index("    1 conv") < output.index("    0 conv")
 
 
+def test_names_are_sorted_too_and_empty_ones_come_last(invoke, tmp_path):
+    cfg = tmp_path / "net.cfg"
+    cfg.write_text(cfg_source("1x4x4", "maxpool | convolutional filters=3 batch_normalize=1 | maxpool"))
+    weights = write_weights(cfg, tmp_path / "net.weights")
+    patch(weights, 20 + 4 * 4, 0.0)  # scales[1]
+    for order, expected in {"type": [0, 2, 1], "type:DESC": [0, 2, 1], "type:asc": [1, 0, 2]}.items():
+        assert [int(row["index"]) for row in rows_of_csv(invoke, cfg, weights, "--sort", order)] == expected
+    for order in ("state", "state:asc"):
+        first, *_ = rows_of_csv(invoke, cfg, weights, "--channels", "--sort", order)
+        assert first["channel"] == "1"
+
+
+def test_equal_rows_stay_in_the_order_of_the_file(invoke, layout_case: Golden):
+    arguments = (layout_case.cfg, layout_case.weights, "--dialect", layout_case.dialect)
+    for order in ("batch_normalize", "batch_normalize:asc"):
+        rows = rows_of_csv(invoke, *arguments, "--sort", order)
+        for value in "01":
+            places = [int(row["index"]) for row in rows if row["batch_normalize"] == value]
+            assert places == sorted(places)
+
+
+@pytest.mark.parametrize("options", [["--channels"], ["--epsilon", "opencv"]])
+def test_what_shows_numbers_of_the_weights_needs_them(invoke, tiny, options):
+    assert f"{options[0]} needs WEIGHTS" in invoke("inspect", tiny[0], *options, exit_code=2).stderr
+
+
+def test_a_column_of_the_other_table_is_hinted_at(invoke, tiny):
+    assert "with --channels others" in invoke("inspect", *tiny, "--sort", "gain", exit_code=2).stderr
+
+
+@pytest.mark.parametrize("name", ["net\x1b[31m.cfg", "net\nverdict  fits.cfg", "net\udcff.cfg"])
+def test_a_file_s_name_is_shown_and_not_obeyed(invoke, tiny, tmp_path, name):
+    """In a terminal, in a pull request, and in a file: a name may hold any bytes."""
+    cfg = tmp_path / name
+    cfg.write_bytes(tiny[0].read_bytes())
+    for command in ("inspect", "check"):
+        for form in ("table", "markdown"):
+            printed = invoke(command, cfg, tiny[1], "--format", form, columns="200").stdout
+            assert " ".join(repr(name)[1:-1].split()) in " ".join(printed.split())
+    invoke("inspect", cfg, "-o", tmp_path / "report", "--format", "json")
+    assert json.loads((tmp_path / "report").read_text())["layers"]
+
+
 @pytest.mark.parametrize(
     "options",
     [
@@ -526,6 +570,9 @@ def test_a_terminal_of_ascii_gets_plain_bars(tiny):
     bars = next(line for line in done.stdout.decode().splitlines() if line.startswith("    0")).split()[-1]
     assert set(bars) <= set("._:-=+*#@")
     assert "@" in bars
+    report = tiny[0].with_name("report")
+    subprocess.run([*arguments, "-o", report], check=True, env=environment)
+    assert "█" in report.read_text()  # a file is UTF-8 from wherever it is written
 
 
 def test_a_layer_of_parts_has_a_row_for_each(invoke):

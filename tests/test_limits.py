@@ -42,7 +42,7 @@ def test_a_cfg_of_more_bytes_than_any_network_has_is_refused(invoke, tmp_path):
     cfg = tmp_path / "net.cfg"
     cfg.write_text(cfg_source("4", "connected | route layers=" + ",".join(["0"] * (cfgs.MOST_BYTES // 2))))
     error = invoke("inspect", cfg, exit_code=1).stderr
-    assert error.startswith(f"error: {cfg}: more than 524288 bytes, expected a cfg of some kilobytes\n")
+    assert error.startswith(f"error: {cfg}: more than 524,288 bytes, expected a cfg of some kilobytes\n")
 
 
 def test_a_cfg_of_more_sections_or_lines_than_any_network_has_is_refused(invoke, tmp_path):

@@ -705,7 +705,7 @@ def test_a_raw_file_without_its_shape_is_refused(refuse):
     np.load("x.npy").tofile("x.bin")
     assert "raw float32 needs --shape" in refuse(*PARAMS, "--input", "x.bin", "-o", "out")
     error = refuse(*PARAMS, "--input", "x.bin", "--shape", "2,4,8,9", "-o", "out")
-    assert "expected 2304 bytes of values, got 2048" in error
+    assert "expected 2,304 bytes of values, got 2,048" in error
 
 
 @pytest.mark.usefixtures("everything")

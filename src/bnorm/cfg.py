@@ -5,13 +5,14 @@ Lines are kept as they stand, so that one can be removed without touching anothe
 
 from __future__ import annotations
 
+import codecs
 import re
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
 
-from bnorm.dialects import KEYS, SECTIONS, Dialect
+from bnorm.dialects import ACTIVATIONS, KEYS, SECTIONS, Dialect
 from bnorm.errors import CfgError
 from bnorm.files import open_regular
 from bnorm.grammar import GRAMMARS, INT_MAX, short
@@ -95,7 +96,7 @@ class Section:
 
     def integers(self, key: str) -> list[int] | None:
         """The option's list as the fork splits it, None where it is absent."""
-        if key == "mask" and self.dialect.commented_masks:
+        if (self.type, key) in self.dialect.commented_lists:
             return self._convert(key, lambda value: GRAMMARS[self.dialect.name].integers(value.partition("#")[0]))
         return self._convert(key, GRAMMARS[self.dialect.name].integers)
 
@@ -130,14 +131,14 @@ def read(path: Path) -> Text:
     with open_regular(path, CfgError) as file:
         data = file.read(MOST_BYTES + 1)
     if len(data) > MOST_BYTES:
-        what = f"more than {MOST_BYTES} bytes, expected a cfg of some kilobytes"
+        what = f"more than {MOST_BYTES:,} bytes, expected a cfg of some kilobytes"
         raise CfgError(path, what, cause=MIXED_UP, finding="cfg-not-text")
     return parse(path, data)
 
 
 def parse(path: Path, data: bytes) -> Text:
     """The text of these bytes; `path` is for messages."""
-    if data.startswith(b"\xef\xbb\xbf"):
+    if data.startswith(codecs.BOM_UTF8):
         cause = "every fork fails on the mark: save the file as UTF-8 without BOM"
         raise CfgError(
             path, "begins with a UTF-8 byte order mark, expected [net]", line=1, cause=cause, finding="cfg-bom"
@@ -148,6 +149,9 @@ def parse(path: Path, data: bytes) -> Text:
         line = data.count(b"\n", 0, error.start) + 1
         what = f"byte 0x{data[error.start]:02x}, expected UTF-8 text"
         cause = MIXED_UP if b"\0" in data else "save it as UTF-8"
+        cause = (
+            "it is UTF-16: save it as UTF-8" if data.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)) else cause
+        )
         raise CfgError(path, what, line=line, cause=cause, finding="cfg-not-text") from None
     if "\0" in text:
         line = text.count("\n", 0, text.index("\0")) + 1
@@ -209,9 +213,8 @@ def _section_remarks(section: Section) -> list[Remark]:
     for option in section.options:
         place = f"[{section.name}] {short(option.key)}"
         if option.value == "":
-            found.append(
-                Remark("cfg-no-value", option.line, f"{place}: no value, {section.dialect.name} drops the line")
-            )
+            what = "cannot be read, hank" if section.dialect.strict else f"no value, {section.dialect.name}"
+            found.append(Remark("cfg-no-value", option.line, f"{place}: {what} drops the line"))
             continue
         if not section.knows(option.key):
             found.append(Remark("cfg-unknown-key", option.line, f"{place}: {section.dialect.name} ignores this key"))
@@ -219,11 +222,22 @@ def _section_remarks(section: Section) -> list[Remark]:
             found.append(Remark("cfg-duplicate-key", option.line, f"{place}: given before, the first one counts"))
         elif option.value is None:
             found.append(Remark("cfg-no-value", option.line, f"{place}: no value, the default is used"))
-        elif "#" in option.value:
+        elif _comments(section, option.key, option.value):
             what = f"{place}: to {section.dialect.name} # is part of the value"
             found.append(Remark("cfg-inline-comment", option.line, what))
+        elif option.key == "activation" and option.value not in ACTIVATIONS[section.dialect.name]:
+            what = f"{place}={short(option.value)}: unknown to {section.dialect.name}, which computes relu instead"
+            found.append(Remark("cfg-activation", option.line, what))
         seen.add(option.key)
     return found
+
+
+def _comments(section: Section, key: str, value: str) -> bool:
+    """Whether a `#` in a value is read as a part of it: a number ends there anyway, a list at the next comma."""
+    lists = section.dialect.commented_lists
+    before, mark, behind = value.partition("#")
+    number = re.fullmatch(r"[-+.,eE0-9]+", before)
+    return bool(mark) and not (number and ("," not in behind or (section.type, key) in lists))
 
 
 def _section(path: Path, dialect: Dialect, index: int, name: str, line: int, options: tuple[Option, ...]) -> Section:

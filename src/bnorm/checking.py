@@ -45,6 +45,8 @@ def check(cfg_path: Path | str, weights_path: Path | str | None = None, dialect:
     Only an `OSError`, such as for a missing file, is raised: what is wrong with a file is a finding.
     """
     path, weights = Path(cfg_path), Path(weights_path) if weights_path is not None else None
+    if weights:
+        weights.stat()  # that it is missing comes before what is wrong in the cfg
     try:
         model = read_model(path, weights, dialect)
     except (CfgError, WeightsError) as error:

@@ -25,7 +25,6 @@ from bnorm.header import VERSION, WIDE, Header
 from bnorm.layout import FLOAT, Array, Layout, ends_at_layer, plan
 from bnorm.model import Model, read_model
 from bnorm.network import build
-from bnorm.parts import SWITCHES
 from bnorm.preparation import without_normalisation
 from bnorm.rules import DETECTORS
 from bnorm.soundness import impossible, misread

@@ -35,7 +35,7 @@ class Dialect:
     flips_whole: bool = False  # flipped=1 turns a matrix of all input channels, whatever the groups
     weights_types: tuple[str, ...] = ("none",)  # of [shortcut]
     weights_normalizations: tuple[str, ...] = ()  # of a [shortcut] with weights
-    commented_masks: bool = False  # a mask= list ends at `#`
+    commented_lists: frozenset[tuple[str, str]] = frozenset()  # sections and keys of lists that end at `#`
     strict: bool = False  # a duplicated key, or one that it never asks for, ends the program
     whole_strides: bool = False  # a network that ends in [yolo] or [region] must be multiples of 32 wide and high
 
@@ -73,7 +73,10 @@ ALEXEYAB = Dialect(
     lstm=_LSTM_SINCE_ALEXEYAB,
     batchnorm=("biases", "scales", "rolling_mean", "rolling_variance"),
     shaped_recurrent=frozenset({"rnn", "lstm"}),
-    commented_masks=True,
+    commented_lists=frozenset(
+        {("net", "steps"), ("yolo", "anchors"), ("yolo", "mask"), ("Gaussian_yolo", "mask")}
+        | {("yolo", "counters_per_class"), ("Gaussian_yolo", "counters_per_class")}
+    ),
     weights_types=("none", "per_feature", "per_layer", "per_channel"),
     weights_normalizations=("relu", "avg_relu", "softmax"),
 )
@@ -128,7 +131,7 @@ SECTIONS: dict[str, dict[str, str]] = {
 }
 
 
-# --- activations; pjreddie and alexeyab take any other name for relu (`activations.c: get_activation`) -----------------
+# --- activations; pjreddie and alexeyab take any other name for relu (`activations.c: get_activation`) ----------------
 
 _ACTIVATIONS = "elu hardtan leaky lhtan linear logistic loggy plse ramp relie relu selu stair tanh"
 _ACTIVATIONS_ALEXEYAB = f"""{_ACTIVATIONS} gelu hard_mish mish normalize_channels normalize_channels_softmax

@@ -43,8 +43,14 @@ KINDS: dict[str, Kind] = {
         Kind("cfg-not-text", _ERROR, "is not UTF-8 text", "another encoding; or the weights were given as CFG"),
         Kind("cfg-cr", _WARNING, "its lines end in CR LF, or in CR alone", "a Windows or old Mac editor"),
         Kind("cfg-duplicate-key", _WARNING, "a key is given twice", "the first counts; hank refuses it"),
-        Kind("cfg-inline-comment", _WARNING, "# behind a value", "only hank knows comments there"),
-        Kind("cfg-no-value", _WARNING, "a key without value", "the line is dropped, or hides a later one"),
+        Kind("cfg-inline-comment", _WARNING, "# within a value", "only hank knows comments there"),
+        Kind("cfg-activation", _WARNING, "an activation that the dialect lacks", "a typing error, or another fork's"),
+        Kind(
+            "cfg-no-value",
+            _WARNING,
+            "a key without a value that can be read",
+            "the line is dropped, or hides a later one",
+        ),
         Kind("cfg-unknown-key", _NOTE, "a key that the dialect ignores", "a typing error, or another fork's key"),
         Kind(
             "cfg-unknown-section", _ERROR, "a section that the dialect lacks", "a typing error, or another fork's cfg"

@@ -48,7 +48,7 @@ _ALONE = "bnorm reads darknet's files alone"
 _PAGE = "a download page was saved instead of the file"
 _ZIP = (b"pk\3\4",)
 _ONNX = tuple(
-    bytes((8, version, tag)) for version in range(1, 32) for tag in (0x12, 0x1A, 0x22, 0x2A, 0x32, 0x3A, 0x42)
+    bytes((8, version, tag)).lower() for version in range(1, 32) for tag in (0x12, 0x1A, 0x22, 0x28, 0x32, 0x3A, 0x42)
 )
 
 # Files that are handed in as weights by mistake. No darknet header looks so: its first int is 0 or small.
@@ -132,7 +132,7 @@ def read_header(file: BinaryIO, path: Path, dialect: Dialect) -> Header:
 
 
 def _refuse_foreign(path: Path, data: bytes) -> None:
-    small = data.lower()
+    small = data.removeprefix(codecs.BOM_UTF8).lower()
     for row in FOREIGN:
         if small[row.offset :].lstrip().startswith(row.starts) and row.within in small:
             what = f"is {row.kind}, expected darknet's weights"

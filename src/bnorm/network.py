@@ -109,7 +109,7 @@ def _check_counts(layer: Layer) -> None:
         for length in part.weights:
             count *= length
         if count > INT_MAX:
-            what = f"{part.name} has {count} weights".strip()
+            what = f"{part.name} has {count:,} weights".strip()
             raise layer.section.error(f"{what}, expected a number that fits a 32-bit int")
 
 

@@ -82,7 +82,7 @@ def _checked(path: Path, file: BinaryIO, offset: int, shape: tuple[int, ...], dt
         raise TensorError(path, f"has the shape {shape}, expected {error}") from None
     expected, got = prod(shape) * dtype.itemsize, os.fstat(file.fileno()).st_size - offset
     if expected > got or (offset == 0 and expected != got):
-        raise TensorError(path, f"has the shape {shape}, expected {expected} bytes of values, got {got}")
+        raise TensorError(path, f"has the shape {shape}, expected {expected:,} bytes of values, got {got:,}")
     return tensor
 
 
@@ -171,7 +171,9 @@ def _member(path: Path, archive: zipfile.ZipFile, key: str) -> zipfile.ZipInfo:
     info = members[wanted]
     if info.file_size > max(MOST_UNPACKED, MOST_RATIO * info.compress_size):
         most = MOST_RATIO * info.compress_size
-        what = f"{short(info.filename)} unpacks to {info.file_size} bytes, expected at most {most}, {MOST_RATIO} times"
+        what = (
+            f"{short(info.filename)} unpacks to {info.file_size:,} bytes, expected at most {most:,}, {MOST_RATIO} times"
+        )
         cause = "made to fill memory or disk; save what is meant with numpy.savez"
         raise TensorError(path, f"{what} its packed size", cause=cause)
     return info
@@ -182,7 +184,7 @@ def _member_header(path: Path, info: zipfile.ZipInfo, stream: IO[bytes]) -> tupl
     shape, dtype = _header(path, stream)
     expected, got = prod(shape) * dtype.itemsize, info.file_size - stream.tell()
     if expected != got:
-        what = f"{short(info.filename)} has the shape {shape}, expected {expected} bytes of values, got {got}"
+        what = f"{short(info.filename)} has the shape {shape}, expected {expected:,} bytes of values, got {got:,}"
         raise TensorError(path, what)
     return shape, dtype, stream.tell()
 
@@ -195,7 +197,7 @@ def _unpacked(path: Path, stream: IO[bytes], nbytes: int) -> BinaryIO:
             target.write(data)
             left -= len(data)
         if left:
-            raise TensorError(path, f"expected {nbytes} bytes of values, got {nbytes - left}")
+            raise TensorError(path, f"expected {nbytes:,} bytes of values, got {nbytes - left:,}")
         target.flush()
         return target
 

@@ -93,14 +93,14 @@ def prepare(weights: Weights, wish: Wish, beyond: dict[int, str]) -> Work:
     folds, affines = _settle(weights, known, epsilon, fixed)
     if wish.bad_variance == "error":
         _refuse_bad(weights, {key: text for key, text in bad.items() if key[0] not in folds.kept})
-    text = without_normalisation(network, folds, wish.layers)
-    after = _after(weights.model, text)
+    source = without_normalisation(network, folds, wish.layers)
+    after = _after(weights.model, source)
     if not agree(network, after.network, folds.removed):
         raise CfgError(
             network.text.path, "cannot be renumbered, expected each layer to read what it read", cause=DEFECT
         )
     notes = {key: f"clamped: {text}" for key, text in bad.items()} if wish.bad_variance == "clamp" else {}
-    return Work(weights, epsilon, known, notes, folds, affines, text, after)
+    return Work(weights, epsilon, known, notes, folds, affines, source, after)
 
 
 def _reasons(bad: Mapping[Key, str]) -> dict[int, str]:

@@ -202,7 +202,7 @@ def _detector(boxes: Callable[[Section], int]) -> Rule:
         if shape.outputs != node.incoming.outputs:
             raise node.section.error(
                 f"gets {node.incoming.channels} channels, expected {shape.channels}, by classes and boxes",
-                cause=f"filters={shape.channels} belongs into the [convolutional] before it, or classes is wrong",
+                cause=f"filters={shape.channels} belongs into the last [convolutional] before it, or classes is wrong",
                 finding="cfg-filters",
             )
         return shape

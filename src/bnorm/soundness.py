@@ -137,7 +137,7 @@ def _reason(channels: Channels, worst: int) -> str:
 
 
 def misread(variances: Vector | Floats) -> bool:
-    """Whether over a tenth is negative or beyond all measure: numbers of another array. NaN and infinity say nothing."""
+    """Whether over a tenth is negative or huge, as in another array; NaN and infinity say nothing."""
     return 10 * int(np.count_nonzero(impossible(variances))) > variances.size
 
 

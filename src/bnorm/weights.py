@@ -90,7 +90,7 @@ class Weights(Closing):
         """Where and by how much the file's size differs from the plan; None where it does not."""
         if self.model.fits:
             return None
-        sizes = f"expected {self.layout.nbytes} bytes, got {self.model.nbytes}"
+        sizes = f"expected {self.layout.nbytes:,} bytes, got {self.nbytes:,}"
         return WeightsError(self.path, f"{self._where()}, {sizes}", cause=self._cause())
 
     def _where(self) -> str:
@@ -102,7 +102,7 @@ class Weights(Closing):
         cut = self.layout.cut(self.nbytes)
         assert cut is not None  # bytes are missing, so an array ends behind them
         held = (self.nbytes - cut.offset) // FLOAT
-        place = f"inside layer {cut.layer} {cut.name}, behind {held} of its {cut.size} floats"
+        place = f"inside layer {cut.layer} {cut.name}, behind {held:,} of its {cut.size:,} floats"
         if self.nbytes <= cut.offset:
             place = f"before layer {cut.layer} {cut.name}"
         return f"ends {place}, {_amount(missing)} short"
@@ -120,14 +120,16 @@ class Weights(Closing):
             while got < view.nbytes and (more := os.preadv(self.file.fileno(), [view[got:]], offset + got)):
                 got += more
         if got < view.nbytes:
-            what = f"ends inside layer {array.layer} {array.name}, expected {view.nbytes} bytes at {offset}, got {got}"
+            sizes = f"expected {view.nbytes:,} bytes at {offset:,}, got {got:,}"
+            what = f"ends inside layer {array.layer} {array.name}, {sizes}"
             raise WeightsError(self.path, what, cause="the file was cut while it was read")
         return values
 
 
 def _amount(nbytes: int) -> str:
-    floats = -(-nbytes // FLOAT)
-    return f"{floats} float{'s' * (floats != 1)} ({nbytes} byte{'s' * (nbytes != 1)})"
+    floats, rest = divmod(nbytes, FLOAT)
+    size = f"{nbytes:,} byte{'s' * (nbytes != 1)}"
+    return size if rest else f"{floats:,} float{'s' * (floats != 1)} ({size})"
 
 
 def open_weights(model: Model) -> Weights:
@@ -137,7 +139,7 @@ def open_weights(model: Model) -> Weights:
     file = model.weights.open("rb", buffering=0)
     if os.fstat(file.fileno()).st_size != model.nbytes:
         file.close()
-        raise WeightsError(model.weights, f"changed while it was read, expected {model.nbytes} bytes")
+        raise WeightsError(model.weights, f"changed while it was read, expected {model.nbytes:,} bytes")
     return Weights(model, file)
 
 

@@ -10,7 +10,7 @@ import click
 from bnorm.checking import Check, check
 from bnorm.cli import options, render
 from bnorm.cli.render import Column, Page, Table
-from bnorm.findings import KINDS, SEVERITIES, Finding
+from bnorm.findings import KINDS, SEVERITIES, Finding, Kind
 
 PROBLEMS = 3  # the exit code
 
@@ -44,7 +44,7 @@ def command(
     its one most likely cause.
     """
     if listing:
-        render.show(_kinds(), format_)
+        render.show(_kinds(lines=format_ == "table"), format_)
         return
     if cfg is None:
         raise click.UsageError("Missing argument 'CFG'.")
@@ -56,11 +56,16 @@ def command(
         context.exit(PROBLEMS)
 
 
-def _kinds() -> Page:
-    rows = list(KINDS.values())
-    columns = [Column(name, right=False) for name in ("id", "severity", "meaning")]
-    records = Table([*columns, Column("likely cause", right=False, spare=1)], rows)
-    return Page(document=lambda: [row._asdict() for row in rows], rows=records, records=records)
+def _kinds(lines: bool) -> Page:
+    """The table of all kinds; as lines it looks as the findings do, since a terminal is too narrow for it."""
+    kinds = list(KINDS.values())
+    table = Table([Column(name, right=False) for name in Kind._fields], kinds)
+    return Page(
+        document=lambda: [kind._asdict() for kind in kinds],
+        rows=table._replace(rows=()) if lines else table,
+        records=table,
+        summary=[f"{kind.severity:8} {kind.meaning}: {kind.cause} [{kind.id}]" for kind in kinds] if lines else (),
+    )
 
 
 def _page(report: Check) -> Page:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import sys
 from collections.abc import Iterable, Sequence
 from itertools import chain, pairwise
 from pathlib import Path
@@ -62,7 +61,8 @@ def command(
     scale / deviation, the factor that the layer applies at inference. A dead channel's output is constant. The last
     column is a histogram of |scale| on a fixed axis, half a decade to a character, from .01 to 10.
     """
-    _check_usage(cfg, weights, picture, output)
+    _check_needs(weights, {"--channels": channels, "--epsilon": epsilon, "--plot": picture})
+    _check_outputs(cfg, weights, picture, output)
     model = read_model(cfg, weights, dialect)
     report = inspect(model, options.selection(layers, model), epsilon=epsilon, weights=channels)
     page = _by_channel(report, sort, top) if channels else _by_layer(report, sort, top)
@@ -75,11 +75,16 @@ def command(
         raise report.misfit
 
 
-def _check_usage(cfg: Path, weights: Path | None, picture: Path | None, output: Path | None) -> None:
+def _check_needs(weights: Path | None, given: dict[str, object]) -> None:
+    """What shows the weights' numbers would show nothing without them."""
+    for option, value in given.items():
+        if value and not weights:
+            raise click.UsageError(f"{option} needs WEIGHTS")
+
+
+def _check_outputs(cfg: Path, weights: Path | None, picture: Path | None, output: Path | None) -> None:
     if picture and picture.suffix.lower() not in plot.SUFFIXES:
         raise click.BadParameter(f"{picture}, expected a name in {', '.join(plot.SUFFIXES)}", param_hint="--plot")
-    if picture and not weights:
-        raise click.UsageError("--plot needs WEIGHTS")
     inputs = [path for path in (cfg, weights) if path]
     check_outputs([path for path in (picture, output) if path], inputs, force=True)
 
@@ -150,18 +155,12 @@ def _numbers(found: Statistics | None, scales: list[Vector]) -> tuple[Any, ...]:
 
 
 EDGES = (0, 0.0316, 0.1, 0.316, 1, 3.16, math.inf)  # half decades; what lies beyond the axis counts at its ends
-BARS, PLAIN_BARS = "·▁▂▃▄▅▆▇█", "._:-=+*#@"
 
 
 def _histogram(values: Vector) -> str:
-    """A bar per half decade, the highest for the fullest; plain ASCII where the terminal has no such characters."""
-    try:
-        BARS.encode(sys.stdout.encoding or "ascii")
-        bars = BARS
-    except UnicodeEncodeError:
-        bars = PLAIN_BARS
+    """A bar per half decade, the highest for the fullest."""
     counts = [int(np.count_nonzero((values >= low) & (values < high))) for low, high in pairwise(EDGES)]
-    return "".join(bars[math.ceil(8 * count / max(*counts, 1))] for count in counts)
+    return "".join(render.BARS[math.ceil(8 * count / max(*counts, 1))] for count in counts)
 
 
 # --- by channel -------------------------------------------------------------------------------------------------------
@@ -210,20 +209,18 @@ def _check_count(report: Inspection) -> None:
 
 
 def _order(columns: Sequence[str], rows: Sequence[Sequence[Any]], sort: options.Sorting | None) -> list[int]:
-    """The rows' numbers in order: NaN first, what does not apply last."""
+    """The rows' numbers in order: NaN first, what does not apply last, equal ones as they stand in the file."""
     if sort is None:
         return list(range(len(rows)))
     if sort.column not in columns:
-        raise click.BadParameter(f"{sort.column!r}, expected one of {', '.join(columns)}", param_hint="--sort")
-    place, sign = columns.index(sort.column), 1 if sort.ascending else -1
-
-    def key(row: int) -> tuple[int, Any]:
-        value = rows[row][place]
-        if value is None or isinstance(value, str):
-            return 2, value or ""
-        return (0, 0) if math.isnan(value) else (1, sign * value)
-
-    return sorted(range(len(rows)), key=key)
+        hint = "" if columns is ChannelRow._fields else "; with --channels others"
+        what = f"{sort.column!r}, expected one of {', '.join(columns)}{hint}"
+        raise click.BadParameter(what, param_hint="--sort")
+    place = columns.index(sort.column)
+    values = {number: value for number, row in enumerate(rows) if (value := row[place]) not in (None, "")}
+    nan = [number for number, value in values.items() if isinstance(value, float) and math.isnan(value)]
+    known = sorted(values.keys() - nan, key=lambda number: (values[number], number if sort.ascending else -number))
+    return [*nan, *(known if sort.ascending else reversed(known)), *(n for n in range(len(rows)) if n not in values)]
 
 
 # --- what both show ---------------------------------------------------------------------------------------------------
@@ -256,8 +253,9 @@ def _summary(report: Inspection) -> list[str]:
 
 def _header(model: Model) -> tuple[str, str]:
     header, batch = model.header, model.network.images_per_batch
-    writer = f"as {header.writer} writes it" if header.writer else "which no known fork writes"
-    batches = f" = {header.seen // batch:,} batches of {batch}" if batch else ""  # none where subdivisions > batch
+    writer = f"as written by {header.writer}" if header.writer else "which no known fork writes"
+    # batch is 0 where subdivisions > batch
+    batches = f" = {header.seen // batch:,} batches of {batch}" if batch and header.seen >= 0 else ""
     return f"         header {header.version}, {writer}", f"         {header.seen:,} images seen{batches}"
 
 

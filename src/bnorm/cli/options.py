@@ -117,7 +117,7 @@ class Order(click.ParamType[Sorting]):
     name = "COLUMN[:asc|desc]"
 
     def convert(self, value: str, param: click.Parameter | None, ctx: click.Context | None) -> Sorting:
-        column, colon, order = value.partition(":")
+        column, colon, order = value.lower().partition(":")
         if colon and order not in ("asc", "desc"):
             self.fail(f"{value!r} is not a column such as gain, gain:asc or gain:desc", param, ctx)
         return Sorting(column, order == "asc")

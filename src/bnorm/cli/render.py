@@ -19,12 +19,16 @@ from typing import Any, NamedTuple
 
 import click
 
+from bnorm.errors import printable
 from bnorm.files import replacing
 from bnorm.findings import Finding
 from bnorm.model import Model
 
 Cell = str | int | float | None
 READABLE = 10_000  # rows
+LABEL = 9  # columns of a label and what parts it from its text
+BARS = "·▁▂▃▄▅▆▇█"  # of a histogram, from nothing to the most
+SPELLINGS = str.maketrans({"ε": "eps", "×": "x", "²": "^2", **dict(zip(BARS, "._:-=+*#@", strict=True))})
 
 
 class Column(NamedTuple):
@@ -62,10 +66,19 @@ def show(page: Page, format_: str, output: Path | None = None) -> None:
     """Print the page on stdout, or write it to a file."""
     text = FORMATS[format_](page)
     if output is None:
-        click.echo(text, nl=False)
+        click.echo(_spelled(text), nl=False)
         return
     with replacing(output) as (file,):
-        file.write(click.unstyle(text).encode())
+        file.write(click.unstyle(text).encode(errors="replace"))  # a file's name may hold bytes that are no text
+
+
+def _spelled(text: str) -> str:
+    """The text in characters that stdout has."""
+    try:
+        text.encode(sys.stdout.encoding or "ascii")
+    except UnicodeEncodeError:
+        return text.translate(SPELLINGS)
+    return text
 
 
 def note(model: Model) -> None:
@@ -115,8 +128,8 @@ def _jsonable(value: object) -> object:
 
 def _table(page: Page) -> str:
     """Lines, an aligned table, lines and findings, and the totals."""
-    footer = [line for text in page.footer for line in _wrapped(text) or [""]]
-    lines = [*page.summary, *_styled(page.rows), *footer]
+    summary, footer = ([line for text in lines for line in _wrapped(text)] for lines in (page.summary, page.footer))
+    lines = [*summary, *_styled(page.rows), *footer]
     lines += [line for text in _few(page.findings) for line in _wrapped(text)]
     return "".join(f"{line}\n" for line in [*lines, *_styled(page.totals)])
 
@@ -150,10 +163,19 @@ def _few(findings: Sequence[Finding]) -> Iterator[str]:
 
 
 def _wrapped(text: str) -> list[str]:
+    """What stands behind a label of up to eight letters, on lines that fit the terminal, if its words do.
+
+    Control characters, as in a file's name, stand as Python writes them.
+    """
+    shown = printable(text)
+    label = shown[:LABEL]
+    if not label.endswith(" ") or len(label.split()) > 1:
+        return [shown]
     return textwrap.wrap(
-        text,
+        shown[LABEL:],
         max(width(), 40),
-        subsequent_indent=" " * 9,
+        initial_indent=label,
+        subsequent_indent=" " * LABEL,
         break_long_words=False,
         break_on_hyphens=False,
     )
@@ -197,7 +219,9 @@ def _csv(page: Page) -> str:
 def _markdown(page: Page) -> str:
     """The lines as a list, the table, the other lines as a list, and the totals."""
     footer = [*page.footer, *(f"{row.severity}: {row.message} [{row.id}]" for row in page.findings)]
-    above, below = (["* " + " ".join(line.split()) for line in lines if line] for lines in (page.summary, footer))
+    above, below = (
+        ["* " + " ".join(printable(line).split()) for line in lines if line] for lines in (page.summary, footer)
+    )
     parts = [above, _grid(page.rows), below, _grid(page.totals)]
     return "\n\n".join("\n".join(part) for part in parts if part) + "\n"
 
@@ -228,7 +252,7 @@ def number(value: float) -> str:
     if size and not 0.01 <= size < 10_000:
         mantissa, _, exponent = f"{value:.1e}".partition("e")
         return f"{mantissa}e{int(exponent)}" if exponent else mantissa
-    return f"{value:.0f}" if size >= 100 else f"{value:.2g}"
+    return f"{value:.0f}" if size >= 99.5 else f"{value:.2g}"
 
 
 def count(value: int) -> str:
