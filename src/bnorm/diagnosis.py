@@ -175,7 +175,7 @@ def _unfolded(model: Model) -> Iterator[Cause]:
     ]
     layout = _planned(_edited(model.network.text, [(section, "batch_normalize", 1) for section in bare]), model)
     if bare and layout and layout.nbytes == model.nbytes:
-        message = f"fits if the {len(bare)} layers that do not normalise did: the cfg has been folded, the weights not"
+        message = f"fits if {len(bare)} more layers normalised: the cfg has been folded, the weights have not"
         yield Cause(found("weights-unfolded", message), layout)
 
 

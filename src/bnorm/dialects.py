@@ -37,6 +37,8 @@ class Dialect:
     weights_normalizations: tuple[str, ...] = ()  # of a [shortcut] with weights
     commented_lists: frozenset[tuple[str, str]] = frozenset()  # sections and keys of lists that end at `#`
     strict: bool = False  # a duplicated key, or one that it never asks for, ends the program
+    unloadable: frozenset[str] = frozenset()  # layers whose weights it writes, and crashes when it reads them
+    averages_images: bool = False  # parse_network_cfg divides by the number of layers wider and higher than 1
     whole_strides: bool = False  # a network that ends in [yolo] or [region] must be multiples of 32 wide and high
 
 
@@ -63,6 +65,7 @@ PJREDDIE = Dialect(
     fixed_crnn=True,
     repairs_groups=False,
     flips_whole=True,
+    unloadable=frozenset({"deconvolutional"}),
 )
 ALEXEYAB = Dialect(
     name="alexeyab",
@@ -79,6 +82,7 @@ ALEXEYAB = Dialect(
     ),
     weights_types=("none", "per_feature", "per_layer", "per_channel"),
     weights_normalizations=("relu", "avg_relu", "softmax"),
+    averages_images=True,
 )
 HANK = Dialect(
     name="hank",
@@ -92,6 +96,7 @@ HANK = Dialect(
     strict=True,
     weights_types=("none", "per_feature", "per_channel"),
     weights_normalizations=("none", "relu", "avg_relu", "softmax"),
+    averages_images=True,
     whole_strides=True,
 )
 

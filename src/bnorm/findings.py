@@ -44,6 +44,7 @@ KINDS: dict[str, Kind] = {
         Kind("cfg-cr", _WARNING, "its lines end in CR LF, or in CR alone", "a Windows or old Mac editor"),
         Kind("cfg-duplicate-key", _WARNING, "a key is given twice", "the first counts; hank refuses it"),
         Kind("cfg-inline-comment", _WARNING, "# within a value", "only hank knows comments there"),
+        Kind("cfg-crash", _WARNING, "the fork's own program crashes on it", "a defect of that fork"),
         Kind("cfg-activation", _WARNING, "an activation that the dialect lacks", "a typing error, or another fork's"),
         Kind(
             "cfg-no-value",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 from bnorm import cfg, strictness
@@ -55,7 +56,7 @@ class Network:
     @property
     def remarks(self) -> tuple[cfg.Remark, ...]:
         """What is odd in the cfg and yet is read."""
-        return cfg.remarks(self.text, self.sections)
+        return *cfg.remarks(self.text, self.sections), *_crashes(self)
 
 
 def build(text: Text, dialect: Dialect) -> Network:
@@ -82,6 +83,22 @@ def build(text: Text, dialect: Dialect) -> Network:
     if dialect.whole_strides:
         _check_whole_strides(entry, layers[-1])
     return Network(text, dialect, net, entry, _images_per_batch(net), tuple(layers))
+
+
+def _crashes(network: Network) -> Iterator[cfg.Remark]:
+    """Where the fork's program dies of a cfg, though it is plain what it means and what its file holds."""
+    net, dialect = network.net, network.dialect
+    steps, scales = (net.integers(key) or [] for key in ("steps", "scales"))
+    if not dialect.strict and net.text("policy") == "steps" and len(scales) < len(steps):
+        what = f"{len(scales)} scales, expected one for each of {len(steps)} steps: {dialect.name} reads beyond them"
+        yield cfg.Remark("cfg-crash", net.line, f"[{net.name}] {what}, and crashes")
+    for layer in network.layers:
+        if layer.type in dialect.unloadable:
+            what = f"{dialect.name} divides by zero when it loads the weights of such a layer"
+            yield cfg.Remark("cfg-crash", layer.section.line, f"[{layer.section.name}] {what}, and crashes")
+    if dialect.averages_images and not any(min(layer.output[1:3]) > 1 for layer in network.layers):
+        what = f"no layer is wider and higher than 1: {dialect.name} divides by their number, and crashes"
+        yield cfg.Remark("cfg-crash", net.line, f"[{net.name}] {what}")
 
 
 def _input(net: Section) -> Shape:
