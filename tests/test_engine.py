@@ -371,6 +371,25 @@ def test_tiles_and_their_blocks_cover_every_value_exactly_once(extent, most, thr
     assert (times == 1).all()
 
 
+def values(span: kernels.Span) -> int:
+    return (span.last - span.first) * (span.stop - span.start)
+
+
+@settings(deadline=None, max_examples=100)
+@given(extents(), SIZES, st.integers(1, 7))
+@example(MemoryTensor(np.broadcast_to(np.float16(0), (64, 64, 52, 52))), 1 << 40, 2)
+@example(MemoryTensor(np.broadcast_to(np.float16(0), (64, 64, 52, 52))), 1 << 40, 64)
+def test_tiles_and_blocks_are_no_larger_than_is_asked_unless_they_are_one_piece_or_row(extent, most, threads):
+    """Memory is bounded by them; and with two blocks for each thread none waits long for another."""
+    piece = min(kernels.piece_images(extent.places) * min(extent.places, kernels.PIECE), extent.length)
+    row = min(kernels.together(extent.places) * min(extent.places, kernels.RUN), extent.length)
+    for tile in (tile for group in kernels.tiles(extent, most) for tile in group):
+        assert values(tile) <= max(most, piece)
+        share = values(tile) // (2 * threads)
+        for block in kernels.blocks(extent.room(tile), kernels.together(extent.places), threads):
+            assert values(block) <= max(min(share, kernels.BLOCK, kernels.BLOCKS // threads), row)
+
+
 def test_what_fits_is_one_tile():
     extent = MemoryTensor(np.empty((3, 5, 70, 71), "f2"))
     assert kernels.tiles(extent, 1 << 40) == [[kernels.Span(0, 5, 0, 3 * 70 * 71)]]
