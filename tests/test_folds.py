@@ -11,9 +11,11 @@ import pytest
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
+from bnorm.affine import bad_variances
 from bnorm.batchnorm import DARKNET, RUNTIMES, Epsilon
 from bnorm.errors import CfgError
 from bnorm.folding import FoldReport, fold
+from bnorm.linear import signs
 from bnorm.model import read_model
 from bnorm.references import agree, references
 from conftest import cfg_source, write_weights
@@ -90,6 +92,7 @@ NETWORKS = [
     ("pjreddie", "3x5x5", f"convolutional {BN} filters=4 size=3 flipped=1 activation=leaky"),
     ("pjreddie", "3x5x5", f"convolutional {BN} filters=4 size=3 dontloadscales=1 activation=leaky"),
     ("pjreddie", "3x5x5", f"convolutional {BN} filters=4 size=3 numload=4 activation=leaky"),
+    ("pjreddie", "7", f"connected {BN} output=4 numload=2 | connected output=2"),  # where it means nothing
     (
         "alexeyab",
         "4x5x5",
@@ -278,11 +281,12 @@ def test_sharing_layers_are_folded_together_or_not_at_all(tmp_path):
 # --- binary weights ---------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.parametrize("switch", ["binary=1", "xnor=1"])
 @pytest.mark.parametrize(("scale", "folds"), [(0.5, True), (0.0, True), (-0.5, False)])
-def test_a_binary_weight_of_zero_cannot_turn_its_sign(tmp_path, scale, folds):
+def test_a_binary_weight_of_zero_cannot_turn_its_sign(tmp_path, scale, folds, switch):
     """To darknet 0 is negative; times a negative gain it would have to become positive."""
     cfg = tmp_path / "net.cfg"
-    cfg.write_text(cfg_source("3x6x6", f"convolutional filters=4 size=3 binary=1 {BN}"))
+    cfg.write_text(cfg_source("3x6x6", f"convolutional filters=4 size=3 {switch} {BN}"))
     weights = write_weights(cfg, tmp_path / "net.weights")
     data = bytearray(weights.read_bytes())
     struct.pack_into("<f", data, 20 + 4 * (4 + 1), scale)  # scales[1]
@@ -292,6 +296,46 @@ def test_a_binary_weight_of_zero_cannot_turn_its_sign(tmp_path, scale, folds):
     assert report.layers[0].folded == folds
     assert report.layers[0].reason == ("" if folds else "folding would change signs of weights in 1 binary filter")
     same_outputs(tmp_path, "alexeyab", report, DARKNET)
+
+
+@pytest.mark.parametrize(
+    ("filters", "reason"),
+    [
+        ([{0: 1.0, 1: -1.0}], "in 1 binary filter"),  # whose sum is 0
+        ([{0: 1.0}, {5: 1.0}], "in 2 binary filters"),
+        ([{}], ""),  # of zeros alone: it gives 0, whatever its signs
+    ],
+)
+def test_a_binary_filter_counts_where_its_magnitude_is_not_0(tmp_path, filters, reason):
+    weights = {27 * row + column: 0.0 for row in range(len(filters)) for column in range(27)}
+    weights |= {27 * row + column: value for row, kept in enumerate(filters) for column, value in kept.items()}
+    source = f"convolutional filters=4 size=3 binary=1 {BN}"
+    model = odd_pair(tmp_path, source, {(0, "weights"): weights, (0, "scales"): dict.fromkeys(range(4), -1.0)})
+    report = fold(model, tmp_path / "out.weights")
+    assert report.layers[0].reason == (f"folding would change signs of weights {reason}" if reason else "")
+    same_outputs(tmp_path, "alexeyab", report, DARKNET)
+
+
+def test_layers_that_share_one_s_weights_leave_those_that_share_another_s_alone(tmp_path):
+    pair = f"convolutional filters=4 size=3 pad=1 {BN} | convolutional filters=4 size=3 pad=1 {BN} share_index=-1"
+    report = folded(tmp_path, "4x6x6", f"{pair} | {pair}", layers=[0, 1, 2])
+    kept = {2: "shares its weights with layer 3: not selected", 3: "not selected"}
+    assert fates(report) == {0: "", 1: ""} | kept
+
+
+def test_the_activation_that_stands_between_is_named_though_the_cfg_does_not(tmp_path):
+    report = folded(tmp_path, "3x6x6", "convolutional filters=4 | batchnorm")
+    assert fates(report)[1].startswith("layer 0 has activation=logistic")
+
+
+def test_two_bad_variances_are_counted():
+    assert bad_variances(np.array([1.0, -1.0])) == "rolling_variance is -1 in channel 1"
+    assert bad_variances(np.array([np.nan, 1.0, np.inf])) == "rolling_variance is nan in channel 0 and 1 more"
+
+
+def test_the_sign_of_a_binary_weight_of_0_is_negative():
+    signs(values := np.array([2.0, 0.0, -0.0, -2.0]), out=values)
+    assert list(values) == [1, -1, -1, -1]
 
 
 # --- any network ------------------------------------------------------------------------------------------------------

@@ -78,14 +78,13 @@ def bad_variances(variance: Vector) -> str:
     bad = np.flatnonzero(~((variance >= 0) & np.isfinite(variance)))
     if not bad.size:
         return ""
-    return f"rolling_variance is {variance[bad[0]]:g} in channel {bad[0]}" + f" and {bad.size - 1} more" * (
-        bad.size > 1
-    )
+    more = f" and {bad.size - 1} more" if bad.size > 1 else ""
+    return f"rolling_variance is {variance[bad[0]]:g} in channel {bad[0]}{more}"
 
 
 def clamped(variance: Vector) -> Vector:
     """Each variance as the nearest one that a float32 can hold; 0, darknet's initial value, for what is no number."""
-    return np.clip(np.nan_to_num(variance, nan=0.0, posinf=LARGEST, neginf=0.0), 0.0, LARGEST)
+    return np.clip(np.nan_to_num(variance), 0.0, LARGEST)
 
 
 def affine(fold: Fold, weights: Weights, known: Statistics, epsilon: Epsilon) -> Affine:

@@ -91,9 +91,8 @@ class _Planner:
             return None
         before = tuple(gone for gone in around if gone < layer.index)
         behind = tuple(gone for gone in around if gone > layer.index)
-        convolution = part.kind == "convolutional"
-        binary = frozenset(convolution and _binary(self.layers[index]) for index in self._group(layer))
-        return Fold(layer.index, part, groups_of(layer.section) if convolution else 1, binary, before, own, behind)
+        binary = frozenset(part.kind == "convolutional" and _binary(self.layers[index]) for index in self._group(layer))
+        return Fold(layer.index, part, groups_of(layer.section), binary, before, own, behind)
 
     def _group(self, layer: Layer) -> tuple[int, ...]:
         """The layers with the same arrays, the one first that has them in the file."""
@@ -169,7 +168,7 @@ class _Planner:
         """Why a linear layer can take in nothing from outside."""
         if linear.index in self.groups:
             return f"layer {linear.index} shares its weights"
-        reason = self.fixed.get(linear.index) or self.kept.get(linear.index)
+        reason = self.fixed.get(linear.index)
         return f"layer {linear.index} stays as it is: {reason}" if reason else ""
 
 
