@@ -62,7 +62,7 @@ def test_the_same_bytes_in_every_environment(tmp_path, name):
 def test_the_same_bytes_on_any_number_of_threads(tmp_path, name):
     first, *others = [
         outcome((*COMMANDS[name], "--threads", threads, "--memory", memory), tmp_path / threads, {})
-        for threads, memory in (("1", "1MiB"), ("2", "4GiB"), ("7", "64MiB"))
+        for threads, memory in (("1", "16MiB"), ("2", "4GiB"), ("7", "64MiB"))
     ]
     assert first[0] == 0
     for other in others:

@@ -181,7 +181,7 @@ def test_an_array_that_unpacks_to_very_much_is_refused(tmp_path, monkeypatch):
     (info,) = zipfile.ZipFile(path).infolist()
     what, cause = str(caught.value).split("\n")
     assert what.startswith(
-        f"{path}: x.npy unpacks to {info.file_size} bytes, expected at most {100 * info.compress_size}"
+        f"{path}: x.npy unpacks to {info.file_size:,} bytes, expected at most {100 * info.compress_size:,}"
     )
     assert "numpy.savez" in cause
 

@@ -281,7 +281,7 @@ def test_an_archive_holds_the_same_as_a_folder(run):
 def test_a_second_run_writes_the_same_bytes(run, output, monkeypatch):
     save("x.npy", (2, 4, 90, 100))
     runs = []
-    for options in ([], ["--threads", 1], ["--threads", 7, "--memory", "1MiB"], ["--memory", "4GiB"]):
+    for options in ([], ["--threads", 1], ["--threads", 7, "--memory", "16MiB"], ["--memory", "4GiB"]):
         run("--input", "x.npy", "--train", "-o", output, *options)
         runs.append(files())
         monkeypatch.setattr("time.time", lambda: 2e9)  # an archive of another day
@@ -334,9 +334,9 @@ def test_every_format_gives_the_same_y(run):
     assert len(set(written)) == 1
 
 
-@pytest.mark.parametrize("memory", ["1MiB", "256MiB"])
+@pytest.mark.parametrize("memory", ["16MiB", "256MiB"])
 def test_a_tensor_larger_than_the_budget_is_the_same(run, params, memory):
-    x = save("x.npy", (3, 4, 200, 200))
+    x = save("x.npy", (3, 4, 700, 700))
     run("--input", "x.npy", "--train", "--memory", memory, "-o", "out")
     assert_results(results_in("out"), step(params, "pjreddie", x, train=True))
 
@@ -549,7 +549,7 @@ def test_the_document_writes_what_json_cannot_hold_as_text(run):
 
 
 @pytest.mark.usefixtures("params")
-@pytest.mark.parametrize("options", [["--threads", 1], ["--threads", 7, "--memory", "1MiB"], ["--memory", "4GiB"]])
+@pytest.mark.parametrize("options", [["--threads", 1], ["--threads", 7, "--memory", "16MiB"], ["--memory", "4GiB"]])
 def test_the_summary_does_not_depend_on_threads_and_memory(run, options):
     save("x.npy", (2, 4, 200, 200))
     wanted = run("--input", "x.npy", "--train", "--format", "json").stdout
@@ -862,8 +862,8 @@ OUTPUTS = pytest.mark.parametrize("output", ["out", "out.npz"])
 def long() -> list[str]:
     """Options for a tensor that takes many reads."""
     save_params()
-    save("x.npy", (2, 4, 200, 200))
-    return [*PARAMS, "--input", "x.npy", "--train", "--memory", "1MiB"]
+    save("x.npy", (2, 4, 700, 700))
+    return [*PARAMS, "--input", "x.npy", "--train", "--memory", "16MiB"]
 
 
 def fail_at(monkeypatch, name: str, number: int, failure) -> list[int]:

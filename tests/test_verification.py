@@ -94,7 +94,9 @@ def test_one_value_that_is_off_by_a_thousandth_fails_and_leaves_nothing(
     model = pair(tmp_path, dialect, net, layers)
     before = set(tmp_path.iterdir())
     monkeypatch.setattr(preparation, "folded", spoil(array, 1e-3))
-    with pytest.raises(OutputError, match=r"layer [01] differs by .* from what it was, expected rounding alone") as caught:
+    with pytest.raises(
+        OutputError, match=r"layer [01] differs by .* from what it was, expected rounding alone"
+    ) as caught:
         fold(model, tmp_path / "out.weights")
     assert "a defect of bnorm" in caught.value.cause
     assert set(tmp_path.iterdir()) == before

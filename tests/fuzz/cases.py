@@ -264,7 +264,7 @@ CHOICES = {
     "rolling": "ema average",
     "output": "out out.npz",
     "arithmetic": " ".join(ARITHMETICS),
-    "memory": "1MiB 256MiB",
+    "memory": "16MiB 256MiB",
     "threads": "1 1 2",
 }
 
@@ -402,7 +402,7 @@ Y = npy(np.arange(6, dtype="f4").reshape(2, 3))
 OPTIONS = """--layer --dialect --format --epsilon --bad-variance --memory --threads --shape --layout --input --delta
     --arithmetic --rolling --rolling-keep --train --stages --dry-run --no-verify --channels --sort --top --strict --list
     --update-weights --params --output --output-cfg --force --plot -o -h --help --version --""".split()
-VALUES = """0 1-2 3.wf 1e-5:outside alexeyab json csv markdown 1MiB 1,2,3 nhwc - . out out.npz out.png net.cfg
+VALUES = """0 1-2 3.wf 1e-5:outside alexeyab json csv markdown 16MiB 1,2,3 nhwc - . out out.npz out.png net.cfg
     net.weights y.npy gain gain:asc 999999999999999999999999999999""".split()
 SAMPLE = PAIRS[0]
 

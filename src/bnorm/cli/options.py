@@ -15,6 +15,7 @@ from bnorm.batchnorm import RUNTIMES, Epsilon
 from bnorm.dialects import DIALECTS
 from bnorm.model import Model
 
+LEAST_MEMORY = 16 << 20  # with less, scattered channels are read in small pieces, again and again
 FILE = click.Path(path_type=Path)
 Command = TypeVar("Command", bound=Callable[..., object])
 
@@ -99,8 +100,8 @@ class Size(click.ParamType[int]):
             return value
         match = re.fullmatch(r"([0-9]{1,15})\s*([kmgt]?)(?:i?b)?", value.strip(), re.IGNORECASE)
         size = int(match[1]) << 10 * " kmgt".index(match[2].lower() or " ") if match else 0
-        if size < 1 << 20:
-            self.fail(f"{value!r} is not a size of at least 1MiB, such as 256MiB", param, ctx)
+        if size < LEAST_MEMORY:
+            self.fail(f"{value!r} is not a size of at least 16MiB, such as 256MiB", param, ctx)
         return size
 
 
