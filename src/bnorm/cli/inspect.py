@@ -276,6 +276,8 @@ def _footer(report: Inspection) -> list[str]:
     if found:
         dead, channels = (sum(getattr(statistics, name) for statistics in found) for name in ("dead", "channels"))
         total += f"; {dead:,} of {channels:,} normalised channels dead"
+    elif report.model.fits:
+        total += "; no normalised channel"
     return ["", total, *_widest(report)]
 
 
