@@ -227,11 +227,11 @@ def _settle(layer: Layer, tensors: _Tensors, sum_less: Callable[[Vector | None],
     """All that follows from the sums of x less a shift.
 
     At inference the rolling mean of each channel is subtracted whose rolling variance is small beside it. In training
-    nothing is, unless the variance turns out to be small beside the mean; then each such channel's mean is, as a value
-    of x's type, which is exactly that of a constant channel, and all is summed again.
+    nothing is, unless the variance turns out to be small beside the mean; then each such channel's mean is, and all is
+    summed again.
     """
     parameters, rolling, arithmetic, train = layer
-    (x, delta, outputs), length = tensors, tensors.x.length
+    delta, outputs, length = tensors.delta, tensors.outputs, tensors.x.length
     statistics: Rolling | Moments = rolling
     moments, gradients = None, None
     lines: dict[str, Line] = {}
@@ -242,7 +242,7 @@ def _settle(layer: Layer, tensors: _Tensors, sum_less: Callable[[Vector | None],
         statistics = moments = batchnorm.moments(sums[0], sums[1], about, length, arithmetic)
         far = batchnorm.far(moments.mean, moments.unbiased)
         if far.any():
-            shift = about = np.where(far, moments.mean.astype(x.dtype), 0).astype(np.float64)
+            shift = about = np.where(far, moments.mean, 0)
             sums = sum_less(shift)
             statistics = moments = batchnorm.moments(sums[0], sums[1], about, length, arithmetic)
     if delta:
