@@ -108,19 +108,19 @@ def test_each_fork_writes_its_version(dialect, fields):
 
 
 @pytest.mark.parametrize(
-    ("fields", "writer"),
+    ("fields", "writers"),
     [
-        ((0, 2, 5), "alexeyab or hank"),
-        ((0, 2, 0), "pjreddie"),
-        ((0, 1, 0), "pjreddie, before 2018"),
-        ((0, 1, 9), "pjreddie, before 2018"),
-        ((0, 2, 1), ""),
-        ((1, 2, 0), ""),
-        ((0, 2000, 0), ""),
+        ((0, 2, 5), ("alexeyab", "hank")),
+        ((0, 2, 0), ("pjreddie",)),
+        ((0, 1, 0), ("pjreddie",)),
+        ((0, 1, 9), ("pjreddie",)),
+        ((0, 2, 1), ()),
+        ((1, 2, 0), ()),
+        ((0, 2000, 0), ()),
     ],
 )
-def test_a_version_tells_its_writer(fields, writer):
-    assert Header(*fields, seen=0, nbytes=20).writer == writer
+def test_a_version_tells_its_writers(fields, writers):
+    assert Header(*fields, seen=0, nbytes=20).writers == writers
 
 
 def test_a_version_reads_as_users_write_it():

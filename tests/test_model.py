@@ -177,5 +177,55 @@ def test_an_error_is_not_hidden_by_a_dialect_that_ignores_the_key(tmp_path, opti
         read_model(cfg)
 
 
+@pytest.mark.parametrize(
+    ("layers", "line"),
+    [
+        ("convolutional filters=2 | convolutional filters=2 stride_x=2 stride_y=2 | shortcut from=0", 12),
+        ("crnn output=4 hidden=3", 5),  # pad=1 is forgotten
+    ],
+)
+def test_an_error_is_not_hidden_by_a_dialect_that_knows_less_of_the_cfg(tmp_path, layers, line):
+    with pytest.raises(CfgError) as caught:
+        guessed(tmp_path, "3x8x8", layers)
+    assert caught.value.line == line
+
+
+def test_where_every_dialect_fails_the_one_that_knows_the_cfg_best_says_why(tmp_path):
+    """Not the one that happens to stop at a later line: pjreddie at the last heading, hank at the key behind it."""
+    with pytest.raises(CfgError, match="from=-9 points before"):
+        guessed(tmp_path, "3x8x8", "convolutional stride_x=1 | shortcut from=-9 | convolutional size=1 size=1")
+    with pytest.raises(CfgError, match="from=-9 points before"):
+        guessed(tmp_path, "3x8x8", "shortcut from=-9 | Gaussian_yolo mask=0 classes=1 uc_normalizer=1")
+
+
+@pytest.mark.parametrize("name", ["gru", "lstm"])
+def test_gates_are_not_read_in_the_order_of_another_fork_since_theirs_cannot_read_the_cfg(tmp_path, name):
+    """pjreddie takes no CR; read as alexeyab's, the file would fit, and hold other gates."""
+    cfg = tmp_path / "net.cfg"
+    cfg.write_bytes((LAYOUTS / f"{name}.cfg").read_bytes().replace(b"\n", b"\r\n"))
+    with pytest.raises(CfgError, match="its line ends in CR"):
+        read_model(cfg, LAYOUTS / f"{name}.pjreddie.weights")
+    assert read_model(cfg, LAYOUTS / f"{name}.alexeyab.weights").dialect.name == "alexeyab"
+
+
+def test_where_no_gates_are_the_keys_decide_before_the_version(tmp_path):
+    cfg, weights = tmp_path / "net.cfg", tmp_path / "net.weights"
+    cfg.write_text(cfg_source("3x8x8", "convolutional filters=2 stride_x=2 stride_y=2 activation=mish"))
+    weights.write_bytes(struct.pack("<3iQ", 0, 2, 0, 0) + bytes(4 * 8))
+    assert read_model(cfg, weights).dialect.name == "alexeyab"
+
+
+def test_the_version_decides_where_nothing_else_does(tmp_path):
+    cfg, weights = tmp_path / "net.cfg", tmp_path / "net.weights"
+    cfg.write_text(cfg_source("3x8x8", "convolutional filters=2"))
+    weights.write_bytes(struct.pack("<3iQ", 0, 2, 0, 0) + bytes(4 * 8))
+    assert read_model(cfg, weights).dialect.name == "pjreddie"
+
+
+def test_the_reason_says_why_another_dialect_refuses_the_cfg(tmp_path):
+    reason = guessed(tmp_path, "4x8x8", "deconvolutional").reason
+    assert "alexeyab refuses line 5 of the cfg ([deconvolutional] is unknown to alexeyab" in reason
+
+
 def test_paths_may_be_texts(tiny):
     assert read_model(str(tiny[0]), str(tiny[1])).fits

@@ -67,7 +67,7 @@ def misfit(weights: Weights) -> Finding | None:
 
 def header_findings(header: Header) -> Iterator[Finding]:
     """What is odd in the header of a file that fits."""
-    if not header.writer:
+    if not header.writers:
         yield found("header-version", f"its version is {header.version}, which no known fork writes")
     if not 0 <= header.seen < MOST_SEEN:
         yield found("header-seen", f"{header.seen:,} images seen, expected fewer than {MOST_SEEN:,}")
@@ -284,7 +284,7 @@ def _same_size(weights: Weights) -> Finding | None:
 def _other_cfg(weights: Weights, misplaced: list[Array]) -> Finding:
     header, first = weights.model.header, misplaced[0]
     sizes = f"expected {weights.layout.nbytes:,} bytes, got {weights.nbytes:,}"
-    if not header.writer:
+    if not header.writers:
         what = f"is no file of darknet: its version would be {header.version}, and its numbers make no sense"
         return found("weights-foreign", f"{what}; {sizes}")
     good = [array for array in weights.layout.arrays if array.field == first.field and array.offset < first.offset]

@@ -25,11 +25,11 @@ VERSION = struct.Struct("<3i")
 WIDE, NARROW, NARROW_SIGNED = struct.Struct("<Q"), struct.Struct("<I"), struct.Struct("<i")
 TRANSPOSED_ABOVE = 1000
 
-# Who writes which (major, minor, revision); None stands for any. The first row that matches counts.
-WRITERS: tuple[tuple[tuple[int | None, int | None, int | None], str], ...] = (
-    ((0, 2, 5), "alexeyab or hank"),
-    ((0, 2, 0), "pjreddie"),
-    ((0, 1, None), "pjreddie, before 2018"),
+# Which dialects write which (major, minor, revision); None stands for any. 0.1 is that of pjreddie's old files.
+WRITERS: tuple[tuple[tuple[int | None, int | None, int | None], tuple[str, ...]], ...] = (
+    ((0, 2, 5), ("alexeyab", "hank")),
+    ((0, 2, 0), ("pjreddie",)),
+    ((0, 1, None), ("pjreddie",)),
 )
 
 
@@ -103,9 +103,9 @@ class Header(NamedTuple):
         return f"{self.major}.{self.minor}.{self.revision}"
 
     @property
-    def writer(self) -> str:
-        """The fork that writes this version; empty where none does."""
-        return next((writer for row, writer in WRITERS if _matches(self, row)), "")
+    def writers(self) -> tuple[str, ...]:
+        """The dialects that write this version; none for a version that no known fork writes."""
+        return next((writers for row, writers in WRITERS if _matches(self, row)), ())
 
 
 def _matches(header: Header, row: tuple[int | None, ...]) -> bool:

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import BinaryIO, NamedTuple
 
 from bnorm import cfg
-from bnorm.dialects import DIALECTS, Dialect
+from bnorm.dialects import DIALECTS, KEYS, SECTIONS, Dialect
 from bnorm.errors import BnormError, CfgError, WeightsError
 from bnorm.files import open_regular
 from bnorm.header import Header, read_header, written_by
@@ -55,25 +55,50 @@ def read_model(cfg_path: Path | str, weights_path: Path | str | None = None, dia
                 models.append(_read(text, file, path, candidate))
             except (CfgError, WeightsError) as error:
                 errors[candidate.name] = error
-    hidden = [error for name, error in errors.items() if not DIALECTS[name].strict and _ignored(models, error)]
-    if not models or (hidden and not any(model.fits for model in models)):
-        raise max(hidden or errors.values(), key=_progress)
-    return _choose(models, errors)
+    _raise_hidden(text, models, errors)
+    model = _choose(models, errors)
+    _raise_turned(model, errors)
+    return model
 
 
-def _ignored(models: list[Model], error: BnormError) -> bool:
-    """Whether the error is about a key that none of the models asks for: they read the cfg by looking away."""
-    return any(
-        option.line == error.line and not section.knows(option.key)
-        for model in models
-        for section in model.network.sections
-        for option in section.options
-    )
+def _raise_hidden(text: cfg.Text, models: list[Model], errors: dict[str, BnormError]) -> None:
+    """Raise the error of the dialect that knows the cfg best, unless another one knows it as well, or fits the file.
+
+    The others read it by looking away. hank demands more than the other two: that it refuses a cfg says little.
+    """
+    known = {name: _known(text, dialect) for name, dialect in DIALECTS.items()}
+    if any(model.fits for model in models):
+        return
+    most = max((known[model.dialect.name] for model in models), default=-1)
+    hidden = [name for name in errors if known[name] > most and not (models and DIALECTS[name].strict)]
+    if hidden:
+        raise errors[max(hidden, key=lambda name: (isinstance(errors[name], WeightsError), known[name]))]
 
 
-def _progress(error: BnormError) -> tuple[bool, int]:
-    """How far a dialect came: to the weights, or to which line of the cfg."""
-    return isinstance(error, WeightsError), error.line or 0
+def _known(text: cfg.Text, dialect: Dialect) -> int:
+    """How many lines of a cfg this dialect knows, headings and options; near enough, for one that it cannot read."""
+    keys: frozenset[str] = frozenset()
+    count = 0
+    for line in text.lines:
+        key = line.partition("=")[0].strip()
+        if key.startswith("["):
+            kind = SECTIONS[dialect.name].get(key.strip("[] \t"))
+            keys = KEYS[dialect.name][kind] if kind else frozenset()
+            count += kind is not None
+        count += key in keys
+    return count
+
+
+def _raise_turned(model: Model, errors: dict[str, BnormError]) -> None:
+    """Raise the error of the fork that wrote the file, where the chosen one would read its gates in another order."""
+    writers = model.header.writers if model.weights else ()
+    if len(writers) == 1 and writers[0] in errors and _gated(model):
+        raise errors[writers[0]]
+
+
+def _gated(model: Model) -> bool:
+    """Whether it has layers whose parts the forks store in different orders, at the same size."""
+    return any(layer.type in ("gru", "lstm") for layer in model.network.layers)
 
 
 @contextmanager
@@ -99,7 +124,9 @@ class Clue(NamedTuple):
 
 def _choose(models: list[Model], errors: dict[str, BnormError]) -> Model:
     """Let each clue in turn narrow the models down; where several stay, the first knows the most."""
-    reasons = [f"{name} refuses line {error.line} of the cfg" for name, error in errors.items() if error.line]
+    reasons = [
+        f"{name} refuses line {error.line} of the cfg ({error.what})" for name, error in errors.items() if error.line
+    ]
     for clue in CLUES:
         favoured = clue.favours(models)
         if favoured and len(favoured) < len(models):
@@ -117,7 +144,11 @@ def _fitting(models: list[Model]) -> list[Model]:
 
 
 def _writing_this_version(models: list[Model]) -> list[Model]:
-    return [model for model in models if model.weights and model.dialect.name in model.header.writer]
+    return [model for model in models if model.weights and model.dialect.name in model.header.writers]
+
+
+def _writing_these_gates(models: list[Model]) -> list[Model]:
+    return [model for model in _writing_this_version(models) if _gated(model)]
 
 
 def _knowing_most_keys(models: list[Model]) -> list[Model]:
@@ -129,9 +160,11 @@ def _unknown_keys(network: Network) -> int:
     return sum(not section.knows(option.key) for section in network.sections for option in section.options)
 
 
-# The version comes before the keys: it says in whose order the arrays of a recurrent layer stand, at the same size.
+# The version comes before the keys where it says in whose order the arrays of a layer stand, at the same size.
+_VERSION = "{} would write another version into the header"
 CLUES = (
     Clue(_fitting, "the file's size does not fit {}"),
-    Clue(_writing_this_version, "{} would write another version into the header"),
+    Clue(_writing_these_gates, _VERSION),
     Clue(_knowing_most_keys, "{} would ignore more of the cfg's keys"),
+    Clue(_writing_this_version, _VERSION),
 )

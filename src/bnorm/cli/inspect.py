@@ -253,7 +253,7 @@ def _summary(report: Inspection) -> list[str]:
 
 def _header(model: Model) -> tuple[str, str]:
     header, batch = model.header, model.network.images_per_batch
-    writer = f"as written by {header.writer}" if header.writer else "which no known fork writes"
+    writer = f"as written by {' or '.join(header.writers)}" if header.writers else "which no known fork writes"
     # batch is 0 where subdivisions > batch
     batches = f" = {header.seen // batch:,} batches of {batch}" if batch and header.seen >= 0 else ""
     return f"         header {header.version}, {writer}", f"         {header.seen:,} images seen{batches}"
