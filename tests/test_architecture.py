@@ -14,7 +14,7 @@ import bnorm
 SOURCE = Path(bnorm.__file__).parent
 # Each module imports only from those before it.
 TEXT = ["errors", "findings", "dialects", "files", "grammar", "cfg", "strictness"]
-SHAPES = ["shapes", "rules", "parts", "network", "layout"]
+SHAPES = ["shapes", "rules", "parts", "network", "remarks", "layout"]
 BYTES = ["header", "model", "weights"]
 NUMBERS = [
     "batchnorm",

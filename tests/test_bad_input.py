@@ -168,7 +168,7 @@ CFGS = {
     "negative width": (net(width=-8) + "[convolutional]\n", "width=-8, expected at least 0"),
     "kernel too large": (net() + "[convolutional]\nsize=99\n", "no negative size"),
     "10^12 filters": (net() + "[convolutional]\nfilters=1000000000000\n", "fits a 32-bit int"),
-    "2^31 filters": (net() + "[convolutional]\nfilters=2147483647\n", "fits a 32-bit int"),
+    "2^31 filters": (net() + "[convolutional]\nfilters=2147483647\n", "137438953408 values, expected numbers that fit"),
     "2^31 outputs": (net() + "[connected]\noutput=2147483647\n", "fits a 32-bit int"),
     "10^12 pixels": (net(10**6, 10**6) + "[convolutional]\n", "expected 1 to 2147483647"),
     "too many digits": (net() + f"[convolutional]\nfilters={'9' * 9000}\n", "fits a 32-bit int"),

@@ -16,6 +16,7 @@ from bnorm.cfg import Section, Text
 from bnorm.dialects import DIALECTS, KEYS, SECTIONS
 from bnorm.errors import CfgError
 from bnorm.network import build
+from bnorm.remarks import text_remarks
 
 LINE_BASED = ("pjreddie", "alexeyab")
 EVERY = sorted(DIALECTS)
@@ -47,12 +48,6 @@ def error(source: str | bytes, dialect: str) -> CfgError:
     return caught.value
 
 
-def remarks(source: str, dialect: str) -> list[tuple[str, int]]:
-    text = text_of(source)
-    found = cfg.remarks(text, cfg.sections(text, DIALECTS[dialect]))
-    return [(remark.id, remark.line) for remark in found]
-
-
 # --- bytes that are no text -------------------------------------------------------------------------------------------
 
 
@@ -60,6 +55,13 @@ def test_a_byte_order_mark_is_named():
     with pytest.raises(CfgError, match="byte order mark") as caught:
         text_of(b"\xef\xbb\xbf[net]\n")
     assert caught.value.line == 1
+
+
+def test_utf_16_is_named():
+    for encoding in ("utf-16", "utf-16-be"):
+        data = ("\ufeff" if encoding.endswith("be") else "") + "[net]\nwidth=8\n"
+        with pytest.raises(CfgError, match="it is UTF-16: save it as UTF-8"):
+            cfg.parse(Path("net.cfg"), data.encode(encoding))
 
 
 def test_the_first_byte_that_is_not_utf_8_is_named_with_its_line():
@@ -172,7 +174,20 @@ def test_the_first_section_must_be_net(dialect):
 @every_dialect
 def test_a_second_net_is_no_layer(dialect):
     found = error("[net]\nwidth=8\n[avgpool]\n[net]\nwidth=8\n", dialect)
-    assert (found.line, found.what) == (4, f"[net] is unknown to {dialect}, expected a layer")
+    assert (found.line, found.what) == (4, "[net] stands again, expected it as the first section alone")
+
+
+def test_a_key_without_value_is_where_a_missing_one_is_said():
+    """It hides what stands below it."""
+    text = text_of("[net]\nwidth=8\nheight=8\nchannels=3\n[conv]\n[shortcut]\nactivation=linear\nfrom\nfrom=-2\n")
+    with pytest.raises(CfgError, match="has no from") as caught:
+        build(text, DIALECTS["alexeyab"])
+    assert caught.value.line == 8
+
+
+def test_a_name_that_goes_on_to_the_last_bracket_is_said_so():
+    assert "goes on to the line's last ]" in error("[net] # x]\nwidth=8\n[avgpool]\n", "hank").cause
+    assert "blanks inside the brackets count" in error("[ net ]\nwidth=8\n[avgpool]\n", "hank").cause
 
 
 @every_dialect
@@ -446,100 +461,6 @@ def test_a_text_without_several_lines():
     assert text_of("a\nb\r\nc\nd").edited({2, 4}, {3: "C\n"}) == b"a\nC\n"
 
 
-# --- remarks ----------------------------------------------------------------------------------------------------------
-
-
-@line_based
-def test_a_plain_cfg_has_no_remarks(dialect):
-    assert remarks("[net]\nwidth=8\n[convolutional]\nfilters=2\n", dialect) == []
-
-
-@line_based
-def test_what_is_odd_is_remarked_with_its_line(dialect):
-    source = """\
-        [net]
-        width=8
-        [convolutional]
-        activation=leaky # soft
-        size
-        stride=
-        colour=red
-        activation=linear
-        """
-    assert remarks(dedent(source), dialect) == [
-        ("cfg-inline-comment", 4),
-        ("cfg-no-value", 5),
-        ("cfg-no-value", 6),
-        ("cfg-unknown-key", 7),
-        ("cfg-duplicate-key", 8),
-    ]
-
-
-def test_a_remark_names_its_section_and_its_key():
-    options = "activation=linear#why\nsize\nstride=\ncolour=red\nfilters=8\nfilters=9\n"
-    text = text_of(f"[net]\nwidth=8\n[conv]\n{options}")
-    found = cfg.remarks(text, cfg.sections(text, DIALECTS["alexeyab"]))
-    keys = ["activation", "size", "stride", "colour", "filters"]
-    assert [remark.message.partition(":")[0] for remark in found] == [f"[conv] {key}" for key in keys]
-
-
-@pytest.mark.parametrize(
-    ("option", "pjreddie", "alexeyab"),
-    [
-        ("[convolutional]\nfilters=8 # eight, or so", True, True),
-        ("[convolutional]\nfilters=8 # eight", False, False),
-        ("[convolutional]\nactivation=relu # why", True, True),
-        ("[route]\nlayers=-1 # the one before", False, False),
-        ("[yolo]\nmask=0,1 # small, and large", True, False),
-        ("[region]\nanchors=1,2 # wide, high", True, True),
-        ("[region]\nanchors=1.5,2e1 # wide", False, False),
-    ],
-)
-def test_a_comment_behind_a_number_is_remarked_where_it_is_read(option, pjreddie, alexeyab):
-    """A number ends at it in any fork; a list goes on behind the next comma, but for some of alexeyab's."""
-    for dialect, expected in (("pjreddie", pjreddie), ("alexeyab", alexeyab), ("hank", False)):
-        found = remarks(f"[net]\nwidth=8\n[conv]\n{option}\n", dialect)
-        assert found == ([("cfg-inline-comment", 5)] if expected else []), dialect
-
-
-@pytest.mark.parametrize(
-    ("name", "unknown"), [("mish", ["pjreddie"]), ("laeky", ["pjreddie", "alexeyab"]), ("elu", [])]
-)
-def test_an_activation_that_becomes_relu_is_remarked(name, unknown):
-    for dialect in ("pjreddie", "alexeyab"):
-        found = remarks(f"[net]\nwidth=8\n[conv]\nactivation={name}\n", dialect)
-        assert found == ([("cfg-activation", 4)] if dialect in unknown else [])
-
-
-def test_utf_16_is_named():
-    for encoding in ("utf-16", "utf-16-be"):
-        data = ("\ufeff" if encoding.endswith("be") else "") + "[net]\nwidth=8\n"
-        with pytest.raises(CfgError, match="it is UTF-16: save it as UTF-8"):
-            cfg.parse(Path("net.cfg"), data.encode(encoding))
-
-
-def test_hank_has_inline_comments_and_no_remarks_on_them():
-    assert remarks("[net]\nwidth=8\n[convolutional]\nfilters=8 # eight\n", "hank") == []
-
-
-def test_hank_s_skipped_lines_are_remarked():
-    text = text_of("[net]\nwidth=8\n[convolutional]\nfil ters=4\n")
-    (found,) = cfg.remarks(text, cfg.sections(text, DIALECTS["hank"]))
-    assert found == ("cfg-no-value", 4, "[convolutional] fil ters: cannot be read, hank drops the line")
-
-
-@pytest.mark.parametrize("dialect", ["alexeyab", "hank"])
-def test_the_first_carriage_return_is_remarked(dialect):
-    assert remarks("[net]\nwidth=8\n[avgpool]\r\n\r\n", dialect) == [("cfg-cr", 3)]
-    assert remarks("[net]\nwidth=8\n[conv]\nsize\n[avgpool]\r\n", dialect) == [("cfg-cr", 5), ("cfg-no-value", 4)]
-
-
-def test_keys_of_other_forks_are_remarked():
-    source = "[net]\nwidth=8\n[convolutional]\nstride_x=2\nnumload=1\n"
-    assert remarks(source, "pjreddie") == [("cfg-unknown-key", 4)]
-    assert remarks(source, "alexeyab") == [("cfg-unknown-key", 5)]
-
-
 # --- any text ---------------------------------------------------------------------------------------------------------
 
 WORDS = st.sampled_from([*KEYS["alexeyab"]["convolutional"], "[net]", "[convolutional]", "[yolo]", "mask", "layers"])
@@ -559,7 +480,7 @@ def test_any_text_is_read_or_refused(dialect, source):
         found = cfg.sections(text, DIALECTS[dialect])
     except CfgError:
         return
-    cfg.remarks(text, found)
+    text_remarks(text, found)
     for section in found:
         for option in section.options:
             for convert in (section.flag, section.integers, section.text):

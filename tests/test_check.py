@@ -74,7 +74,8 @@ CFGS: dict[str, tuple[bytes, str]] = {
         "[net] channels: given before",
     ),
     "cfg-inline-comment": (TEXT.replace("=leaky", "=leaky # soft", 1).encode(), "activation: to alexeyab # is part"),
-    "cfg-activation": (TEXT.replace("=leaky", "=laeky", 1).encode(), "activation=laeky: unknown to alexeyab, which"),
+    "cfg-activation": (TEXT.replace("=leaky", "=laeky", 1).encode(), "activation: laeky is unknown to alexeyab, which"),
+    "cfg-list": (re.sub(r"(anchors=.*)", r"\1,", TEXT).encode(), "[yolo] anchors: a comma too many"),
     "cfg-crash": (TEXT.replace("channels=3", "channels=3\npolicy=steps\nsteps=9").encode(), "[net] 0 scales, expected"),
     "cfg-no-value": (TEXT.replace("channels=3", "channels=3\nangle=").encode(), "[net] angle: no value"),
     "cfg-unknown-key": (
@@ -100,28 +101,6 @@ def test_what_is_wrong_in_a_cfg_is_found(pair, kind):
     assert (found.id, found.severity) == (kind, KINDS[kind].severity)
     assert message in found.message
     assert re.match(r"line [0-9]+: ", found.message)
-
-
-@pytest.mark.parametrize(
-    ("source", "dialects"),
-    [
-        (cfg_source("12", "connected output=4 | softmax"), ["alexeyab", "hank"]),
-        (cfg_source("3x8x8", "connected output=4 | softmax"), ["alexeyab", "hank"]),
-        (cfg_source("3x2x2", "convolutional size=1 | avgpool"), []),
-        (cfg_source("3x8x8", "deconvolutional filters=4 size=2"), ["pjreddie"]),
-        (
-            "[net]\nwidth=8\nheight=8\nchannels=3\npolicy=steps\nsteps=5,6\nscales=.1\n[maxpool]\n",
-            ["pjreddie", "alexeyab"],
-        ),
-        ("[net]\nwidth=8\nheight=8\nchannels=3\npolicy=steps\nsteps=5,6\nscales=.1,.1\n[maxpool]\n", []),
-        ("[net]\nwidth=8\nheight=8\nchannels=3\npolicy=poly\nsteps=5,6\nscales=.1\n[maxpool]\n", []),
-    ],
-)
-def test_what_a_fork_crashes_on_is_said(tmp_path, source, dialects):
-    cfg = tmp_path / "net.cfg"
-    cfg.write_text(source)
-    for dialect in ("pjreddie", "alexeyab", "hank"):
-        assert ("cfg-crash" in {found.id for found in findings(cfg, None, dialect)}) is (dialect in dialects), dialect
 
 
 def test_the_line_of_a_cfg_finding_is_that_of_the_file(pair):

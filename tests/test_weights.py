@@ -159,6 +159,14 @@ def test_blocks_of_a_transposed_array_are_in_the_file_s_order(tmp_path, monkeypa
 # --- writing ----------------------------------------------------------------------------------------------------------
 
 
+def test_an_array_that_the_file_never_held_was_not_cut_meanwhile(tiny):
+    cfg, weights = tiny
+    weights.write_bytes(weights.read_bytes()[:100])
+    with open_weights(read_model(cfg, weights)) as opened, pytest.raises(WeightsError) as caught:
+        opened[0, "weights"]
+    assert "is this the right cfg" in caught.value.cause
+
+
 def test_an_array_of_another_shape_is_not_written(tiny, tmp_path):
     model = read_model(*tiny)
     arrays = [np.zeros(array.shape, "f4") for array in model.layout.arrays]

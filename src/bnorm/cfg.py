@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
 
-from bnorm.dialects import ACTIVATIONS, KEYS, SECTIONS, Dialect
+from bnorm.dialects import KEYS, SECTIONS, Dialect
 from bnorm.errors import CfgError
 from bnorm.files import open_regular
 from bnorm.grammar import GRAMMARS, INT_MAX, short
@@ -43,14 +43,6 @@ class Option(NamedTuple):
     line: int
 
 
-class Remark(NamedTuple):
-    """Something in the text that this dialect reads, and that another reader or the author may not mean."""
-
-    id: str
-    line: int
-    message: str
-
-
 @dataclass(frozen=True, slots=True)
 class Section:
     """One section, as `dialect` reads it: `type` is darknet's long name, `name` what stands between the brackets."""
@@ -79,7 +71,9 @@ class Section:
         numbers = self._convert(key, GRAMMARS[self.dialect.name].integer)
         number = default if numbers is None else numbers[0]
         if number < least:
-            raise self.error(f"{key}={number}, expected at least {least}", key)
+            text = self.text(key, str(number))
+            read = "" if text == str(number) else f", which {self.dialect.name} reads as {number}"
+            raise self.error(f"{key}={short(text)}{read}, expected at least {least}", key)
         return number
 
     def positive(self, key: str, default: int = 1) -> int:
@@ -108,7 +102,7 @@ class Section:
         self, what: str, key: str = "", *, cause: str = "", line: int | None = None, finding: str = ""
     ) -> CfgError:
         """An error at this line, or at the option's, or at the section's."""
-        option = self.find(key)
+        option = self.find(key) or next((option for option in self.options if option.key == key), None)
         place = line or (option.line if option else self.line)
         return CfgError(self.path, f"[{self.name}] {what}", line=place, cause=cause, finding=finding)
 
@@ -177,9 +171,9 @@ def sections(text: Text, dialect: Dialect) -> tuple[Section, ...]:
         if entry is None:
             continue
         key, value = entry
-        if key == "[" and len(found) == MOST_SECTIONS:
+        if key is None and len(found) == MOST_SECTIONS:
             raise CfgError(text.path, f"more than {MOST_SECTIONS} sections, expected some hundred", line=number)
-        if key == "[":
+        if key is None:
             found.append((value or "", number, []))
         elif not found and dialect.strict and not value:
             continue  # hank skips such a line before it looks for a section
@@ -198,56 +192,17 @@ def sections(text: Text, dialect: Dialect) -> tuple[Section, ...]:
     return result
 
 
-def remarks(text: Text, parsed: tuple[Section, ...]) -> tuple[Remark, ...]:
-    """What is odd in the text and yet is read: for `inspect` and `check` to report."""
-    found = [remark for section in parsed for remark in _section_remarks(section)]
-    returns = next((number for number, line in enumerate(text.lines, 1) if "\r" in line), None)
-    if returns is not None:
-        found.insert(0, Remark("cfg-cr", returns, "CR line ends: pjreddie's darknet cannot read this file"))
-    return tuple(found)
-
-
-def _section_remarks(section: Section) -> list[Remark]:
-    seen: set[str] = set()
-    found: list[Remark] = []
-    for option in section.options:
-        place = f"[{section.name}] {short(option.key)}"
-        if option.value == "":
-            what = "cannot be read, hank" if section.dialect.strict else f"no value, {section.dialect.name}"
-            found.append(Remark("cfg-no-value", option.line, f"{place}: {what} drops the line"))
-            continue
-        if not section.knows(option.key):
-            found.append(Remark("cfg-unknown-key", option.line, f"{place}: {section.dialect.name} ignores this key"))
-        elif option.key in seen:
-            found.append(Remark("cfg-duplicate-key", option.line, f"{place}: given before, the first one counts"))
-        elif option.value is None:
-            found.append(Remark("cfg-no-value", option.line, f"{place}: no value, the default is used"))
-        elif _comments(section, option.key, option.value):
-            what = f"{place}: to {section.dialect.name} # is part of the value"
-            found.append(Remark("cfg-inline-comment", option.line, what))
-        elif option.key == "activation" and option.value not in ACTIVATIONS[section.dialect.name]:
-            what = f"{place}={short(option.value)}: unknown to {section.dialect.name}, which computes relu instead"
-            found.append(Remark("cfg-activation", option.line, what))
-        seen.add(option.key)
-    return found
-
-
-def _comments(section: Section, key: str, value: str) -> bool:
-    """Whether a `#` in a value is read as a part of it: a number ends there anyway, a list at the next comma."""
-    lists = section.dialect.commented_lists
-    before, mark, behind = value.partition("#")
-    number = re.fullmatch(r"[-+.,eE0-9]+", before)
-    return bool(mark) and not (number and ("," not in behind or (section.type, key) in lists))
-
-
 def _section(path: Path, dialect: Dialect, index: int, name: str, line: int, options: tuple[Option, ...]) -> Section:
     names = SECTIONS[dialect.name]
+    if index and name in ("net", "network"):
+        raise CfgError(path, f"[{name}] stands again, expected it as the first section alone", line=line)
     if (name in ("net", "network")) != (index == 0) or name not in names:
         expected = "[net] as the first section" if index == 0 else "a layer"
         bare = name.lstrip("[").split("]")[0].strip()
         cause = "its line ends in CR, which pjreddie's darknet keeps" if name.endswith("\r") else ""
         if not cause and bare in names and bare != name:
-            kept = "blanks inside the brackets count" if dialect.strict else "the whole line is the section's type"
+            inside = "the name goes on to the line's last ]" if "]" in name else "blanks inside the brackets count"
+            kept = inside if dialect.strict else "the whole line is the section's type"
             cause = f"to {dialect.name} {kept}, expected [{bare}]"
         shown = short(name if name.startswith("[") else f"[{name}]")
         what = f"{shown} is unknown to {dialect.name}, expected {expected}"

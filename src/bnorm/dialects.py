@@ -38,6 +38,7 @@ class Dialect:
     commented_lists: frozenset[tuple[str, str]] = frozenset()  # sections and keys of lists that end at `#`
     strict: bool = False  # a duplicated key, or one that it never asks for, ends the program
     unloadable: frozenset[str] = frozenset()  # layers whose weights it writes, and crashes when it reads them
+    unbounded_anchors: frozenset[str] = frozenset()  # layers that take more anchors than they have room for
     averages_images: bool = False  # parse_network_cfg divides by the number of layers wider and higher than 1
     whole_strides: bool = False  # a network that ends in [yolo] or [region] must be multiples of 32 wide and high
 
@@ -66,6 +67,7 @@ PJREDDIE = Dialect(
     repairs_groups=False,
     flips_whole=True,
     unloadable=frozenset({"deconvolutional"}),
+    unbounded_anchors=frozenset({"yolo", "region"}),
 )
 ALEXEYAB = Dialect(
     name="alexeyab",
@@ -82,6 +84,7 @@ ALEXEYAB = Dialect(
     ),
     weights_types=("none", "per_feature", "per_layer", "per_channel"),
     weights_normalizations=("relu", "avg_relu", "softmax"),
+    unbounded_anchors=frozenset({"Gaussian_yolo"}),
     averages_images=True,
 )
 HANK = Dialect(
@@ -96,6 +99,7 @@ HANK = Dialect(
     strict=True,
     weights_types=("none", "per_feature", "per_channel"),
     weights_normalizations=("none", "relu", "avg_relu", "softmax"),
+    unbounded_anchors=frozenset({"yolo", "Gaussian_yolo"}),
     averages_images=True,
     whole_strides=True,
 )

@@ -45,6 +45,7 @@ KINDS: dict[str, Kind] = {
         Kind("cfg-duplicate-key", _WARNING, "a key is given twice", "the first counts; hank refuses it"),
         Kind("cfg-inline-comment", _WARNING, "# within a value", "only hank knows comments there"),
         Kind("cfg-crash", _WARNING, "the fork's own program crashes on it", "a defect of that fork"),
+        Kind("cfg-list", _WARNING, "a list that is read otherwise than it looks", "a comma is missing, or too many"),
         Kind("cfg-activation", _WARNING, "an activation that the dialect lacks", "a typing error, or another fork's"),
         Kind(
             "cfg-no-value",

@@ -20,7 +20,7 @@ from typing import NamedTuple
 from bnorm.errors import printable
 
 INT_MAX = 2**31 - 1  # what the forks count in
-Entry = tuple[str, str | None]  # ("[", section name) or (key, value)
+Entry = tuple[str | None, str | None]  # (None, section name) or (key, value)
 
 
 class Grammar(NamedTuple):
@@ -40,7 +40,7 @@ def _blank_free(blanks: str) -> Callable[[str], Entry | None]:
         if line[:1] in ("", "#", ";"):
             return None
         if line[0] == "[":
-            return "[", line[1:-1] if line.endswith("]") else line  # the fork compares the whole line with "[type]"
+            return None, line[1:-1] if line.endswith("]") else line  # the fork compares the whole line with "[type]"
         key, equals, value = line.partition("=")
         return key, value if equals else None
 
@@ -57,11 +57,13 @@ _HANK_MOST = 50_000  # longer values overflow the stack of the regular expressio
 def _hank_line(line: str) -> Entry | None:
     line = line.strip(" \t\r\n")
     if match := _HANK_SECTION.match(line):
-        return "[", match[1]
+        return None, match[1]
     if match := _HANK_OPTION.match(line):
         key, value = match[1], match[2].strip(" \t\r\n")
-        if not value or len(value) > _HANK_MOST:
-            raise ValueError(f"{short(key)}={short(value)}, expected a value of 1 to {_HANK_MOST} characters")
+        if not value:
+            raise ValueError(f"{short(key)}=, expected a value before the #")
+        if len(value) > _HANK_MOST:
+            raise ValueError(f"{short(key)}={short(value)}, expected at most {_HANK_MOST:,} characters")
         if not value.strip(_NUMERIC) and not _STOF.match(value):
             raise ValueError(f"{short(key)}={short(value)}, expected a number")
         return key, value

@@ -15,6 +15,7 @@ from bnorm.findings import Finding, found, worst_first
 from bnorm.layout import Array
 from bnorm.model import Model
 from bnorm.network import Layer
+from bnorm.remarks import remarks
 from bnorm.soundness import examine
 from bnorm.statistics import Channels, Statistics, channels_of, magnitudes, pooled, summary
 from bnorm.weights import Weights, open_weights
@@ -101,7 +102,7 @@ def numbers(reports: Sequence[LayerReport]) -> Iterator[Finding]:
 
 def remarked(model: Model) -> tuple[Finding, ...]:
     """What is odd in the cfg and yet is read."""
-    return tuple(found(remark.id, f"line {remark.line}: {remark.message}") for remark in model.network.remarks)
+    return tuple(found(remark.id, f"line {remark.line}: {remark.message}") for remark in remarks(model.network))
 
 
 def channel_rows(reports: Sequence[LayerReport]) -> list[ChannelRow]:

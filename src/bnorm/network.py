@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from dataclasses import dataclass
 
 from bnorm import cfg, strictness
@@ -53,11 +52,6 @@ class Network:
         """[net] and the sections of the layers."""
         return self.net, *(layer.section for layer in self.layers)
 
-    @property
-    def remarks(self) -> tuple[cfg.Remark, ...]:
-        """What is odd in the cfg and yet is read."""
-        return *cfg.remarks(self.text, self.sections), *_crashes(self)
-
 
 def build(text: Text, dialect: Dialect) -> Network:
     """Read the cfg as `dialect` does and infer every shape; a `CfgError` names the line where the fork would fail."""
@@ -85,22 +79,6 @@ def build(text: Text, dialect: Dialect) -> Network:
     return Network(text, dialect, net, entry, _images_per_batch(net), tuple(layers))
 
 
-def _crashes(network: Network) -> Iterator[cfg.Remark]:
-    """Where the fork's program dies of a cfg, though it is plain what it means and what its file holds."""
-    net, dialect = network.net, network.dialect
-    steps, scales = (net.integers(key) or [] for key in ("steps", "scales"))
-    if not dialect.strict and net.text("policy") == "steps" and len(scales) < len(steps):
-        what = f"{len(scales)} scales, expected one for each of {len(steps)} steps: {dialect.name} reads beyond them"
-        yield cfg.Remark("cfg-crash", net.line, f"[{net.name}] {what}, and crashes")
-    for layer in network.layers:
-        if layer.type in dialect.unloadable:
-            what = f"{dialect.name} divides by zero when it loads the weights of such a layer"
-            yield cfg.Remark("cfg-crash", layer.section.line, f"[{layer.section.name}] {what}, and crashes")
-    if dialect.averages_images and not any(min(layer.output[1:3]) > 1 for layer in network.layers):
-        what = f"no layer is wider and higher than 1: {dialect.name} divides by their number, and crashes"
-        yield cfg.Remark("cfg-crash", net.line, f"[{net.name}] {what}")
-
-
 def _input(net: Section) -> Shape:
     shape = image(*(net.natural(key) for key in ("channels", "height", "width")))
     inputs = net.natural("inputs", shape.outputs)
@@ -115,8 +93,7 @@ def _input(net: Section) -> Shape:
 def _images_per_batch(net: Section) -> int:
     """`cur_iteration` counts these: batch rounded down to whole subdivisions, times the time steps (AB `parser.c`)."""
     subdivisions = net.positive("subdivisions")
-    steps = net.positive("batch") // subdivisions * net.positive("time_steps")
-    return steps * subdivisions
+    return net.positive("batch") // subdivisions * net.positive("time_steps") * subdivisions
 
 
 def _check_counts(layer: Layer) -> None:

@@ -32,7 +32,8 @@ def output_shape(node: Node) -> Shape:
     if min(shape) < 0:
         raise section.error(f"has an output of {size_text(shape)}, expected no negative size", "size")
     if max(shape) > INT_MAX:
-        raise section.error(f"has {shape.outputs} outputs, expected a number that fits a 32-bit int")
+        what = f"has an output of {size_text(shape)}, {shape.outputs} values"
+        raise section.error(f"{what}, expected numbers that fit a 32-bit int")
     return shape
 
 
@@ -124,9 +125,9 @@ def _upsample(node: Node) -> Shape:
 
 def _reorg(node: Node) -> Shape:
     stride = node.section.positive("stride")
-    if extra := node.section.natural("extra"):
-        return flat(node.incoming.outputs + extra)
     channels, height, width, _ = node.incoming
+    if extra := node.section.natural("extra"):
+        return flat(channels * height * width + extra)
     if node.section.flag("reverse"):
         return image(tdiv(channels, stride * stride), height * stride, width * stride)
     return image(channels * stride * stride, tdiv(height, stride), tdiv(width, stride))
@@ -202,7 +203,9 @@ def _detector(boxes: Callable[[Section], int]) -> Rule:
         if shape.outputs != node.incoming.outputs:
             raise node.section.error(
                 f"gets {node.incoming.channels} channels, expected {shape.channels}, by classes and boxes",
-                cause=f"filters={shape.channels} belongs into the last [convolutional] before it, or classes is wrong",
+                cause=f"filters={shape.channels} belongs into the last [convolutional] before it, or classes is wrong"
+                if node.incoming.channels
+                else "no image comes from the layer before it",
                 finding="cfg-filters",
             )
         return shape
@@ -212,8 +215,8 @@ def _detector(boxes: Callable[[Section], int]) -> Rule:
 
 def _yolo_channels(extra: int) -> Callable[[Section], int]:
     def channels(section: Section) -> int:
-        mask = section.integers("mask")
-        boxes = len(mask) if mask is not None else section.positive("num")
+        mask, boxes = section.integers("mask"), section.natural("num", 1)
+        boxes = boxes if mask is None else len(mask)
         return boxes * (section.natural("classes", 20) + extra)
 
     return channels
@@ -291,5 +294,5 @@ RULES: dict[str, Rule] = {
 }
 
 NEEDS_IMAGE = frozenset(
-    {"convolutional", "deconvolutional", "local", "maxpool", "local_avgpool", "avgpool", "crop", "reorg", "reorg3d"}
+    """convolutional deconvolutional local crnn conv_lstm maxpool local_avgpool avgpool crop reorg reorg3d""".split()
 )

@@ -62,7 +62,7 @@ def sources(section: Section, index: int) -> tuple[int, ...]:
     key = REFERENCES[section.type]
     numbers = section.integers(key)
     if not numbers:
-        raise section.error(f"has no {key}, expected the number of a layer")
+        raise section.error(f"has no {key}, expected the number of a layer", key)
     if section.type != "route" and not (section.type == "shortcut" and section.dialect.shortcut_lists):
         numbers = numbers[:1]
     return tuple(resolve(section, key, number, index) for number in numbers)

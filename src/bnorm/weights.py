@@ -122,7 +122,8 @@ class Weights(Closing):
         if got < view.nbytes:
             sizes = f"expected {view.nbytes:,} bytes at {offset:,}, got {got:,}"
             what = f"ends inside layer {array.layer} {array.name}, {sizes}"
-            raise WeightsError(self.path, what, cause="the file was cut while it was read")
+            cut = self.nbytes >= offset + view.nbytes
+            raise WeightsError(self.path, what, cause="the file was cut while it was read" if cut else self._cause())
         return values
 
 

@@ -38,6 +38,7 @@ from bnorm.layout import plan
 from bnorm.model import read_model
 from bnorm.network import build
 from bnorm.references import references
+from bnorm.remarks import remarks
 
 SLOW = 2.0  # seconds
 MEMORY = 500_000_000  # bytes of address space beyond what the process had at the start
@@ -114,7 +115,7 @@ def every_dialect(cfg: bytes) -> None:
         try:
             network = build(parse(Path("net.cfg"), cfg), dialect)
             plan(network, 20)
-            _ = network.remarks, references(network)
+            _ = remarks(network), references(network)
         except BnormError as error:
             said(str(error))
 
