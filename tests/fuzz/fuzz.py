@@ -21,7 +21,8 @@ import tempfile
 import time
 import traceback
 import warnings
-from contextlib import chdir
+from collections.abc import Iterator
+from contextlib import chdir, contextmanager
 from itertools import pairwise
 from pathlib import Path
 
@@ -41,7 +42,7 @@ from bnorm.references import references
 from bnorm.remarks import remarks
 
 SLOW = 2.0  # seconds
-MEMORY = 500_000_000  # bytes of address space beyond what the process had at the start
+MEMORY = 500_000_000  # bytes of address space beyond what the process had before the case
 
 
 class Crash(Exception):
@@ -120,11 +121,16 @@ def every_dialect(cfg: bytes) -> None:
             said(str(error))
 
 
-def limit_memory() -> None:
+@contextmanager
+def limited_memory() -> Iterator[None]:
     """Let a huge allocation fail instead of making the machine suffer."""
     pages = int(Path("/proc/self/statm").read_text().split()[0])
-    most = pages * resource.getpagesize() + MEMORY
-    resource.setrlimit(resource.RLIMIT_AS, (most, most))
+    before = resource.getrlimit(resource.RLIMIT_AS)
+    resource.setrlimit(resource.RLIMIT_AS, (pages * resource.getpagesize() + MEMORY, before[1]))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_AS, before)
 
 
 def keep(case: Case, folder: Path) -> None:
@@ -145,14 +151,15 @@ def main() -> None:
     arguments = parser.parse_args()
     names, home = arguments.targets or list(TARGETS), arguments.keep.absolute()
     os.environ.pop("COLUMNS", None)
-    limit_memory()
     crashes = 0
     with tempfile.TemporaryDirectory(dir="/dev/shm" if Path("/dev/shm").is_dir() else None) as folder:
         for name in names:
             begun = time.monotonic()
             for case in cases(name, arguments.seed, arguments.runs // len(names)):
                 try:
-                    if (took := try_one(case, Path(folder))) > SLOW:
+                    with limited_memory():
+                        took = try_one(case, Path(folder))
+                    if took > SLOW:
                         raise Crash(f"took {took:.1f} s")
                 except Crash as crash:
                     crashes += 1
