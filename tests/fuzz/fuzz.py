@@ -100,7 +100,8 @@ def look_at(case: Case, text: str) -> None:
     if ("--format", "json") in pairwise(case.command) and text and "--help" not in case.command:
         json.loads(text)
     if "out.weights" in case.command and "fold" in case.command:
-        assert read_model("out.cfg", "out.weights").fits
+        dialect = dict(pairwise(case.command)).get("--dialect", "auto")
+        assert read_model("out.cfg", "out.weights", dialect).fits
     if "new.weights" in case.command:
         assert Path("new.weights").stat().st_size == len(case.files["net.weights"])
     if case.command[0] == "run":
