@@ -161,7 +161,7 @@ def _folded(model: Model) -> Iterator[Cause]:
     """The same network without batch normalisation, as `bnorm fold` writes it."""
     text = without_normalisation(model.network, plan_folds(model.network, {}))
     layout = _planned(cfg.parse(model.network.text.path, text), model)
-    if layout and layout.nbytes == model.nbytes:
+    if layout.nbytes == model.nbytes:
         message = "fits the cfg that `bnorm fold` writes with it: its batch normalisation has been folded away"
         yield Cause(found("weights-folded", message), layout)
 
@@ -173,18 +173,18 @@ def _unfolded(model: Model) -> Iterator[Cause]:
         for section, behind in pairwise(model.network.sections)
         if section.type in NORMALISES and behind.type not in HEADS and not section.flag("batch_normalize")
     ]
-    layout = _planned(_edited(model.network.text, [(section, "batch_normalize", 1) for section in bare]), model)
-    if bare and layout and layout.nbytes == model.nbytes:
+    try:
+        layout = _planned(_edited(model.network.text, [(section, "batch_normalize", 1) for section in bare]), model)
+    except BnormError:
+        return  # there are more lines now than a cfg may have
+    if bare and layout.nbytes == model.nbytes:
         message = f"fits if {len(bare)} more layers normalised: the cfg has been folded, the weights have not"
         yield Cause(found("weights-unfolded", message), layout)
 
 
-def _planned(text: Text, model: Model) -> Layout | None:
-    """The layout of another text with the same header; None where the dialect refuses it."""
-    try:
-        return plan(build(text, model.dialect), model.header.nbytes, transposed=model.header.transposed)
-    except BnormError:
-        return None
+def _planned(text: Text, model: Model) -> Layout:
+    """The layout of another text behind the same header."""
+    return plan(build(text, model.dialect), model.header.nbytes, transposed=model.header.transposed)
 
 
 def _other_dialect(model: Model) -> Iterator[Cause]:
