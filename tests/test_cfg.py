@@ -185,6 +185,13 @@ def test_a_key_without_value_is_where_a_missing_one_is_said():
     assert caught.value.line == 8
 
 
+def test_an_option_without_a_key_is_not_where_other_errors_are_said():
+    text = text_of("[net]\nwidth=8\n[conv]\n=5\n")
+    with pytest.raises(CfgError) as caught:
+        build(text, DIALECTS["alexeyab"])
+    assert caught.value.line == 1
+
+
 def test_a_name_that_goes_on_to_the_last_bracket_is_said_so():
     assert "goes on to the line's last ]" in error("[net] # x]\nwidth=8\n[avgpool]\n", "hank").cause
     assert "blanks inside the brackets count" in error("[ net ]\nwidth=8\n[avgpool]\n", "hank").cause

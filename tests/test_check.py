@@ -76,7 +76,10 @@ CFGS: dict[str, tuple[bytes, str]] = {
     "cfg-inline-comment": (TEXT.replace("=leaky", "=leaky # soft", 1).encode(), "activation: to alexeyab # is part"),
     "cfg-activation": (TEXT.replace("=leaky", "=laeky", 1).encode(), "activation: laeky is unknown to alexeyab, which"),
     "cfg-list": (re.sub(r"(anchors=.*)", r"\1,", TEXT).encode(), "[yolo] anchors: a comma too many"),
-    "cfg-crash": (TEXT.replace("channels=3", "channels=3\npolicy=steps\nsteps=9").encode(), "[net] 0 scales, expected"),
+    "cfg-crash": (
+        TEXT.replace("channels=3", "channels=3\npolicy=steps\nsteps=9").encode(),
+        "policy=steps without both",
+    ),
     "cfg-no-value": (TEXT.replace("channels=3", "channels=3\nangle=").encode(), "[net] angle: no value"),
     "cfg-unknown-key": (
         TEXT.replace("channels=3", "channels=3\nchanels=4").encode(),
@@ -135,7 +138,7 @@ DATA = SAMPLE_WEIGHTS.read_bytes()
 WEIGHTS: dict[str, tuple[bytes, int | None, str]] = {
     "weights-empty": (b"", None, "an empty file"),
     "weights-text": (b"404: Not Found\n", None, "is text"),
-    "weights-html": (b"<!DOCTYPE html>\n<html>", None, "is HTML"),
+    "weights-html": (b"\xef\xbb\xbf<!DOCTYPE html>\n<html>", None, "is HTML"),
     "weights-lfs": (b"version https://git-lfs.github.com/spec/v1\noid sha256:0\n", None, "git lfs pull"),
     "weights-archive": (b"\x1f\x8b\x08" + DATA, None, "is a gzip archive"),
     "weights-foreign": (b"\x80\x02}q\0" + DATA, None, "is a pickle, as of PyTorch"),
@@ -201,12 +204,21 @@ def test_what_fold_writes_is_known_beside_the_old_cfg(tmp_path, name):
     assert [found.id for found in findings(cfg, tmp_path / "folded.weights")] == ["weights-folded"]
 
 
-@pytest.mark.parametrize("name", ["digits", "detector"])
+@pytest.mark.parametrize("name", ["digits", "detector", "binary", "conv_recurrent", "recurrent", "deconvolution"])
 def test_the_old_weights_are_known_beside_what_fold_writes(tmp_path, name):
     cfg, weights = SAMPLES / "sample_cfgs" / f"{name}.cfg", SAMPLES / "sample_weights" / f"{name}.weights"
     bnorm.fold(read_model(cfg, weights), tmp_path / "folded.weights", tmp_path / "folded.cfg")
-    (found,) = findings(tmp_path / "folded.cfg", weights)
+    found, *_ = findings(tmp_path / "folded.cfg", weights)
     assert (found.id, "the cfg has been folded" in found.message) == ("weights-unfolded", True)
+
+
+def test_a_line_that_was_lost_is_named(pair):
+    cfg, weights = pair
+    cfg.write_text(TEXT.replace("batch_normalize=1\n", "", 1))
+    (found,) = findings(cfg, weights)
+    line = TEXT.splitlines().index("[convolutional]") + 1
+    assert (found.id, found.layer) == ("weights-unfolded", 0)
+    assert f"fits with batch_normalize=1 in the section of line {line}: they were lost there" in found.message
 
 
 def test_a_file_of_another_dialect_fits_that_one():
@@ -252,8 +264,8 @@ def test_a_header_of_16_bytes_before_a_bias_of_0_is_4_bytes_off(pair):
     data = bytearray(DATA)
     struct.pack_into("<f", data, 20, 0.0)
     for array in read_model(SAMPLE_CFG, SAMPLE_WEIGHTS).layout.arrays:
-        if array.field == "rolling_variance":
-            struct.pack_into("<f", data, array.end, -1.0)
+        if array.field == "rolling_variance":  # of fewer than ten, one alone is a tenth
+            struct.pack_into("<f", data, array.end, -1.0 if array.size > 10 else 1.0)
     weights.write_bytes(data[:12] + data[16:])
     assert [found.id for found in findings(cfg, weights)] == ["weights-header-offset"]
 
@@ -293,7 +305,7 @@ def test_filters_at_the_end_that_are_pruned_to_0_are_sound(tmp_path):
     weights = write_weights(cfg, tmp_path / "net.weights")
     arrays = read_model(cfg, weights).layout.arrays
     data, row = weights.read_bytes(), 4 * 8 * 9
-    kept = {"a filter": arrays[-1].end - 2 * row, "within": arrays[-1].end - 2 * row + 4, "before": arrays[1].end - 4}
+    kept = {"a filter": arrays[-1].end - 2 * row, "within": arrays[-1].end - 2 * row + 4, "before": arrays[1].offset}
     for name, end in kept.items():
         weights.write_bytes(data[:end] + bytes(len(data) - end))
         found = {row.id for row in findings(cfg, weights)}
@@ -324,6 +336,17 @@ def test_bad_variances_in_every_layer_are_no_other_cfg(pair, value, cut):
     weights.write_bytes(data[: len(data) - cut])
     kind = {"nan": "nan", "inf": "variance-infinite"}.get(str(value), "variance-negative")
     assert {found.id for found in findings(cfg, weights)} == ({"weights-cut"} if cut else {kind})
+
+
+def test_one_layer_that_is_misread_is_no_other_cfg_though_others_have_bad_variances(pair):
+    cfg, weights = pair
+    data = bytearray(DATA)
+    arrays = [a for a in read_model(SAMPLE_CFG, SAMPLE_WEIGHTS).layout.arrays if a.field == "rolling_variance"]
+    for array in arrays[1:]:  # of the eight of the first, one alone is a tenth
+        struct.pack_into("<f", data, array.offset + 20, -0.2)
+    struct.pack_into("<8f", data, arrays[-1].offset, *[-0.2] * 8)
+    weights.write_bytes(data)
+    assert {found.id for found in findings(cfg, weights)} == {"variance-negative"}
 
 
 def test_values_that_are_all_nan_are_that(pair):

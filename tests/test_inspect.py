@@ -16,6 +16,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from bnorm.cli import render
 from bnorm.model import read_model
 from bnorm.statistics import DEAD_BELOW
 from bnorm.weights import Weights, open_weights
@@ -463,6 +464,29 @@ def test_layers_are_sorted_and_cut_in_every_form(invoke, tiny):
     assert [layer["index"] for layer in document(invoke, *tiny, "--sort", "index", "--top", 1)["layers"]] == [1]
     output = invoke("inspect", *tiny, "--sort", "index").stdout
     assert output.index("    1 conv") < output.index("    0 conv")
+
+
+@pytest.mark.parametrize(
+    ("value", "text"),
+    [(99.4, "99"), (99.6, "100"), (-99.6, "-100"), (9999.4, "9999"), (0.012, "0.012"), (1e-3, "1.0e-3")],
+)
+def test_a_number_has_two_digits_or_its_whole_part(value, text):
+    assert render.number(value) == text
+
+
+def test_a_path_stays_whole_and_is_spelled_for_people_alone(tiny, tmp_path):
+    folder = tmp_path / ("a longer name × of a folder " * 4).strip()
+    folder.mkdir()
+    cfg = folder / "net.cfg"
+    cfg.write_bytes(tiny[0].read_bytes())
+    for command in ("inspect", "check"):
+        for encoding, form in (("utf-8", "table"), ("utf-8", "json")):
+            arguments = [sys.executable, "-m", "bnorm", command, cfg, "--format", form]
+            environment = {**os.environ, "PYTHONIOENCODING": encoding, "COLUMNS": "80"}
+            printed = subprocess.run(arguments, capture_output=True, check=True, env=environment).stdout.decode(
+                encoding
+            )
+            assert str(cfg) in printed
 
 
 def test_names_are_sorted_too_and_empty_ones_come_last(invoke, tmp_path):

@@ -9,7 +9,7 @@ import pytest
 
 from bnorm.errors import CfgError, WeightsError
 from bnorm.model import Model, read_model
-from conftest import GOLDEN, Golden, cfg_source
+from conftest import GOLDEN, Golden, cfg_source, write_weights
 
 LAYOUTS = GOLDEN / "layouts"
 
@@ -206,6 +206,23 @@ def test_gates_are_not_read_in_the_order_of_another_fork_since_theirs_cannot_rea
     with pytest.raises(CfgError, match="its line ends in CR"):
         read_model(cfg, LAYOUTS / f"{name}.pjreddie.weights")
     assert read_model(cfg, LAYOUTS / f"{name}.alexeyab.weights").dialect.name == "alexeyab"
+
+
+def test_a_fork_that_lacks_a_section_has_not_written_the_file(tmp_path):
+    """Whatever the version says: pjreddie has no [local_avgpool]."""
+    cfg = tmp_path / "net.cfg"
+    cfg.write_text(cfg_source("3x8x8", "local_avgpool stride=2 | lstm output=2"))
+    weights = write_weights(cfg, tmp_path / "net.weights")
+    weights.write_bytes(struct.pack("<3i", 0, 2, 0) + weights.read_bytes()[12:])
+    model = read_model(cfg, weights)
+    assert (model.dialect.name, model.fits) == ("alexeyab", True)
+
+
+def test_a_fork_that_cannot_read_a_heading_knows_nothing_below_it(tmp_path):
+    """`center` is pjreddie's key alone, and pjreddie takes no CR."""
+    cfg = tmp_path / "net.cfg"
+    cfg.write_bytes(b"[net]\r\nwidth=8\r\nheight=8\r\nchannels=3\r\ncenter=1\r\n[maxpool]\r\n")
+    assert read_model(cfg).dialect.name == "alexeyab"
 
 
 def test_where_no_gates_are_the_keys_decide_before_the_version(tmp_path):

@@ -168,6 +168,17 @@ def test_the_range_is_that_of_the_channels_that_live(tiny):
     assert layer.statistics.weight_range.after == channels.folded_max.max() / channels.folded_max.min()
 
 
+def test_a_channel_without_weights_counts_for_no_range(tiny):
+    cfg, weights = tiny
+    data = bytearray(weights.read_bytes())
+    data[20 + 4 * 16 : 20 + 4 * (16 + 27)] = bytes(4 * 27)  # the first filter's
+    weights.write_bytes(data)
+    (layer, _) = report(cfg, weights, "alexeyab").layers
+    channels = layer.channels[""]
+    assert channels.weight_max[0] == 0
+    assert layer.statistics.weight_range.before == channels.weight_max.max() / channels.weight_max[1:].min()
+
+
 def test_the_statistics_of_parts_are_pooled():
     folder = Path(__file__).parent / "golden" / "layouts"
     layer = report(folder / "lstm.cfg", folder / "lstm.alexeyab.weights", "alexeyab").layers[0]
@@ -193,7 +204,7 @@ def test_nothing_has_no_median():
 def states(tmp_path: Path, activation: str, scales: list[float], biases: list[float]) -> list[str]:
     """The states of a layer's channels, all of which have a variance of 1."""
     cfg, weights = tmp_path / "net.cfg", tmp_path / "net.weights"
-    layer = f"convolutional filters={len(scales)} batch_normalize=1 activation={activation}"
+    layer = f"convolutional filters={len(scales)} batch_normalize=1{f' activation={activation}' * bool(activation)}"
     cfg.write_text(cfg_source("1x4x4", layer))
     write_weights(cfg, weights)
     count = len(scales)
@@ -207,6 +218,11 @@ def test_a_channel_is_dead_constant_near_dead_or_none(tmp_path):
     biases = [0.0, 5.0, 0.0, 0.5, 0.0, 0.0, 0.0, -9.0]
     expected = ["", "", "dead", "constant", "dead", "near-dead", "", ""]
     assert states(tmp_path, "leaky", scales, biases) == expected
+
+
+@pytest.mark.parametrize(("activation", "rectified"), [("relu6", True), ("laeky", True), ("mish", False), ("", False)])
+def test_an_activation_that_the_fork_lacks_is_a_relu_and_none_is_a_logistic(tmp_path, activation, rectified):
+    assert states(tmp_path, activation, [1.0, 1.0], [0.0, -9.0]) == ["", "near-dead" if rectified else ""]
 
 
 def test_a_relu_makes_negative_constants_0_and_channels_below_0_near_dead(tmp_path):

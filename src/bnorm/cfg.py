@@ -90,9 +90,12 @@ class Section:
 
     def integers(self, key: str) -> list[int] | None:
         """The option's list as the fork splits it, None where it is absent."""
-        if (self.type, key) in self.dialect.commented_lists:
-            return self._convert(key, lambda value: GRAMMARS[self.dialect.name].integers(value.partition("#")[0]))
-        return self._convert(key, GRAMMARS[self.dialect.name].integers)
+        return self._convert(key, lambda _: GRAMMARS[self.dialect.name].integers(self.listed(key)))
+
+    def listed(self, key: str) -> str:
+        """The text of a list, as far as the fork looks at it."""
+        value = self.text(key)
+        return value.partition("#")[0] if (self.type, key) in self.dialect.commented_lists else value
 
     def knows(self, key: str) -> bool:
         """Whether this dialect asks for the key in a section of this type."""
@@ -102,7 +105,7 @@ class Section:
         self, what: str, key: str = "", *, cause: str = "", line: int | None = None, finding: str = ""
     ) -> CfgError:
         """An error at this line, or at the option's, or at the section's."""
-        option = self.find(key) or next((option for option in self.options if option.key == key), None)
+        option = self.find(key) or next((option for option in self.options if key and option.key == key), None)
         place = line or (option.line if option else self.line)
         return CfgError(self.path, f"[{self.name}] {what}", line=place, cause=cause, finding=finding)
 
@@ -142,11 +145,7 @@ def parse(path: Path, data: bytes) -> Text:
     except UnicodeDecodeError as error:
         line = data.count(b"\n", 0, error.start) + 1
         what = f"byte 0x{data[error.start]:02x}, expected UTF-8 text"
-        cause = MIXED_UP if b"\0" in data else "save it as UTF-8"
-        cause = (
-            "it is UTF-16: save it as UTF-8" if data.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)) else cause
-        )
-        raise CfgError(path, what, line=line, cause=cause, finding="cfg-not-text") from None
+        raise CfgError(path, what, line=line, cause=_encoding(data), finding="cfg-not-text") from None
     if "\0" in text:
         line = text.count("\n", 0, text.index("\0")) + 1
         raise CfgError(path, "a zero byte, expected text", line=line, cause=MIXED_UP, finding="cfg-not-text")
@@ -154,6 +153,13 @@ def parse(path: Path, data: bytes) -> Text:
     if len(lines) > MOST_LINES:
         raise CfgError(path, f"more than {MOST_LINES} lines, expected some hundred", line=MOST_LINES + 1)
     return Text(path, lines)
+
+
+def _encoding(data: bytes) -> str:
+    """What bytes that are no UTF-8 may be."""
+    if data.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
+        return "it is UTF-16: save it as UTF-8"
+    return MIXED_UP if b"\0" in data else "save it as UTF-8"
 
 
 def sections(text: Text, dialect: Dialect) -> tuple[Section, ...]:

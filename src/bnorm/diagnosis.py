@@ -24,7 +24,7 @@ from bnorm.grammar import INT_MAX
 from bnorm.header import VERSION, WIDE, Header
 from bnorm.layout import FLOAT, Array, Layout, ends_at_layer, plan
 from bnorm.model import Model, read_model
-from bnorm.network import build
+from bnorm.network import Layer, build
 from bnorm.preparation import without_normalisation
 from bnorm.rules import DETECTORS
 from bnorm.soundness import impossible, misread
@@ -36,7 +36,6 @@ ZEROS = 512  # bytes of zeros at the end that no training leaves: a lost sector
 REPLACEMENT = b"\xef\xbf\xbd"  # U+FFFD, what decoders put in place of a byte that is no text
 MOST_SEEN = 1 << 32  # more images than anyone has trained on
 FULL = VERSION.size + WIDE.size  # bytes of a header with a `seen` of 8 bytes
-NORMALISES = ("convolutional", "connected")
 HEADS = frozenset({*DETECTORS, "detection", "iseg", "softmax", "avgpool", "logistic", "cost"})  # behind bare layers
 
 
@@ -106,7 +105,7 @@ def _reencoded(weights: Weights) -> Finding | None:
 
 
 def _zeros(weights: Weights) -> Finding | None:
-    """Read backwards as long as there are zeros. What begins with an array or a filter was meant, if the size fits."""
+    """Read backwards as long as there are zeros. If the size fits, they may be meant: see `_begins_row`."""
     end = weights.nbytes
     while end:
         start = max(0, end - CHUNK)
@@ -115,7 +114,9 @@ def _zeros(weights: Weights) -> Finding | None:
         if data:
             break
     array = next((array for array in weights.layout.arrays if array.end > end), None)
-    if weights.nbytes - end < ZEROS or (array and weights.model.fits and _begins_row(array, end)):
+    last = weights.layout.arrays[-1].layer if weights.layout.arrays else None
+    meant = array and array.layer == last and weights.model.fits and _begins_row(array, end)
+    if weights.nbytes - end < ZEROS or meant:
         return None
     where = f", in {_named(array)}" if array and array.offset <= end else ""
     sizes = f"the last {weights.nbytes - end:,} of {weights.nbytes:,}"
@@ -123,7 +124,7 @@ def _zeros(weights: Weights) -> Finding | None:
 
 
 def _begins_row(array: Array, offset: int) -> bool:
-    """Whether the array, or a row of its weights, begins at this offset in the last layer of the file."""
+    """Whether the array, or a row of its weights, begins at this offset: an untrained layer, or pruned filters."""
     row = FLOAT * array.size // (array.stored[0] if array.field == "weights" else 1)
     return offset >= array.offset and (offset - array.offset) % row == 0
 
@@ -167,19 +168,29 @@ def _folded(model: Model) -> Iterator[Cause]:
 
 
 def _unfolded(model: Model) -> Iterator[Cause]:
-    """The same network with batch normalisation in every layer but the last and those before a detection layer."""
-    bare = [
-        section
-        for section, behind in pairwise(model.network.sections)
-        if section.type in NORMALISES and behind.type not in HEADS and not section.flag("batch_normalize")
-    ]
-    try:
-        layout = _planned(_edited(model.network.text, [(section, "batch_normalize", 1) for section in bare]), model)
-    except BnormError:
-        return  # there are more lines now than a cfg may have
-    if bare and layout.nbytes == model.nbytes:
-        message = f"fits if {len(bare)} more layers normalised: the cfg has been folded, the weights have not"
-        yield Cause(found("weights-unfolded", message), layout)
+    """The same network with batch normalisation in every layer, or in all but the last and those before a head."""
+    bare = [layer for layer in model.network.layers if layer.section.knows("batch_normalize")]
+    bare = [layer for layer in bare if not layer.batch_normalize]
+    heads = {layer.index - 1 for layer in model.network.layers if layer.type in HEADS} | {len(model.network.layers) - 1}
+    for layers in ([layer for layer in bare if layer.index not in heads], bare):
+        edits = [(layer.section, "batch_normalize", 1) for layer in layers]
+        try:
+            layout = _planned(_edited(model.network.text, edits), model)
+        except BnormError:
+            return  # there are more lines now than a cfg may have
+        if layers and layout.nbytes == model.nbytes:
+            yield Cause(_missing(model, layers), layout)
+            return
+
+
+def _missing(model: Model, layers: list[Layer]) -> Finding:
+    """What it means that the file fits if these layers normalised."""
+    lines = [str(layer.section.line) for layer in layers]
+    named = ", ".join(lines[:3]) + f" and {len(lines) - 3} more" * (len(lines) > 3)
+    some = any(layer.batch_normalize for layer in model.network.layers)
+    why = "they were lost there, or folded away" if some else "the cfg has been folded, the weights have not"
+    where = f"the section{'s' * (len(lines) > 1)} of line{'s' * (len(lines) > 1)} {named}"
+    return found("weights-unfolded", f"fits with batch_normalize=1 in {where}: {why}", layer=layers[0].index)
 
 
 def _planned(text: Text, model: Model) -> Layout:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, nullcontext
+from contextlib import contextmanager, nullcontext, suppress
 from pathlib import Path
 from typing import BinaryIO, NamedTuple
 
@@ -11,6 +11,7 @@ from bnorm import cfg
 from bnorm.dialects import DIALECTS, KEYS, SECTIONS, Dialect
 from bnorm.errors import BnormError, CfgError, WeightsError
 from bnorm.files import open_regular
+from bnorm.grammar import GRAMMARS
 from bnorm.header import Header, read_header, written_by
 from bnorm.layout import Layout, plan
 from bnorm.network import Network, build
@@ -64,36 +65,39 @@ def read_model(cfg_path: Path | str, weights_path: Path | str | None = None, dia
 def _raise_hidden(text: cfg.Text, models: list[Model], errors: dict[str, BnormError]) -> None:
     """Raise the error of the dialect that knows the cfg best, unless another one knows it as well, or fits the file.
 
-    The others read it by looking away. hank demands more than the other two: that it refuses a cfg says little.
+    The others read it by looking away.
     """
     known = {name: _known(text, dialect) for name, dialect in DIALECTS.items()}
-    if any(model.fits for model in models):
-        return
     most = max((known[model.dialect.name] for model in models), default=-1)
-    hidden = [name for name in errors if known[name] > most and not (models and DIALECTS[name].strict)]
-    if hidden:
-        raise errors[max(hidden, key=lambda name: (isinstance(errors[name], WeightsError), known[name]))]
+    hidden = [name for name in errors if known[name] > most]
+    if hidden and not any(model.fits for model in models):
+        raise errors[max(hidden, key=known.__getitem__)]
 
 
 def _known(text: cfg.Text, dialect: Dialect) -> int:
-    """How many lines of a cfg this dialect knows, headings and options; near enough, for one that it cannot read."""
+    """How many lines of a cfg this dialect knows, headings and options, whether or not it can read the whole."""
     keys: frozenset[str] = frozenset()
     count = 0
     for line in text.lines:
-        key = line.partition("=")[0].strip()
-        if key.startswith("["):
-            kind = SECTIONS[dialect.name].get(key.strip("[] \t"))
-            keys = KEYS[dialect.name][kind] if kind else frozenset()
-            count += kind is not None
-        count += key in keys
+        with suppress(ValueError):
+            key, value = GRAMMARS[dialect.name].read_line(line) or ("", "")
+            if key is None:
+                kind = SECTIONS[dialect.name].get(value or "")
+                keys = KEYS[dialect.name][kind] if kind else frozenset()
+                count += kind is not None
+            count += key in keys
     return count
 
 
 def _raise_turned(model: Model, errors: dict[str, BnormError]) -> None:
-    """Raise the error of the fork that wrote the file, where the chosen one would read its gates in another order."""
+    """Raise the error of the fork that wrote the file, where the chosen one would read its gates in another order.
+
+    A fork that lacks one of the sections has not written it, whatever the version says.
+    """
     writers = model.header.writers if model.weights else ()
-    if len(writers) == 1 and writers[0] in errors and _gated(model):
-        raise errors[writers[0]]
+    error = errors.get(writers[0]) if len(writers) == 1 else None
+    if error and error.finding != "cfg-unknown-section" and _gated(model):
+        raise error
 
 
 def _gated(model: Model) -> bool:

@@ -10,9 +10,11 @@ from bnorm.cfg import Section, Text
 from bnorm.dialects import ACTIVATIONS
 from bnorm.grammar import short
 from bnorm.network import Layer, Network
+from bnorm.shapes import reads_list
 
 LISTS = frozenset("layers from mask anchors steps scales seq_scales counters_per_class".split())
-IMAGELESS = frozenset("connected cost dropout rnn gru lstm".split())  # layers that do not keep their input's size
+SCHEDULES = frozenset({"steps", "scales", "seq_scales"})  # lists of [net]
+IMAGELESS = frozenset("connected cost rnn gru lstm".split())  # layers that do not keep their input's size
 
 
 class Remark(NamedTuple):
@@ -81,25 +83,39 @@ def _option(section: Section, key: str, value: str | None, again: bool) -> tuple
 
 def _comments(section: Section, key: str, value: str) -> bool:
     """Whether a `#` in a value is read as a part of it: a number ends there anyway, a list at the next comma."""
-    lists = section.dialect.commented_lists
     before, mark, behind = value.partition("#")
     number = re.fullmatch(r"[-+.,eE0-9]+", before)
-    return bool(mark) and not (number and ("," not in behind or (section.type, key) in lists))
+    goes_on = key in LISTS and "," in behind and (section.type, key) not in section.dialect.commented_lists
+    return bool(mark) and (number is None or goes_on)
 
 
 def _lists(text: Text, section: Section) -> Iterator[Remark]:
     """Lists that look otherwise than pjreddie and alexeyab read them, which drop blanks and count commas."""
     reader = section.dialect.name
     for key, _, line in section.options:
-        if section.dialect.strict or key not in LISTS or not section.knows(key):
+        if section.dialect.strict or not _is_list(section, key):
             continue
         items = text.lines[line - 1].partition("=")[2].partition("#")[0].split(",")
         place = f"[{section.name}] {key}"
-        if joined := next((item for item in items if len(item.split()) > 1), ""):
+        if joined := next((item for item in items if re.search(r"[0-9]\s+\S", item)), ""):
             what = f"a comma is missing, {reader} reads {short(joined.strip())} as {short(''.join(joined.split()))}"
             yield Remark("cfg-list", line, f"{place}: {what}")
         if len(items) > 1 and not all(map(str.strip, items)):
             yield Remark("cfg-list", line, f"{place}: a comma too many, {reader} reads a 0 behind it")
+
+
+def _is_list(section: Section, key: str) -> bool:
+    """Whether the fork reads this key, and as a list."""
+    if key == "from":
+        return reads_list(section)
+    if key in SCHEDULES and section.text("policy") not in _scheduled(section):
+        return False
+    return key in LISTS and section.knows(key)
+
+
+def _scheduled(net: Section) -> tuple[str, ...]:
+    """The policies with which the fork looks at steps and scales."""
+    return ("steps", "sgdr") if net.knows("seq_scales") else ("steps",)
 
 
 # --- what a fork's own program crashes on, though it is plain what the cfg means and what its file holds --------------
@@ -111,11 +127,17 @@ def _crash(section: Section, what: str) -> Remark:
 
 def _short_scales(network: Network) -> Iterator[Remark]:
     """PJ and AB `parser.c: parse_net_options`; hank fills up with zeros."""
-    net = network.net
-    steps, scales = _length(net, "steps"), _length(net, "scales")
-    if not net.dialect.strict and net.text("policy") == "steps" and scales < steps:
-        what = f"{scales} scales, expected one for each of {steps} steps: {net.dialect.name} reads beyond them"
-        yield _crash(net, f"{what}, and crashes")
+    net, name, policy = network.net, network.dialect.name, network.net.text("policy")
+    if net.dialect.strict or policy not in _scheduled(net):
+        return
+    steps = _length(net, "steps")
+    if policy == "steps" and not (steps and _length(net, "scales")):
+        yield _crash(net, f"policy=steps without both steps and scales: {name} stops")
+    for key in ("scales", "seq_scales"):
+        if 0 < (count := _length(net, key)) < steps:
+            yield _crash(
+                net, f"{count} {key}, expected one for each of {steps} steps: {name} reads beyond, and crashes"
+            )
 
 
 def _no_image(network: Network) -> Iterator[Remark]:
@@ -127,6 +149,11 @@ def _no_image(network: Network) -> Iterator[Remark]:
 
 
 def _sees_image(layer: Layer) -> bool:
+    """Whether the layer keeps a size of more than one place: most keep that of their input."""
+    if layer.type == "detection":
+        return layer.section.positive("side", 7) > 1
+    if layer.type == "dropout" and layer.section.text("dropblock", "0") == "0":
+        return False
     return layer.type not in IMAGELESS and min(layer.incoming[1:3]) > 1
 
 
@@ -151,17 +178,15 @@ def _many_anchors(network: Network, layer: Layer) -> Iterator[Remark]:
     if layer.type in network.dialect.unbounded_anchors:
         anchors, most = _length(section, "anchors"), 2 * section.integer("num", 1)
         if anchors > most:
-            what = f"{anchors} numbers in anchors, expected 2·num = {most}: {network.dialect.name} writes beyond them"
+            what = f"{anchors} numbers in anchors, expected 2*num = {most}: {network.dialect.name} writes beyond them"
             yield _crash(section, f"{what}, and may crash")
 
 
 def _length(section: Section, key: str) -> int:
     """How many numbers a list has, as the fork counts them."""
-    value = section.text(key)
+    value = section.listed(key)
     if section.dialect.strict:
         return len(re.findall(r"[-.0-9]+", value))
-    if (section.type, key) in section.dialect.commented_lists:
-        value = value.partition("#")[0]
     return value.count(",") + 1 if value else 0
 
 

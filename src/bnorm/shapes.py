@@ -63,9 +63,14 @@ def sources(section: Section, index: int) -> tuple[int, ...]:
     numbers = section.integers(key)
     if not numbers:
         raise section.error(f"has no {key}, expected the number of a layer", key)
-    if section.type != "route" and not (section.type == "shortcut" and section.dialect.shortcut_lists):
+    if not reads_list(section):
         numbers = numbers[:1]
     return tuple(resolve(section, key, number, index) for number in numbers)
+
+
+def reads_list(section: Section) -> bool:
+    """Whether it may read several layers by number, or only the first of them."""
+    return section.type == "route" or (section.type == "shortcut" and section.dialect.shortcut_lists)
 
 
 def resolve(section: Section, key: str, number: int, index: int) -> int:

@@ -104,16 +104,16 @@ def _tiny(channels: Channels) -> Mask:
     return _counting(channels) & (channels.variance > 0) & (channels.variance < DARKNET.value)
 
 
-def _spread(channels: Channels) -> Vector:
+def _disagreement(channels: Channels) -> Vector:
     """How far the runtimes that read darknet's files differ in a channel's gain: largest over smallest, less 1."""
     deviations = np.stack([RUNTIMES[name].deviation(channels.variance) for name in READERS])
     with np.errstate(all="ignore"):
-        spread: Vector = deviations.max(axis=0) / deviations.min(axis=0) - 1
-        return spread
+        disagreement: Vector = deviations.max(axis=0) / deviations.min(axis=0) - 1
+        return disagreement
 
 
 def _sensitive(channels: Channels) -> Mask:
-    return _counting(channels) & (channels.variance >= DARKNET.value) & (_spread(channels) > SENSITIVE)
+    return _counting(channels) & (channels.variance >= DARKNET.value) & (_disagreement(channels) > SENSITIVE)
 
 
 def _diverged(channels: Channels) -> Mask:
@@ -166,7 +166,7 @@ RULES = (
         _gains,
     ),
     Rule("variance-tiny", _tiny, lambda c: -c.variance, "variances below ε = 1e-5", _gains),
-    Rule("epsilon-sensitive", _sensitive, _spread, "gains that ε changes by over 1 %", _gains),
+    Rule("epsilon-sensitive", _sensitive, _disagreement, "gains that ε changes by over 1 %", _gains),
     Rule("scale-diverged", _diverged, lambda c: np.abs(c.scale), "scales far beyond the others", _shown("scale")),
     Rule(
         "dead-channels",

@@ -28,6 +28,7 @@ Cell = str | int | float | None
 READABLE = 10_000  # rows
 LABEL = 9  # columns of a label and what parts it from its text
 BARS = "·▁▂▃▄▅▆▇█"  # of a histogram, from nothing to the most
+PROGRAMS = ("json", "csv")  # formats whose readers want every character
 SPELLINGS = str.maketrans({"ε": "eps", "×": "x", "²": "^2", **dict(zip(BARS, "._:-=+*#@", strict=True))})
 
 
@@ -66,7 +67,7 @@ def show(page: Page, format_: str, output: Path | None = None) -> None:
     """Print the page on stdout, or write it to a file."""
     text = FORMATS[format_](page)
     if output is None:
-        click.echo(_spelled(text), nl=False)
+        click.echo(text if format_ in PROGRAMS else _spelled(text), nl=False)
         return
     with replacing(output) as (file,):
         file.write(click.unstyle(text).encode(errors="replace"))  # a file's name may hold bytes that are no text
@@ -165,11 +166,11 @@ def _few(findings: Sequence[Finding]) -> Iterator[str]:
 def _wrapped(text: str) -> list[str]:
     """What stands behind a label of up to eight letters, on lines that fit the terminal, if its words do.
 
-    Control characters, as in a file's name, stand as Python writes them.
+    Control characters, as in a file's name, stand as Python writes them. A path is to be copied: its line stays whole.
     """
     shown = printable(text)
     label = shown[:LABEL]
-    if not label.endswith(" ") or len(label.split()) > 1:
+    if not label.endswith(" ") or len(label.split()) != 1 or label.split()[0] in ("cfg", "weights"):
         return [shown]
     return textwrap.wrap(
         shown[LABEL:],
