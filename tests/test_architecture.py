@@ -36,6 +36,7 @@ NUMBERS = [
     "statistics",
     "soundness",
     "inspection",
+    "causes",
     "diagnosis",
     "checking",
     "plot",

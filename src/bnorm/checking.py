@@ -10,7 +10,8 @@ import numpy as np
 
 from bnorm import cfg
 from bnorm.batchnorm import ARITHMETICS
-from bnorm.diagnosis import fitting_classes, header_findings, misfit
+from bnorm.causes import fitting_classes
+from bnorm.diagnosis import header_findings, misfit
 from bnorm.dialects import DIALECTS
 from bnorm.errors import BnormError, CfgError, WeightsError
 from bnorm.files import open_regular
