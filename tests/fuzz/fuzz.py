@@ -97,7 +97,7 @@ def said(error: str) -> None:
 
 def look_at(case: Case, text: str) -> None:
     """What a command calls done must be readable: JSON, the folded pair, the updated weights."""
-    if ("--format", "json") in pairwise(case.command) and text and "--help" not in case.command:
+    if ("--format", "json") in pairwise(case.command) and text and not {"-h", "--help"} & set(case.command):
         json.loads(text)
     if "out.weights" in case.command and "fold" in case.command:
         dialect = dict(pairwise(case.command)).get("--dialect", "auto")
