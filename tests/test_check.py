@@ -201,7 +201,8 @@ def test_what_fold_writes_is_known_beside_the_old_cfg(tmp_path, name):
     """Of a [batchnorm] the section goes, too."""
     cfg, weights = SAMPLES / "sample_cfgs" / f"{name}.cfg", SAMPLES / "sample_weights" / f"{name}.weights"
     bnorm.fold(read_model(cfg, weights), tmp_path / "folded.weights", tmp_path / "folded.cfg")
-    assert [found.id for found in findings(cfg, tmp_path / "folded.weights")] == ["weights-folded"]
+    (found,) = findings(cfg, tmp_path / "folded.weights")
+    assert (found.id, "fits the cfg that `bnorm fold` writes" in found.message) == ("weights-folded", True)
 
 
 @pytest.mark.parametrize("name", ["digits", "detector", "binary", "conv_recurrent", "recurrent", "deconvolution"])
@@ -210,6 +211,38 @@ def test_the_old_weights_are_known_beside_what_fold_writes(tmp_path, name):
     bnorm.fold(read_model(cfg, weights), tmp_path / "folded.weights", tmp_path / "folded.cfg")
     found, *_ = findings(tmp_path / "folded.cfg", weights)
     assert (found.id, "the cfg has been folded" in found.message) == ("weights-unfolded", True)
+
+
+def test_the_last_layer_seldom_normalises(tmp_path):
+    cfg = tmp_path / "net.cfg"
+    layers = "convolutional filters=4{0} | convolutional filters=4{0} | convolutional filters=2{0}"
+    cfg.write_text(cfg_source("3x8x8", layers.format(" batch_normalize=1").removesuffix(" batch_normalize=1")))
+    weights = write_weights(cfg, tmp_path / "net.weights")
+    cfg.write_text(cfg_source("3x8x8", layers.format("")))
+    (found,) = findings(cfg, weights)
+    assert "fits with batch_normalize=1 in the sections of lines 5, 7: the cfg has been folded" in found.message
+
+
+def test_of_many_lines_three_are_named(pair, tmp_path):
+    cfg, weights = pair
+    bnorm.fold(read_model(cfg, weights), tmp_path / "folded.weights", tmp_path / "folded.cfg")
+    lines = [n for n, line in enumerate((tmp_path / "folded.cfg").read_text().splitlines(), 1) if "[conv" in line]
+    (found,) = findings(tmp_path / "folded.cfg", weights)
+    assert f"of lines {lines[0]}, {lines[1]}, {lines[2]} and 2 more: " in found.message
+
+
+def test_of_two_plans_of_one_size_the_one_with_fewer_bad_variances_is_named(tmp_path):
+    """Two classes more have as many values as the first layer's batch normalisation."""
+    cfg = tmp_path / "net.cfg"
+    layers = "convolutional filters=2 | convolutional filters={} | yolo mask=0 classes={}"
+    cfg.write_text(cfg_source("3x32x32", layers.format(14, 9)))
+    weights = write_weights(cfg, tmp_path / "net.weights")
+    cfg.write_text(cfg_source("3x32x32", layers.format(12, 7)))
+    data = bytearray(weights.read_bytes())
+    for value, kind in ((-1.0, "weights-classes"), (1.0, "weights-unfolded")):
+        struct.pack_into("<2f", data, 20 + 4 * 6, value, value)  # where variances would stand
+        weights.write_bytes(data)
+        assert [found.id for found in findings(cfg, weights)] == [kind]
 
 
 def test_a_line_that_was_lost_is_named(pair):
@@ -268,6 +301,16 @@ def test_a_header_of_16_bytes_before_a_bias_of_0_is_4_bytes_off(pair):
             struct.pack_into("<f", data, array.end, -1.0 if array.size > 10 else 1.0)
     weights.write_bytes(data[:12] + data[16:])
     assert [found.id for found in findings(cfg, weights)] == ["weights-header-offset"]
+
+
+def test_where_nothing_normalises_the_bytes_of_seen_tell_how_long_the_header_is(tmp_path):
+    cfg = tmp_path / "net.cfg"
+    cfg.write_text(cfg_source("3x8x8", "convolutional filters=2"))
+    weights = write_weights(cfg, tmp_path / "net.weights")
+    data = weights.read_bytes()
+    for shorter, kind in ((data[:-4], "weights-cut"), (data[:12] + data[16:], "weights-header-offset")):
+        weights.write_bytes(shorter)
+        assert [found.id for found in findings(cfg, weights)] == [kind]
 
 
 @pytest.mark.parametrize("nbytes", [1, 15, 19])

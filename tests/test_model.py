@@ -244,5 +244,17 @@ def test_the_reason_says_why_another_dialect_refuses_the_cfg(tmp_path):
     assert "alexeyab refuses line 5 of the cfg ([deconvolutional] is unknown to alexeyab" in reason
 
 
+def test_the_reason_names_who_lost_by_each_clue_and_who_would_do_as_well(tmp_path):
+    def reason(layers: str) -> str:
+        return guessed(tmp_path, "3x8x8", layers).reason
+
+    assert reason("convolutional") == "nothing in the files decides"
+    assert reason("convolutional stride_x=2") == "pjreddie would ignore more of the cfg's keys; hank would do as well"
+    cfg, weights = tmp_path / "net.cfg", tmp_path / "net.weights"
+    cfg.write_text(cfg_source("3x8x8", "convolutional filters=2"))
+    weights.write_bytes(struct.pack("<3iQ", 0, 2, 0, 0) + bytes(4 * 8))
+    assert read_model(cfg, weights).reason == "alexeyab and hank would write another version into the header"
+
+
 def test_paths_may_be_texts(tiny):
     assert read_model(str(tiny[0]), str(tiny[1])).fits

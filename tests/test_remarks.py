@@ -119,6 +119,19 @@ def test_keys_of_other_forks_are_remarked():
     assert remarks(source, "alexeyab") == [("cfg-unknown-key", 5)]
 
 
+@pytest.mark.parametrize("heading", ["[conv]\r\n", "  [conv]\r\n"])
+def test_a_carriage_return_behind_a_heading_keeps_pjreddie_from_the_file(heading):
+    text = text_of(f"[net]\nwidth=8\n{heading}")
+    (found,) = text_remarks(text, cfg.sections(text, DIALECTS["alexeyab"]))
+    assert found == ("cfg-cr", 3, "CR line ends: pjreddie's darknet cannot read this file")
+
+
+def test_a_key_without_equals_sign_is_its_default():
+    text = text_of("[net]\nwidth=8\n[conv]\nsize\n")
+    (found,) = text_remarks(text, cfg.sections(text, DIALECTS["alexeyab"]))
+    assert found == ("cfg-no-value", 4, "[conv] size: no value, the default is used")
+
+
 @pytest.mark.parametrize("end", ["# why\r\n", "filters=2\r\n"])
 def test_a_carriage_return_outside_of_headings_stays_in_a_value(end):
     text = text_of(f"[net]\nwidth=8\n[conv]\n{end}")
@@ -187,6 +200,10 @@ CRASHES = [  # the cfg, who does not read it at all, and where whose program cra
     (cfg_source("3x8x8", "connected output=4 | softmax"), "", {AB: 1, HK: 1}),
     (cfg_source("3x8x8", "avgpool | connected output=4"), "", {}),
     (cfg_source("3x8x1", "avgpool"), "", {AB: 1, HK: 1}),
+    (cfg_source("3x1x8", "avgpool"), "", {AB: 1, HK: 1}),
+    (cfg_source("3x2x2", "avgpool"), "", {}),
+    (cfg_source("20", "connected output=98 | detection classes=0"), HK, {}),
+    (cfg_source("6x32x32", "yolo mask=0 classes=1 anchors=1,2,3"), "", {PJ: 5, HK: 5}),
     (cfg_source("3x8x8", "dropout | connected"), "", {AB: 1, HK: 1}),
     (cfg_source("3x8x8", "dropout dropblock=1 | connected"), "", {}),
     (cfg_source("20", "connected output=8 | detection side=2 classes=0 coords=1"), HK, {}),
