@@ -17,13 +17,12 @@ from bnorm.cfg import Section, Text
 from bnorm.dialects import DIALECTS, Dialect
 from bnorm.errors import BnormError
 from bnorm.findings import Finding, found
-from bnorm.folds import plan_folds
+from bnorm.folds import plan_folds, without_normalisation
 from bnorm.grammar import INT_MAX
 from bnorm.header import VERSION, WIDE, Header
 from bnorm.layout import FLOAT, Array, Layout, plan
 from bnorm.model import Model, read_model
 from bnorm.network import Layer, build
-from bnorm.preparation import without_normalisation
 from bnorm.rules import DETECTORS
 from bnorm.soundness import impossible
 from bnorm.weights import Floats, Weights

@@ -9,14 +9,14 @@ before it or, where that is not exact, into the convolution or matrix behind it:
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from typing import NamedTuple
 
 from bnorm.layout import FILTERED
 from bnorm.linear import FORMS
 from bnorm.network import Layer, Network
-from bnorm.parts import Part, groups_of
-from bnorm.references import readers
+from bnorm.parts import SWITCHES, Part, groups_of
+from bnorm.references import readers, without
 from bnorm.shapes import kernel
 
 
@@ -51,6 +51,17 @@ class Folds(NamedTuple):
 def plan_folds(network: Network, fixed: Mapping[int, str]) -> Folds:
     """Decide for every normalised layer; those in `fixed` stay as they are for the reason given there."""
     return _Planner(network, fixed).plan()
+
+
+def without_normalisation(network: Network, folds: Folds, layers: Collection[int] | None = None) -> bytes:
+    """The cfg less the `[batchnorm]` sections that go, and less the lines that turn batch normalisation on or off.
+
+    Those lines stay in layers that stay as they are.
+    """
+    going = [layer for layer in network.layers if layer.index not in folds.kept]
+    chosen = [layer for layer in going if layers is None or layer.index in layers]
+    lines = {option.line for layer in chosen for option in layer.section.options if option.key in SWITCHES}
+    return without(network, folds.removed, lines)
 
 
 class _Planner:

@@ -20,12 +20,12 @@ from bnorm.affine import (
 )
 from bnorm.batchnorm import Epsilon, Rolling
 from bnorm.errors import CfgError, WeightsError
-from bnorm.folds import Folds, plan_folds
+from bnorm.folds import Folds, plan_folds, without_normalisation
 from bnorm.layout import Array, plan
 from bnorm.model import Model
 from bnorm.network import Network, build
-from bnorm.parts import SWITCHES, array_name
-from bnorm.references import agree, without
+from bnorm.parts import array_name
+from bnorm.references import agree
 from bnorm.weights import Floats, Weights
 
 DEFECT = "a defect of bnorm: nothing was written"
@@ -109,17 +109,6 @@ def _reasons(bad: Mapping[Key, str]) -> dict[int, str]:
     for (layer, part), text in bad.items():
         found[layer] = "; ".join(filter(None, (found.get(layer), array_name(part, text))))
     return found
-
-
-def without_normalisation(network: Network, folds: Folds, layers: Collection[int] | None = None) -> bytes:
-    """The cfg less the `[batchnorm]` sections that go, and less the lines that turn batch normalisation on or off.
-
-    Those lines stay in layers that stay as they are.
-    """
-    going = [layer for layer in network.layers if layer.index not in folds.kept]
-    chosen = [layer for layer in going if layers is None or layer.index in layers]
-    lines = {option.line for layer in chosen for option in layer.section.options if option.key in SWITCHES}
-    return without(network, folds.removed, lines)
 
 
 def _after(model: Model, text: bytes) -> Model:
