@@ -119,24 +119,25 @@ def test_keys_of_other_forks_are_remarked():
     assert remarks(source, "alexeyab") == [("cfg-unknown-key", 5)]
 
 
-@pytest.mark.parametrize("heading", ["[conv]\r\n", "  [conv]\r\n"])
-def test_a_carriage_return_behind_a_heading_keeps_pjreddie_from_the_file(heading):
-    text = text_of(f"[net]\nwidth=8\n{heading}")
-    (found,) = text_remarks(text, cfg.sections(text, DIALECTS["alexeyab"]))
-    assert found == ("cfg-cr", 3, "CR line ends: pjreddie's darknet cannot read this file")
+@pytest.mark.parametrize(
+    ("lines", "dialect", "number", "does"),
+    [
+        ("[conv]\r\n", "alexeyab", 3, "cannot read this file"),
+        ("  [conv]\r\n", "alexeyab", 3, "cannot read this file"),
+        ("[conv]\n# why\r\n", "pjreddie", 4, "keeps the CR in the values"),
+        ("[conv]\nfilters=2\r\n", "pjreddie", 4, "keeps the CR in the values"),
+    ],
+)
+def test_a_carriage_return_keeps_pjreddie_from_the_file_behind_a_heading_alone(lines, dialect, number, does):
+    text = text_of(f"[net]\nwidth=8\n{lines}")
+    (found,) = text_remarks(text, cfg.sections(text, DIALECTS[dialect]))
+    assert found == ("cfg-cr", number, f"CR line ends: pjreddie's darknet {does}")
 
 
 def test_a_key_without_equals_sign_is_its_default():
     text = text_of("[net]\nwidth=8\n[conv]\nsize\n")
     (found,) = text_remarks(text, cfg.sections(text, DIALECTS["alexeyab"]))
     assert found == ("cfg-no-value", 4, "[conv] size: no value, the default is used")
-
-
-@pytest.mark.parametrize("end", ["# why\r\n", "filters=2\r\n"])
-def test_a_carriage_return_outside_of_headings_stays_in_a_value(end):
-    text = text_of(f"[net]\nwidth=8\n[conv]\n{end}")
-    (found,) = text_remarks(text, cfg.sections(text, DIALECTS["pjreddie"]))
-    assert found == ("cfg-cr", 4, "CR line ends: pjreddie's darknet keeps the CR in the values")
 
 
 # --- lists ------------------------------------------------------------------------------------------------------------

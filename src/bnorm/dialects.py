@@ -37,6 +37,7 @@ class Dialect:
     weights_normalizations: tuple[str, ...] = ()  # of a [shortcut] with weights
     commented_lists: frozenset[tuple[str, str]] = frozenset()  # sections and keys of lists that end at `#`
     strict: bool = False  # a duplicated key, or one that it never asks for, ends the program
+    schedules: frozenset[str] = frozenset({"steps"})  # policies of [net] with which it looks at steps and scales
     unloadable: frozenset[str] = frozenset()  # layers whose weights it writes, and crashes when it reads them
     unbounded_anchors: frozenset[str] = frozenset()  # layers that take more anchors than they have room for
     averages_images: bool = False  # parse_network_cfg divides by the number of layers wider and higher than 1
@@ -84,6 +85,7 @@ ALEXEYAB = Dialect(
     ),
     weights_types=("none", "per_feature", "per_layer", "per_channel"),
     weights_normalizations=("relu", "avg_relu", "softmax"),
+    schedules=frozenset({"steps", "sgdr"}),
     unbounded_anchors=frozenset({"Gaussian_yolo"}),
     averages_images=True,
 )
@@ -99,6 +101,7 @@ HANK = Dialect(
     strict=True,
     weights_types=("none", "per_feature", "per_channel"),
     weights_normalizations=("none", "relu", "avg_relu", "softmax"),
+    schedules=frozenset({"steps", "sgdr"}),
     unbounded_anchors=frozenset({"yolo", "Gaussian_yolo"}),
     averages_images=True,
     whole_strides=True,

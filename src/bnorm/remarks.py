@@ -108,14 +108,9 @@ def _is_list(section: Section, key: str) -> bool:
     """Whether the fork reads this key, and as a list."""
     if key == "from":
         return reads_list(section)
-    if key in SCHEDULES and section.text("policy") not in _scheduled(section):
+    if key in SCHEDULES and section.text("policy") not in section.dialect.schedules:
         return False
     return key in LISTS and section.knows(key)
-
-
-def _scheduled(net: Section) -> tuple[str, ...]:
-    """The policies with which the fork looks at steps and scales."""
-    return ("steps", "sgdr") if net.knows("seq_scales") else ("steps",)
 
 
 # --- what a fork's own program crashes on, though it is plain what the cfg means and what its file holds --------------
@@ -128,7 +123,7 @@ def _crash(section: Section, what: str) -> Remark:
 def _short_scales(network: Network) -> Iterator[Remark]:
     """PJ and AB `parser.c: parse_net_options`; hank fills up with zeros."""
     net, name, policy = network.net, network.dialect.name, network.net.text("policy")
-    if net.dialect.strict or policy not in _scheduled(net):
+    if net.dialect.strict or policy not in net.dialect.schedules:
         return
     steps = _length(net, "steps")
     if policy == "steps" and not (steps and _length(net, "scales")):
@@ -166,10 +161,10 @@ def _unloadable(network: Network, layer: Layer) -> Iterator[Remark]:
 
 def _bare_base(network: Network, layer: Layer) -> Iterator[Remark]:
     """AB `convolutional_layer.c: make_convolutional_layer` takes over the other's arrays, which are NULL then."""
-    shared = [part.shared for part in layer.parts if part.shared is not None and part.batch_normalize]
-    if any(not network.layers[base].batch_normalize for base in shared):
-        what = f"normalises, and layer {shared[0]}, whose arrays it uses, does not: {network.dialect.name} crashes"
-        yield _crash(layer.section, what)
+    for part in layer.parts:
+        if part.batch_normalize and part.shared is not None and not network.layers[part.shared].batch_normalize:
+            what = f"normalises, and layer {part.shared}, whose arrays it uses, does not"
+            yield _crash(layer.section, f"{what}: {network.dialect.name} crashes")
 
 
 def _many_anchors(network: Network, layer: Layer) -> Iterator[Remark]:
