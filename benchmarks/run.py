@@ -16,11 +16,13 @@ from typing import NamedTuple
 
 import numpy as np
 
-from bnorm.batchnorm import ARITHMETICS, Parameters, Rolling
-from bnorm.engine import Layer, Team, processors, run_batch
-from bnorm.model import read_model
-from bnorm.tensors import MemoryTensor
-from bnorm.weights import save
+from bnorm.batchnorm.arithmetic import ARITHMETICS
+from bnorm.batchnorm.engine import Layer, run_batch
+from bnorm.batchnorm.formulas import Parameters, Rolling
+from bnorm.batchnorm.threads import Team, processors
+from bnorm.darknet.autodetect import read_model
+from bnorm.darknet.weights import save
+from bnorm.tensors.tensor import MemoryTensor
 
 SHAPES = [
     (8, 32, 208, 208),

@@ -11,8 +11,8 @@ from pathlib import Path
 import numpy as np
 
 from bnorm import read_model
-from bnorm.layout import Array
-from bnorm.weights import save
+from bnorm.darknet.layout import Array
+from bnorm.darknet.weights import save
 
 HERE = Path(__file__).parent
 DIALECTS = {

@@ -19,8 +19,8 @@ from typing import NamedTuple
 import numpy as np
 
 from bnorm import Parameters, Rolling, batch_normalize, read_model
-from bnorm.parts import Part
-from bnorm.weights import save
+from bnorm.darknet.parts import Part
+from bnorm.darknet.weights import save
 
 HERE = Path(__file__).parent
 CFG = HERE.parent / "sample_cfgs" / "digits.cfg"

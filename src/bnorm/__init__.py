@@ -9,14 +9,14 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from bnorm.arrays import Result, batch_normalize
-    from bnorm.batchnorm import Parameters, Rolling
-    from bnorm.checking import check
+    from bnorm.batchnorm.arrays import Result, batch_normalize
+    from bnorm.batchnorm.formulas import Parameters, Rolling
+    from bnorm.checks.check import check
+    from bnorm.darknet.autodetect import read_model
+    from bnorm.darknet.weights import open_weights
     from bnorm.errors import BnormError
-    from bnorm.folding import fold
-    from bnorm.inspection import inspect
-    from bnorm.model import read_model
-    from bnorm.weights import open_weights
+    from bnorm.reports.inspect import inspect
+    from bnorm.transforms.fold.fold import fold
 
 __version__ = "0.1.0"
 __all__ = [
@@ -34,15 +34,15 @@ __all__ = [
 
 _HOMES = {
     "BnormError": "errors",
-    "Parameters": "batchnorm",
-    "Result": "arrays",
-    "Rolling": "batchnorm",
-    "batch_normalize": "arrays",
-    "check": "checking",
-    "fold": "folding",
-    "inspect": "inspection",
-    "open_weights": "weights",
-    "read_model": "model",
+    "Parameters": "batchnorm.formulas",
+    "Result": "batchnorm.arrays",
+    "Rolling": "batchnorm.formulas",
+    "batch_normalize": "batchnorm.arrays",
+    "check": "checks.check",
+    "fold": "transforms.fold.fold",
+    "inspect": "reports.inspect",
+    "open_weights": "darknet.weights",
+    "read_model": "darknet.autodetect",
 }
 
 

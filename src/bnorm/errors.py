@@ -14,10 +14,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-
-def printable(text: str) -> str:
-    """The text on one line: with its control characters, if it has any, as Python writes them."""
-    return text if text.isprintable() else repr(text)[1:-1]
+from bnorm.text import printable
 
 
 class BnormError(Exception):

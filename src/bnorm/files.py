@@ -15,6 +15,7 @@ from typing import BinaryIO, Self
 from bnorm.errors import BnormError, OutputError
 
 PATIENCE = 5.0  # seconds that a lock is waited for
+
 MARK = "bnorm-tmp"  # what a killed run may leave behind carries it in its name
 
 

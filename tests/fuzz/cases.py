@@ -18,14 +18,15 @@ from typing import NamedTuple
 
 import numpy as np
 
-from bnorm.batchnorm import ARITHMETICS
-from bnorm.cfg import parse
-from bnorm.dialects import DIALECTS, KEYS, SECTIONS
+from bnorm.batchnorm.arithmetic import ARITHMETICS
+from bnorm.darknet.autodetect import read_model
+from bnorm.darknet.cfg import parse
+from bnorm.darknet.dialects import DIALECTS
+from bnorm.darknet.foreign import FOREIGN
+from bnorm.darknet.layout import plan
+from bnorm.darknet.network import build
+from bnorm.darknet.vocabulary import KEYS, SECTIONS
 from bnorm.errors import BnormError
-from bnorm.header import FOREIGN
-from bnorm.layout import plan
-from bnorm.model import read_model
-from bnorm.network import build
 
 ROOT = Path(__file__).parents[2]
 LAYOUTS, SAMPLES = ROOT / "tests" / "golden" / "layouts", ROOT / "sample_cfgs"

@@ -30,16 +30,16 @@ import numpy as np
 from cases import TARGETS, Case, cases
 from click.testing import CliRunner
 
-from bnorm.cfg import parse
+from bnorm.checks.cfg_rules import remarks
 from bnorm.cli import main as command_line
-from bnorm.dialects import DIALECTS
+from bnorm.darknet.autodetect import read_model
+from bnorm.darknet.cfg import parse
+from bnorm.darknet.dialects import DIALECTS
+from bnorm.darknet.edit import references
+from bnorm.darknet.layout import plan
+from bnorm.darknet.network import build
 from bnorm.errors import BnormError
 from bnorm.files import MARK
-from bnorm.layout import plan
-from bnorm.model import read_model
-from bnorm.network import build
-from bnorm.references import references
-from bnorm.remarks import remarks
 
 SLOW = 2.0  # seconds
 MEMORY = 500_000_000  # bytes of address space beyond what the process had before the case

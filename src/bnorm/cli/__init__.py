@@ -14,7 +14,8 @@ from typing import Any, NoReturn
 import click
 
 from bnorm import __version__
-from bnorm.errors import BnormError, printable
+from bnorm.errors import BnormError
+from bnorm.text import printable
 
 COMMANDS = {
     "inspect": "Show what a model holds, layer by layer or channel by channel.",

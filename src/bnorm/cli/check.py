@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
 
 import click
 
-from bnorm.checking import Check, check
-from bnorm.cli import options, render
-from bnorm.cli.render import Column, Page, Table
-from bnorm.findings import KINDS, SEVERITIES, Finding, Kind
+from bnorm.checks.check import Check, check
+from bnorm.checks.findings import KINDS, SEVERITIES, Finding, Kind
+from bnorm.cli import options, render, terminal
+from bnorm.cli.documents import _document
+from bnorm.cli.page import Column, Page, Table
 
 PROBLEMS = 3  # the exit code
 
@@ -50,7 +50,7 @@ def command(
         raise click.UsageError("Missing argument 'CFG'.")
     report = check(cfg, weights, dialect)
     if report.model:
-        render.note(report.model)
+        terminal.note(report.model)
     render.show(_page(report), format_)
     if report.count("error") or (strict and report.count("warning")):
         context.exit(PROBLEMS)
@@ -76,20 +76,6 @@ def _page(report: Check) -> Page:
         summary=_summary(report),
         findings=report.findings,
     )
-
-
-def _document(report: Check) -> dict[str, Any]:
-    model = report.model
-    return {
-        "cfg": str(report.cfg),
-        "weights": str(report.weights) if report.weights else None,
-        "dialect": model.dialect.name if model else None,
-        "fits": model.fits if model else None,
-        "expected_bytes": model.layout.nbytes if model else None,
-        "actual_bytes": model.nbytes if model else None,
-        **{f"{severity}s": report.count(severity) for severity in SEVERITIES},
-        "findings": [finding._asdict() for finding in report.findings],
-    }
 
 
 def _summary(report: Check) -> list[str]:

@@ -7,11 +7,11 @@ from pathlib import Path
 
 import click
 
-from bnorm.batchnorm import RUNTIMES, Epsilon
-from bnorm.cli import options, render
-from bnorm.cli.render import Column, Page, Table
-from bnorm.folding import POLICIES, FoldedLayer, FoldReport, fold
-from bnorm.model import read_model
+from bnorm.batchnorm.epsilon import RUNTIMES, Epsilon
+from bnorm.cli import options, page, render, terminal
+from bnorm.cli.page import Column, Page, Table
+from bnorm.darknet.autodetect import read_model
+from bnorm.transforms.fold.fold import POLICIES, FoldedLayer, FoldReport, fold
 
 
 @click.command(name="fold")
@@ -63,7 +63,7 @@ def command(
         raise click.UsageError("Missing option '-o': the folded weights file, or --dry-run.")
     model = read_model(cfg, weights, dialect)
     selection = options.selection(layers, model)
-    with render.progress("folding") as advance:
+    with terminal.progress("folding") as advance:
         report = fold(
             model,
             output,
@@ -76,7 +76,7 @@ def command(
             force=force,
             advance=advance,
         )
-    render.note(model)
+    terminal.note(model)
     render.show(_page(report, epsilon), format_)
 
 
@@ -110,7 +110,7 @@ def _rows(done: list[FoldedLayer], others: list[str]) -> Table:
     return Table(columns, [_row(layer, others) for layer in done])
 
 
-def _row(layer: FoldedLayer, others: list[str]) -> tuple[render.Cell, ...]:
+def _row(layer: FoldedLayer, others: list[str]) -> tuple[page.Cell, ...]:
     changes = (layer.gain_change[name] for name in others)
     return layer.index, _name(layer), layer.max_abs_error, layer.max_rel_error, *changes
 

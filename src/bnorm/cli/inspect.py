@@ -11,16 +11,17 @@ from typing import Any
 import click
 import numpy as np
 
-from bnorm import plot
-from bnorm.batchnorm import Epsilon, Vector
-from bnorm.cli import options, render
-from bnorm.cli.document import document, layer_document
-from bnorm.cli.render import Cell, Column, Page, Table
+from bnorm.batchnorm.epsilon import Epsilon, Vector
+from bnorm.cli import options, render, terminal
+from bnorm.cli.documents import document, layer_document
+from bnorm.cli.page import Cell, Column, Page, Table
+from bnorm.darknet.autodetect import read_model
+from bnorm.darknet.model import Model
+from bnorm.darknet.shapes import size_text
 from bnorm.files import check_outputs
-from bnorm.inspection import ChannelRow, Inspection, LayerReport, channel_rows, inspect
-from bnorm.model import Model, read_model
-from bnorm.shapes import size_text
-from bnorm.statistics import Quantiles, Statistics
+from bnorm.reports import plot
+from bnorm.reports.inspect import ChannelRow, Inspection, LayerReport, channel_rows, inspect
+from bnorm.statistics.channels import Quantiles, Statistics
 
 
 @click.command(name="inspect")
@@ -69,7 +70,7 @@ def command(
     if picture:
         plot.save(report, picture)
     if report.misfit is None:
-        render.note(model)
+        terminal.note(model)
     render.show(page, format_, output)
     if report.misfit is not None:
         raise report.misfit
@@ -160,7 +161,7 @@ EDGES = (0, 0.0316, 0.1, 0.316, 1, 3.16, math.inf)  # half decades; what lies be
 def _histogram(values: Vector) -> str:
     """A bar per half decade, the highest for the fullest."""
     counts = [int(np.count_nonzero((values >= low) & (values < high))) for low, high in pairwise(EDGES)]
-    return "".join(render.BARS[math.ceil(8 * count / max(*counts, 1))] for count in counts)
+    return "".join(terminal.BARS[math.ceil(8 * count / max(*counts, 1))] for count in counts)
 
 
 # --- by channel -------------------------------------------------------------------------------------------------------

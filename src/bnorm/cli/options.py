@@ -11,17 +11,22 @@ from typing import NamedTuple, NoReturn, TypeVar
 
 import click
 
-from bnorm.batchnorm import RUNTIMES, Epsilon
-from bnorm.dialects import DIALECTS
-from bnorm.model import Model
+from bnorm.batchnorm.epsilon import RUNTIMES, Epsilon
+from bnorm.darknet.dialects import DIALECTS
+from bnorm.darknet.model import Model
 
 LEAST_MEMORY = 16 << 20  # with less, scattered channels are read in small pieces, again and again
+
 FILE = click.Path(path_type=Path)
+
 Command = TypeVar("Command", bound=Callable[..., object])
 
 cfg_argument = click.argument("cfg", type=FILE)
+
 weights_argument = click.argument("weights", type=FILE)
+
 optional_weights_argument = click.argument("weights", type=FILE, required=False)
+
 dialect_option = click.option(
     "--dialect",
     type=click.Choice(["auto", *sorted(DIALECTS)]),
@@ -29,6 +34,7 @@ dialect_option = click.option(
     show_default=True,
     help="The fork of darknet whose file rules apply. auto: by the names in the cfg, the size and the version.",
 )
+
 format_option = click.option(
     "--format",
     "format_",

@@ -7,60 +7,24 @@ import io
 import json
 import math
 import os
-import shutil
-import sys
 import textwrap
-import time
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
 
 import click
 
-from bnorm.errors import printable
+from bnorm.checks.findings import Finding
+from bnorm.cli.page import Cell, Column, Page, Table
+from bnorm.cli.terminal import _spelled, width
 from bnorm.files import replacing
-from bnorm.findings import Finding
-from bnorm.model import Model
+from bnorm.text import printable
 
-Cell = str | int | float | None
 READABLE = 10_000  # rows
+
 LABEL = 9  # columns of a label and what parts it from its text
-BARS = "·▁▂▃▄▅▆▇█"  # of a histogram, from nothing to the most
+
 PROGRAMS = ("json", "csv")  # formats whose readers want every character
-SPELLINGS = str.maketrans({"ε": "eps", "×": "x", "²": "^2", **dict(zip(BARS, "._:-=+*#@", strict=True))})
-
-
-class Column(NamedTuple):
-    """A column's heading, how its values look to a person, and whether they stand at the right."""
-
-    name: str
-    show: Callable[[Any], str] = str
-    right: bool = True
-    spare: int = 0  # over 0: left out of a table that is wider than the terminal, the highest first
-
-
-class Table(NamedTuple):
-    """Rows of plain values; machine formats print them as they are."""
-
-    columns: Sequence[Column]
-    rows: Sequence[Sequence[Cell]]
-
-
-class Page(NamedTuple):
-    """A command's result in every format: lines and tables for people, `records` (CSV) and `document` for programs.
-
-    The lines of `summary` stand above the table `rows`, those of `footer` and the table `totals` below.
-    """
-
-    document: Callable[[], object]
-    rows: Table
-    records: Table
-    summary: Sequence[str] = ()
-    footer: Sequence[str] = ()
-    findings: Sequence[Finding] = ()
-    totals: Table = Table((), ())
 
 
 def show(page: Page, format_: str, output: Path | None = None) -> None:
@@ -71,41 +35,6 @@ def show(page: Page, format_: str, output: Path | None = None) -> None:
         return
     with replacing(output) as (file,):
         file.write(click.unstyle(text).encode(errors="replace"))  # a file's name may hold bytes that are no text
-
-
-def _spelled(text: str) -> str:
-    """The text in characters that stdout has."""
-    try:
-        text.encode(sys.stdout.encoding or "ascii")
-    except UnicodeEncodeError:
-        return text.translate(SPELLINGS)
-    return text
-
-
-def note(model: Model) -> None:
-    """Say which dialect `--dialect auto` chose, and why."""
-    if model.reason:
-        click.echo(f"note: dialect {model.dialect.name}: {model.reason}", err=True)
-
-
-@contextmanager
-def progress(what: str) -> Iterator[Callable[[int, int], None] | None]:
-    """A bar on stderr for work past a second, where that is a terminal."""
-    if not (sys.stderr and sys.stderr.isatty()):
-        yield None
-        return
-    from rich.console import Console
-    from rich.progress import Progress
-
-    begun = time.monotonic()
-    with Progress(console=Console(stderr=True), transient=True, auto_refresh=False) as bar:
-        task = bar.add_task(what, visible=False)
-
-        def advance(done: int, total: int) -> None:
-            if time.monotonic() - begun > 1:
-                bar.update(task, completed=done, total=total, visible=True, refresh=True)
-
-        yield advance
 
 
 def _json(page: Page) -> str:
@@ -141,11 +70,6 @@ def _styled(table: Table) -> list[str]:
     if lines and not os.environ.get("NO_COLOR"):
         lines[0] = click.style(lines[0], bold=True)
     return lines
-
-
-def width() -> int:
-    """Columns of the terminal; 80 where stdout is none."""
-    return shutil.get_terminal_size((80, 24)).columns
 
 
 MOST = 4  # findings of a kind that a table shows

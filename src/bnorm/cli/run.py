@@ -7,14 +7,15 @@ from typing import Any
 
 import click
 
-from bnorm.batchnorm import ARITHMETICS
-from bnorm.cli import options, render
-from bnorm.cli.render import Column, Page, Table
-from bnorm.engine import MEMORY, Team, processors
-from bnorm.job import Outcome, Request, execute
-from bnorm.model import read_model
-from bnorm.sinks import Range
-from bnorm.tensors import LAYOUTS
+from bnorm.batchnorm.arithmetic import ARITHMETICS
+from bnorm.batchnorm.engine import MEMORY
+from bnorm.batchnorm.threads import Team, processors
+from bnorm.cli import options, render, terminal
+from bnorm.cli.page import Column, Page, Table
+from bnorm.darknet.autodetect import read_model
+from bnorm.replay.job import Outcome, Request, execute
+from bnorm.replay.results import Range
+from bnorm.tensors.tensor import LAYOUTS
 
 
 @click.command(name="run")
@@ -60,10 +61,10 @@ def command(
     _check_usage(cfg, weights, given)
     model = read_model(cfg, weights, dialect) if cfg else None
     request = Request(model=model, **given | {"place": given["place"] or (0, "")})
-    with Team(threads or processors()) as team, render.progress("running") as advance:
+    with Team(threads or processors()) as team, terminal.progress("running") as advance:
         outcome = execute(request, team, advance)
     if model:
-        render.note(model)
+        terminal.note(model)
     render.show(_page(outcome), format_)
 
 

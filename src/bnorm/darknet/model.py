@@ -1,0 +1,32 @@
+"""A model: a cfg, its weights where given, and the dialect that reads them."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import NamedTuple
+
+from bnorm.darknet.dialects import Dialect
+from bnorm.darknet.header import Header
+from bnorm.darknet.layout import Layout
+from bnorm.darknet.network import Network
+
+
+class Model(NamedTuple):
+    """A cfg as one dialect reads it, with the plan of its file; `reason` says why that dialect, if bnorm chose it."""
+
+    network: Network
+    header: Header
+    layout: Layout
+    nbytes: int | None  # the size of the given weights file
+    weights: Path | None
+    reason: str
+
+    @property
+    def dialect(self) -> Dialect:
+        """Whose file rules apply."""
+        return self.network.dialect
+
+    @property
+    def fits(self) -> bool | None:
+        """Whether the file has the planned size; None without a file."""
+        return None if self.nbytes is None else self.nbytes == self.layout.nbytes

@@ -1,0 +1,92 @@
+"""Run a layer of a model on consecutive mini-batches: parameters, rolling statistics, and where results go."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import BinaryIO, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from bnorm.batchnorm.formulas import Parameters, Rolling
+from bnorm.darknet.layout import NORMALISATION, Array
+from bnorm.darknet.model import Model
+from bnorm.darknet.weights import open_weights, write_block
+from bnorm.errors import BnormError, CfgError, TensorError
+from bnorm.files import replacing
+from bnorm.tensors.npz import read_vectors
+from bnorm.tensors.tensor import FileTensor
+
+
+class Source(NamedTuple):
+    """A layer's normalisation: its parameters and statistics, and whether it is a connected layer's."""
+
+    parameters: Parameters
+    rolling: Rolling
+    connected: bool
+
+
+def from_model(model: Model, layer: int, part: str = "") -> Source:
+    """The arrays of a layer's, or its part's, batch normalisation; a `CfgError` where it has none."""
+    arrays = normalisation(model, layer, part)
+    with open_weights(model) as weights:
+        weights.require_fit()
+        scales, mean, variance = (weights.read(arrays[field]).astype(np.float64) for field in NORMALISATION)
+        # pjreddie's [batchnorm] stores no biases: in its program they stay 0.
+        biases = weights.read(arrays["biases"]).astype(np.float64) if "biases" in arrays else np.zeros_like(scales)
+    kind = next(item.kind for item in model.network.layers[layer].parts if item.name == part)
+    return Source(Parameters(scales, biases), Rolling(mean, variance), kind == "connected")
+
+
+def normalisation(model: Model, layer: int, part: str) -> dict[str, Array]:
+    """The stored arrays of a layer's or a part's batch normalisation, by field."""
+    path, layers = model.network.text.path, model.network.layers
+    if layer >= len(layers):
+        raise CfgError(path, f"has no layer {layer}, expected 0 to {len(layers) - 1}")
+    arrays = {array.field: array for array in model.layout.arrays if (array.layer, array.part) == (layer, part)}
+    if not set(NORMALISATION) <= set(arrays):
+        raise _not_normalised(model, layer, part)
+    return arrays
+
+
+def _not_normalised(model: Model, layer: int, part: str) -> BnormError:
+    found = model.network.layers[layer]
+    names = [item.name for item in found.parts if item.batch_normalize and item.name]
+    place = f"is layer {layer}, and {part!r} is none of its parts" if part else f"is layer {layer}"
+    expected = f"one of its parts {', '.join(names)}" if names else "a layer whose batch normalisation is in the file"
+    return found.section.error(f"{place}, expected {expected}")
+
+
+def from_params(path: Path) -> Source:
+    """The arrays `scales`, `biases`, `rolling_mean` and `rolling_variance` of a .npz archive."""
+    scales, biases, mean, variance = read_vectors(path, ("scales", "biases", "rolling_mean", "rolling_variance"))
+    return Source(Parameters(scales, biases), Rolling(mean, variance), False)
+
+
+def check_tensors(inputs: Sequence[FileTensor], deltas: Sequence[FileTensor], channels: int, train: bool) -> None:
+    """A `TensorError` for a tensor that does not fit the layer, or a delta that does not fit its input."""
+    for x in inputs:
+        if x.channels != channels:
+            what = f"has {x.channels} channels in {x.shape}, expected {channels}, as the layer has"
+            raise TensorError(x.path, what, cause="is --layout right?" if len(x.shape) > 2 else "")
+        if train and x.length == 1:
+            raise TensorError(x.path, "has one value per channel, expected more: one value has no variance")
+    for delta, x in zip(deltas, inputs, strict=True) if deltas else ():
+        if delta.shape != x.shape:
+            raise TensorError(delta.path, f"has the shape {delta.shape}, expected its input's, {x.shape}")
+
+
+def update_weights(model: Model, layer: int, part: str, rolling: Rolling, output: Path) -> None:
+    """Write a copy of the model's weights with the rolling statistics of one layer or part replaced."""
+    arrays = normalisation(model, layer, part)
+    new = {arrays["rolling_mean"]: rolling.mean, arrays["rolling_variance"]: rolling.variance}
+    with open_weights(model) as weights, replacing(output) as (file,):
+        file.write(weights.head())
+        for array in model.layout.arrays:
+            _copy(file, weights.blocks(array), new.get(array))
+
+
+def _copy(file: BinaryIO, blocks: Iterator[NDArray[np.float32]], replacement: NDArray[np.float64] | None) -> None:
+    for block in blocks if replacement is None else [replacement.astype(np.float32)]:
+        write_block(file, block)

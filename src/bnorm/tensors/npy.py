@@ -1,0 +1,89 @@
+"""Files of tensors: .npy, .npz, and raw float32.
+
+Types: float16, float32 and float64, little-endian, in C order; anything else is refused. Nothing is ever unpickled, and
+nothing is allocated or unpacked beyond what a header's shape says.
+"""
+
+from __future__ import annotations
+
+import re
+import struct
+from math import prod
+from pathlib import Path
+from typing import IO, BinaryIO
+
+import numpy as np
+from numpy.typing import NDArray
+
+from bnorm.errors import TensorError
+from bnorm.tensors.tensor import DType, FileTensor, Tensor
+from bnorm.text import short
+
+DTYPES = ("<f2", "<f4", "<f8")
+
+EXPECTED = "expected float16, float32, float64 in little-endian order"
+
+MOST_HEADER = 1 << 16  # bytes of a .npy header
+
+_ITEM = r"'(descr|fortran_order|shape)'\s*:\s*('[^']*'|True|False|\([0-9L, ]*\))"
+
+_HEADER = re.compile(rf"\s*{{\s*{_ITEM}\s*,\s*{_ITEM}\s*,\s*{_ITEM}\s*,?\s*}}\s*")
+
+_SIZE = "[0-9]{1,40}L? *"  # NumPy on Python 2 wrote the L
+
+_VALUES = {"descr": "'.*'", "fortran_order": "True|False", "shape": rf"\(\)|\( *{_SIZE}(, *{_SIZE})*,? *\)"}
+
+_LENGTHS = {(1, 0): "<H", (2, 0): "<I", (3, 0): "<I"}  # the type of the header's length, by version
+
+
+def _header(path: Path, file: IO[bytes]) -> tuple[tuple[int, ...], DType]:
+    """Shape and type of a .npy stream, which then stands at the values.
+
+    The header is the text of a Python dictionary (NumPy `lib/format`); only its plain form is taken, nothing is
+    evaluated.
+    """
+    start = file.read(8)
+    if len(start) < 8 or start[:6] != b"\x93NUMPY":
+        raise TensorError(path, "is no .npy file", cause="raw float32 needs --shape")
+    length = _LENGTHS.get((start[6], start[7]))
+    if length is None:
+        raise TensorError(path, "has an unknown version of the .npy format, expected 1.0, 2.0 or 3.0")
+    data = file.read(struct.calcsize(length))
+    size = struct.unpack(length, data)[0] if len(data) == struct.calcsize(length) else MOST_HEADER + 1
+    text = file.read(size).decode("latin-1") if size <= MOST_HEADER else ""
+    match = _HEADER.fullmatch(text) if len(text) == size else None
+    items = dict(zip(match.groups()[::2], match.groups()[1::2], strict=True)) if match else {}
+    if len(items) != 3 or not all(re.fullmatch(_VALUES[key], items[key]) for key in items):
+        raise TensorError(path, f"is no .npy file of one array, {EXPECTED}", cause="objects and records are never read")
+    return _shape(path, items), _dtype(path, items)
+
+
+def _shape(path: Path, items: dict[str, str]) -> tuple[int, ...]:
+    shape = tuple(int(size) for size in re.findall("[0-9]+", items["shape"]))
+    if items["fortran_order"] != "False" and len(shape) > 1:
+        raise TensorError(path, "is in Fortran order, expected C order", cause="save numpy.ascontiguousarray(x)")
+    return shape
+
+
+def _dtype(path: Path, items: dict[str, str]) -> DType:
+    descr = items["descr"].strip("'")
+    if descr not in DTYPES:
+        raise TensorError(path, f"holds {'objects' if descr == '|O' else short(descr)}, {EXPECTED}")
+    return np.dtype(descr)
+
+
+# --- writing files ----------------------------------------------------------------------------------------------------
+
+
+def new_npy(path: Path, file: BinaryIO, like: Tensor) -> FileTensor:
+    """A .npy file of the same shape, type and layout, to be filled by spans. The file is as long as it will be."""
+    np.lib.format.write_array_header_1_0(file, {"descr": like.dtype.str, "fortran_order": False, "shape": like.shape})
+    file.flush()
+    offset = file.tell()
+    file.truncate(offset + prod(like.shape) * like.dtype.itemsize)
+    return FileTensor(path, file, offset, like.shape, like.dtype, like.layout)
+
+
+def write_npy(file: BinaryIO, array: NDArray[np.floating]) -> None:
+    """A whole .npy file."""
+    np.lib.format.write_array(file, array, allow_pickle=False)

@@ -1,0 +1,96 @@
+"""The order of the modules, and what is imported when."""
+
+from __future__ import annotations
+
+import ast
+import subprocess
+import sys
+from graphlib import TopologicalSorter
+from pathlib import Path
+
+import pytest
+
+import bnorm
+
+SOURCE = Path(bnorm.__file__).parent
+# Each wing imports only from the lines above its own, and from itself; docs/architecture.md says why.
+ORDER = """
+text
+errors
+files
+darknet     tensors
+batchnorm
+statistics
+replay
+transforms
+checks
+reports
+cli
+"""
+FLOORS = [line.split() for line in ORDER.split("\n") if line]
+FLOOR = {wing: number for number, wings in enumerate(FLOORS) for wing in wings}
+
+
+def module(path: Path) -> str:
+    """The dotted name of a file's module: `bnorm.darknet.cfg`, and `bnorm.cli` for a package."""
+    return ".".join(path.relative_to(SOURCE.parent).with_suffix("").parts).removesuffix(".__init__")
+
+
+MODULES = {module(path): path for path in sorted(SOURCE.rglob("*.py")) if path.parent != SOURCE or path.stem[0] != "_"}
+
+
+def wing(name: str) -> str:
+    return name.split(".")[1]
+
+
+def imports(path: Path) -> set[str]:
+    """Every module that this file imports, dotted; a name that is imported from a module stands for the module."""
+    nodes = list(ast.walk(ast.parse(path.read_text())))
+    found = {alias.name for node in nodes if isinstance(node, ast.Import) for alias in node.names}
+    for node in nodes:
+        if isinstance(node, ast.ImportFrom) and node.module:
+            below = {f"{node.module}.{alias.name}" for alias in node.names}
+            found |= {name if name in MODULES else node.module for name in below}
+    return found
+
+
+named = pytest.mark.parametrize("name", MODULES)
+
+
+@named
+def test_a_wing_imports_only_from_those_above_it_in_the_order(name):
+    floor = FLOOR[wing(name)]
+    for other in imports(MODULES[name]) & MODULES.keys():
+        assert FLOOR[wing(other)] < floor or wing(other) == wing(name)
+
+
+def test_no_file_imports_itself_by_a_detour():
+    TopologicalSorter({name: imports(path) & MODULES.keys() - {name} for name, path in MODULES.items()}).prepare()
+
+
+@named
+def test_only_the_command_line_knows_click_and_rich(name):
+    if wing(name) != "cli":
+        assert not {other.partition(".")[0] for other in imports(MODULES[name])} & {"click", "rich"}
+
+
+def loaded_by(statement: str) -> set[str]:
+    """The packages that a fresh interpreter has loaded after this statement."""
+    code = f"import sys; {statement}; print(*{{name.partition('.')[0] for name in sys.modules}})"
+    return set(subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.split())
+
+
+def test_the_command_waits_with_its_imports():
+    assert not loaded_by("import bnorm.cli") & {"numpy", "rich", "matplotlib"}
+
+
+def test_a_model_is_read_without_numpy():
+    assert "numpy" not in loaded_by("import bnorm.darknet.autodetect")
+
+
+@pytest.mark.parametrize("name", bnorm.__all__)
+def test_a_public_name_is_the_same_thing_each_time(name):
+    """A module of the same name would take its place in the package as soon as it is imported."""
+    first = getattr(bnorm, name)
+    assert getattr(bnorm, name) is first
+    assert callable(first)

@@ -1,0 +1,69 @@
+"""The same command gives the same bytes: in any encoding and folder, whatever the order of sets and the threads."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[2]
+MODEL = (str(ROOT / "sample_cfgs" / "digits.cfg"), str(ROOT / "sample_weights" / "digits.weights"))
+OTHER = (str(ROOT / "sample_cfgs" / "recurrent.cfg"), str(ROOT / "sample_weights" / "recurrent.weights"))
+X, DELTA = (str(ROOT / "sample_weights" / f"digits_{name}.npy") for name in ("x", "delta"))
+RUN = ("run", *MODEL, "--layer", "3", "--input", X, "--delta", DELTA, "--train", "--stages")
+COMMANDS = {
+    "inspect": ("inspect", *MODEL),
+    "inspect to json": ("inspect", *OTHER, "--channels", "--format", "json"),
+    "inspect to csv": ("inspect", *OTHER, "--channels", "--sort", "gain", "--format", "csv"),
+    "inspect to a figure": ("inspect", *MODEL, "--plot", "out.svg"),
+    "check": ("check", *MODEL, "--format", "json"),
+    "check of a pair that does not fit": ("check", MODEL[0], OTHER[1]),
+    "fold": ("fold", *MODEL, "-o", "out.weights"),
+    "fold of recurrent layers": ("fold", *OTHER, "-o", "out.weights", "--format", "markdown"),
+    "run": (*RUN, "--update-weights", "out.weights"),
+    "run to a folder": (*RUN, "-o", "out"),
+    "run to an archive": (*RUN, "-o", "out.npz", "--format", "json"),
+}
+PLACES = [
+    {"PYTHONHASHSEED": "0", "LC_ALL": "C"},
+    {"PYTHONHASHSEED": "1", "LC_ALL": "C.UTF-8", "TZ": "Asia/Tokyo"},
+    {"PYTHONHASHSEED": "2", "LC_ALL": "POSIX", "PYTHONUTF8": "1", "HOME": "/nowhere"},
+]
+
+
+def outcome(
+    arguments: tuple[str, ...], folder: Path, place: dict[str, str]
+) -> tuple[int, bytes, bytes, dict[str, bytes]]:
+    """What a command prints and writes, run in this folder."""
+    folder.mkdir(parents=True)
+    environment = {**os.environ, "COLUMNS": "80", **place}
+    done = subprocess.run(
+        [sys.executable, "-m", "bnorm", *arguments], cwd=folder, env=environment, capture_output=True, check=False
+    )
+    files = {str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+    return done.returncode, done.stdout, done.stderr, files
+
+
+@pytest.mark.parametrize("name", COMMANDS)
+def test_the_same_bytes_in_every_environment(tmp_path, name):
+    if "figure" in name:
+        pytest.importorskip("matplotlib")
+    folders = (tmp_path / "a", tmp_path / "b c" / "d", tmp_path / "é")
+    first, *others = [outcome(COMMANDS[name], *pair) for pair in zip(folders, PLACES, strict=True)]
+    assert first[0] in (0, 3), first
+    for other in others:
+        assert other == first
+
+
+@pytest.mark.parametrize("name", [name for name, words in COMMANDS.items() if words[0] == "run"])
+def test_the_same_bytes_on_any_number_of_threads(tmp_path, name):
+    first, *others = [
+        outcome((*COMMANDS[name], "--threads", threads, "--memory", memory), tmp_path / threads, {})
+        for threads, memory in (("1", "16MiB"), ("2", "4GiB"), ("7", "64MiB"))
+    ]
+    assert first[0] == 0
+    for other in others:
+        assert other == first
