@@ -7,7 +7,7 @@ import re
 from collections.abc import Callable
 from itertools import chain
 from pathlib import Path
-from typing import NamedTuple, NoReturn, TypeVar
+from typing import TYPE_CHECKING, NamedTuple, NoReturn, TypeVar
 
 import click
 
@@ -18,6 +18,16 @@ from bnorm.darknet.model import Model
 LEAST_MEMORY = 16 << 20  # with less, scattered channels are read in small pieces, again and again
 
 FILE = click.Path(path_type=Path)
+
+if TYPE_CHECKING:
+    from click import ParamType
+else:
+
+    class ParamType(click.ParamType):
+        """click's class, which can be subscripted only since click 8.4."""
+
+        __class_getitem__ = classmethod(lambda cls, _: cls)
+
 
 Command = TypeVar("Command", bound=Callable[..., object])
 
@@ -45,7 +55,7 @@ format_option = click.option(
 )
 
 
-class LayerRange(click.ParamType[range]):
+class LayerRange(ParamType[range]):
     """`3` or `0-12`, as a range of layer numbers."""
 
     name = "N|N-M"
@@ -73,7 +83,7 @@ def selection(layers: tuple[range, ...], model: Model) -> set[int] | None:
     return set(chain(*layers)) if layers else None
 
 
-class Place(click.ParamType[tuple[int, str]]):
+class Place(ParamType[tuple[int, str]]):
     """`12`, or `3.wf`: a layer's number and the name of its part."""
 
     name = "N[.part]"
@@ -85,7 +95,7 @@ class Place(click.ParamType[tuple[int, str]]):
         return int(match[1]), match[2] or ""
 
 
-class Shape(click.ParamType[tuple[int, ...]]):
+class Shape(ParamType[tuple[int, ...]]):
     """`8,32,208,208`."""
 
     name = "N,C,H,W"
@@ -96,7 +106,7 @@ class Shape(click.ParamType[tuple[int, ...]]):
         return tuple(map(int, value.split(",")))
 
 
-class Size(click.ParamType[int]):
+class Size(ParamType[int]):
     """`256MiB`, `1G`, or bytes."""
 
     name = "SIZE"
@@ -118,7 +128,7 @@ class Sorting(NamedTuple):
     ascending: bool
 
 
-class Order(click.ParamType[Sorting]):
+class Order(ParamType[Sorting]):
     """`gain`, `gain:asc`, `gain:desc`."""
 
     name = "COLUMN[:asc|desc]"
@@ -130,7 +140,7 @@ class Order(click.ParamType[Sorting]):
         return Sorting(column, order == "asc")
 
 
-class EpsilonChoice(click.ParamType[Epsilon]):
+class EpsilonChoice(ParamType[Epsilon]):
     """A runtime's name, or a value and its place: `opencv`, `1e-5`, `1e-6:outside`."""
 
     name = "NAME|VALUE[:PLACE]"
