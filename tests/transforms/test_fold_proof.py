@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from bnorm.darknet.autodetect import read_model
-from bnorm.errors import OutputError
+from bnorm.errors import ProofError
 from bnorm.transforms.fold import folded_model as preparation
 from bnorm.transforms.fold.fold import fold
 from support.builders import cfg_source, write_weights
@@ -95,7 +95,7 @@ def test_one_value_that_is_off_by_a_thousandth_fails_and_leaves_nothing(
     before = set(tmp_path.iterdir())
     monkeypatch.setattr(preparation, "folded", spoil(array, 1e-3))
     with pytest.raises(
-        OutputError, match=r"layer [01] differs by .* from what it was, expected rounding alone"
+        ProofError, match=r"layer [01] differs by .* from what it was, expected rounding alone"
     ) as caught:
         fold(model, tmp_path / "out.weights")
     assert "a defect of bnorm" in caught.value.cause

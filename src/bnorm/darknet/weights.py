@@ -11,7 +11,7 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from io import FileIO
 from pathlib import Path
-from typing import BinaryIO
+from typing import BinaryIO, Self
 
 import numpy as np
 from numpy.typing import NDArray
@@ -20,7 +20,7 @@ from bnorm.darknet.header import Header
 from bnorm.darknet.layout import FLOAT, Array, Layout, ends_at_layer
 from bnorm.darknet.model import Model
 from bnorm.errors import WeightsError
-from bnorm.files import Closing, naming, replacing
+from bnorm.files import naming, read_at, replacing
 
 Floats = NDArray[np.float32]
 
@@ -28,7 +28,7 @@ BLOCK = 1 << 17  # values that a streamed block holds, where a single row is not
 
 
 @dataclass(frozen=True, slots=True)
-class Weights(Closing):
+class Weights:
     """A model's open weights file: close it, or use it in a `with` statement."""
 
     model: Model
@@ -37,6 +37,12 @@ class Weights(Closing):
     def close(self) -> None:
         """Close the file."""
         self.file.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
 
     @property
     def path(self) -> Path:
@@ -117,7 +123,7 @@ class Weights(Closing):
         view = memoryview(values.view(np.uint8).data)
         got = 0
         with naming(self.path):
-            while got < view.nbytes and (more := os.preadv(self.file.fileno(), [view[got:]], offset + got)):
+            while got < view.nbytes and (more := read_at(self.file, view[got:], offset + got)):
                 got += more
         if got < view.nbytes:
             sizes = f"expected {view.nbytes:,} bytes at {offset:,}, got {got:,}"

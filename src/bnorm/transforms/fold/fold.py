@@ -27,7 +27,7 @@ from bnorm.darknet.model import Model
 from bnorm.darknet.network import Layer
 from bnorm.darknet.parts import Part
 from bnorm.darknet.weights import Floats, Weights, open_weights, write_block
-from bnorm.errors import OutputError
+from bnorm.errors import ProofError
 from bnorm.files import check_outputs, replacing
 from bnorm.statistics.normalisers import Key
 from bnorm.transforms.fold.arrays import TOO_LARGE, Beyond
@@ -177,7 +177,7 @@ def _verified(work: Work, files: Sequence[BinaryIO], meter: _Meter) -> dict[Key,
 def _proven(work: Work, key: Key, difference: Difference, meter: _Meter) -> Difference:
     if not difference.excess <= 1:
         what = f"layer {key[0]} differs by {difference.absolute:.1e} from what it was, expected rounding alone"
-        raise OutputError(work.weights.path, what, cause=DEFECT)
+        raise ProofError(work.weights.path, what, cause=DEFECT)
     meter.add(prod(work.affines[key].fold.part.weights))
     return difference
 

@@ -14,7 +14,7 @@ from bnorm.darknet.model import Model
 from bnorm.darknet.network import Network, build
 from bnorm.darknet.parts import array_name
 from bnorm.darknet.weights import Floats, Weights
-from bnorm.errors import CfgError, WeightsError
+from bnorm.errors import ProofError, WeightsError
 from bnorm.statistics.normalisers import Key, Statistics, bad_variances, clamped, statistics
 from bnorm.transforms.fold.arrays import Affine, Beyond, affine, folded, lost_signs
 from bnorm.transforms.fold.plan import Folds, plan_folds, without_normalisation
@@ -87,7 +87,7 @@ def prepare(weights: Weights, wish: Wish, beyond: dict[int, str]) -> Work:
     source = without_normalisation(network, folds, wish.layers)
     after = _after(weights.model, source)
     if not agree(network, after.network, folds.removed):
-        raise CfgError(
+        raise ProofError(
             network.text.path, "cannot be renumbered, expected each layer to read what it read", cause=DEFECT
         )
     notes = {key: f"clamped: {text}" for key, text in bad.items()} if wish.bad_variance == "clamp" else {}
