@@ -14,7 +14,7 @@ from pathlib import Path
 
 import click
 
-from bnorm.checks.findings import Finding
+from bnorm.checks.findings import ABOUT_THE_FILE, Finding
 from bnorm.cli.page import Cell, Column, Page, Table
 from bnorm.cli.terminal import _spelled, width
 from bnorm.files import replacing
@@ -82,9 +82,17 @@ def _few(findings: Sequence[Finding]) -> Iterator[str]:
     for finding in findings:
         seen[finding.id] += 1
         if seen[finding.id] <= MOST:
-            yield f"{finding.severity:8} {finding.message} [{finding.id}]"
+            yield f"{finding.severity:8} {finding_text(finding)} [{finding.id}]"
         elif seen[finding.id] == counts[finding.id]:
             yield f"{finding.severity:8} {counts[finding.id] - MOST} more of these in csv and json [{finding.id}]"
+
+
+def finding_text(finding: Finding) -> str:
+    """Return where a finding is, what it is, and its cause; a finding about the whole file names the layer itself."""
+    position = f"line {finding.line}: " if finding.line is not None else ""
+    if finding.layer is not None and finding.id not in ABOUT_THE_FILE:
+        position = f"layer {finding.layer} {finding.part or ''}".rstrip() + ": "
+    return f"{position}{finding.message}" + (f"; {finding.cause}" if finding.cause else "")
 
 
 def _wrapped(text: str) -> list[str]:
@@ -143,7 +151,7 @@ def _csv(page: Page) -> str:
 
 def _markdown(page: Page) -> str:
     """The lines as a list, the table, the other lines as a list, and the totals."""
-    footer = [*page.footer, *(f"{row.severity}: {row.message} [{row.id}]" for row in page.findings)]
+    footer = [*page.footer, *(f"{row.severity}: {finding_text(row)} [{row.id}]" for row in page.findings)]
     above, below = (
         ["* " + " ".join(printable(line).split()) for line in lines if line] for lines in (page.summary, footer)
     )
