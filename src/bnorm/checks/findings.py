@@ -28,7 +28,7 @@ class Finding(NamedTuple):
     """Something that a person should know: where it is, what it is, and the likely cause of this one.
 
     A field is None where it does not apply: `line` of the cfg, index of the `layer`, name of the `part` of a layer that
-    has several, `channel` of the layer or part. The message repeats none of them, except for the kinds in `ABOUT_THE_FILE`:
+    has several, `channel` of the layer or part. The message repeats none of them, except for kinds `ABOUT_THE_FILE`:
     their subject is the file, and `layer` is where it goes wrong.
     """
 
