@@ -13,9 +13,9 @@ from bnorm.batchnorm.epsilon import DARKNET
 from bnorm.darknet.autodetect import read_model
 from bnorm.transforms.fold.fold import fold
 from support.forward import Run
+from support.golden import ROOT, sample
 
-ROOT = Path(__file__).parents[2]
-CFG, WEIGHTS = ROOT / "sample_cfgs/digits.cfg", ROOT / "sample_weights/digits.weights"
+CFG, WEIGHTS = sample("digits")
 
 
 @pytest.fixture(scope="module")
