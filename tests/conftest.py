@@ -10,14 +10,14 @@ from hypothesis import HealthCheck, settings
 
 from bnorm.cli import main
 from support.builders import TINY, write_weights
-from support.golden import LAYOUTS, Golden, golden
+from support.golden import NETWORKS, Golden, golden
 
 # Machines that others share are slow at times: no test may fail for that.
 settings.register_profile("shared", deadline=None, suppress_health_check=[HealthCheck.too_slow])
 settings.load_profile("shared")
 
 
-@pytest.fixture(params=LAYOUTS, ids=lambda path: path.stem)
+@pytest.fixture(params=NETWORKS, ids=lambda path: path.stem)
 def layout_case(request: pytest.FixtureRequest) -> Golden:
     """Every network of golden/layouts in turn."""
     return golden(request.param)
