@@ -9,7 +9,7 @@ from hypothesis import HealthCheck, settings
 
 from bnorm.cli import main
 from support.builders import TINY, write_weights
-from support.golden import LAYOUTS, Golden, golden
+from support.golden import NETWORKS, Golden, golden
 from support.runner import runner
 
 # Machines that others share are slow at times: no test may fail for that.
@@ -17,7 +17,7 @@ settings.register_profile("shared", deadline=None, suppress_health_check=[Health
 settings.load_profile("shared")
 
 
-@pytest.fixture(params=LAYOUTS, ids=lambda path: path.stem)
+@pytest.fixture(params=NETWORKS, ids=lambda path: path.stem)
 def layout_case(request: pytest.FixtureRequest) -> Golden:
     """Every network of golden/layouts in turn."""
     return golden(request.param)

@@ -21,13 +21,10 @@ from bnorm.checks.findings import KINDS, SEVERITIES, Finding
 from bnorm.cli import main
 from bnorm.darknet.autodetect import read_model
 from bnorm.darknet.weights import open_weights
-from support.builders import TINY, cfg_source, write_weights
-from support.golden import SHARED, Golden, needs_shared
+from support.builders import TINY, cfg_source, with_floats, write_weights
+from support.golden import LAYOUTS, MODELS, Golden, needs_shared, sample
 
-SAMPLES = Path(__file__).parents[2]
-SAMPLE_CFG = SAMPLES / "sample_cfgs" / "detector.cfg"
-SAMPLE_WEIGHTS = SAMPLES / "sample_weights" / "detector.weights"
-MODELS = SHARED / "models"
+SAMPLE_CFG, SAMPLE_WEIGHTS = sample("detector")
 
 
 @pytest.fixture
@@ -52,9 +49,7 @@ def offset(layer: int, name: str, channel: int = 0) -> int:
 
 def patched(layer: int, name: str, channel: int, *values: float) -> bytes:
     """The sample's bytes with other values from this one on."""
-    data = bytearray(SAMPLE_WEIGHTS.read_bytes())
-    struct.pack_into(f"<{len(values)}f", data, offset(layer, name, channel), *values)
-    return bytes(data)
+    return with_floats(SAMPLE_WEIGHTS.read_bytes(), offset(layer, name, channel), *values)
 
 
 def headed(*version: int, seen: bytes = bytes(8)) -> bytes:
@@ -200,7 +195,7 @@ def test_folded_weights_fit_without_batch_normalisation(pair, tmp_path):
 @pytest.mark.parametrize("name", ["digits", "batchnorm"])
 def test_what_fold_writes_is_known_beside_the_old_cfg(tmp_path, name):
     """Of a [batchnorm] the section goes, too."""
-    cfg, weights = SAMPLES / "sample_cfgs" / f"{name}.cfg", SAMPLES / "sample_weights" / f"{name}.weights"
+    cfg, weights = sample(name)
     bnorm.fold(read_model(cfg, weights), tmp_path / "folded.weights", tmp_path / "folded.cfg")
     (found,) = findings(cfg, tmp_path / "folded.weights")
     assert (found.id, "fits the cfg that `bnorm fold` writes" in found.message) == ("weights-folded", True)
@@ -208,7 +203,7 @@ def test_what_fold_writes_is_known_beside_the_old_cfg(tmp_path, name):
 
 @pytest.mark.parametrize("name", ["digits", "detector", "binary", "conv_recurrent", "recurrent", "deconvolution"])
 def test_the_old_weights_are_known_beside_what_fold_writes(tmp_path, name):
-    cfg, weights = SAMPLES / "sample_cfgs" / f"{name}.cfg", SAMPLES / "sample_weights" / f"{name}.weights"
+    cfg, weights = sample(name)
     bnorm.fold(read_model(cfg, weights), tmp_path / "folded.weights", tmp_path / "folded.cfg")
     found, *_ = findings(tmp_path / "folded.cfg", weights)
     assert (found.id, "the cfg has been folded" in found.message) == ("weights-unfolded", True)
@@ -257,8 +252,7 @@ def test_a_line_that_was_lost_is_named(pair):
 
 def test_a_file_of_another_dialect_fits_that_one():
     """pjreddie stores no biases of [batchnorm]."""
-    folder = Path(__file__).parents[1] / "golden" / "layouts"
-    (found,) = findings(folder / "batchnorm.cfg", folder / "batchnorm.pjreddie.weights", "alexeyab")
+    (found,) = findings(LAYOUTS / "batchnorm.cfg", LAYOUTS / "batchnorm.pjreddie.weights", "alexeyab")
     assert found.id == "weights-dialect"
     assert "--dialect pjreddie" in found.message
 
@@ -861,9 +855,8 @@ def test_a_cfg_that_asks_for_more_than_memory_is_checked_without_it(pair):
 
 def test_a_number_in_the_weights_of_a_local_layer_is_named_by_its_filter(invoke, tmp_path):
     """They stand as [places][filters][window]."""
-    root = Path(__file__).parents[2]
-    cfg, weights = root / "sample_cfgs/local.cfg", tmp_path / "local.weights"
-    data = bytearray((root / "sample_weights/local.weights").read_bytes())
+    (cfg, source), weights = sample("local"), tmp_path / "local.weights"
+    data = bytearray(source.read_bytes())
     array = read_model(cfg, None, "alexeyab").layout.by_name[1, "weights"]
     _, _, window = array.shape
     struct.pack_into("<f", data, array.offset + 4 * 2 * window, np.nan)

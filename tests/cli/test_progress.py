@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import io
 import sys
-from pathlib import Path
 from types import SimpleNamespace
 
 import numpy as np
@@ -15,8 +14,7 @@ from bnorm.cli import progress as module
 from bnorm.darknet.autodetect import read_model
 from bnorm.replay.job import Request, execute
 from bnorm.transforms.fold.fold import fold
-
-ROOT = Path(__file__).parents[2]
+from support.golden import sample
 
 
 class Terminal(io.StringIO):
@@ -58,7 +56,7 @@ def test_there_is_no_bar_in_a_pipe(monkeypatch):
 
 def test_folding_counts_to_its_end(tmp_path):
     done = []
-    model = read_model(ROOT / "sample_cfgs" / "digits.cfg", ROOT / "sample_weights" / "digits.weights")
+    model = read_model(*sample("digits"))
     fold(model, tmp_path / "out.weights", advance=lambda *counts: done.append(counts))
     assert_counts(done)
 

@@ -11,9 +11,7 @@ from bnorm.darknet.autodetect import read_model
 from bnorm.darknet.model import Model
 from bnorm.errors import CfgError, WeightsError
 from support.builders import cfg_source, write_weights
-from support.golden import GOLDEN, Golden
-
-LAYOUTS = GOLDEN / "layouts"
+from support.golden import LAYOUTS, Golden
 
 
 def guessed(folder: Path, net: str, layers: str) -> Model:

@@ -453,7 +453,7 @@ SOURCES = [
 
 
 @pytest.mark.parametrize("source", SOURCES)
-def test_a_text_without_no_line_is_its_bytes(source):
+def test_dropping_no_lines_keeps_the_bytes(source):
     assert text_of(source).edited((), {}) == source
 
 
@@ -498,7 +498,7 @@ def test_any_text_is_read_or_refused(dialect, source):
 
 @given(source=st.text(alphabet=st.characters(exclude_characters="\0", exclude_categories=["Cs"])))
 @settings(max_examples=100, deadline=None)
-def test_any_text_without_no_line_is_its_bytes(source):
+def test_dropping_no_lines_of_any_text_keeps_the_bytes(source):
     data = source.encode()
     if not data.startswith(b"\xef\xbb\xbf"):
         assert text_of(data).edited((), {}) == data

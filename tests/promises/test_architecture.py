@@ -1,8 +1,9 @@
-"""The order of the modules, and what is imported when."""
+"""The order and the map of the modules in docs/architecture.md are the code's, and what is imported when."""
 
 from __future__ import annotations
 
 import ast
+import re
 import subprocess
 import sys
 from graphlib import TopologicalSorter
@@ -11,24 +12,37 @@ from pathlib import Path
 import pytest
 
 import bnorm
+from support.golden import ROOT
 
 SOURCE = Path(bnorm.__file__).parent
-# Each wing imports only from the lines above its own, and from itself; docs/architecture.md says why.
-ORDER = """
-text
-errors
-files
-darknet     tensors
-batchnorm
-statistics
-replay
-transforms
-checks
-reports
-cli
-"""
-FLOORS = [line.split() for line in ORDER.split("\n") if line]
+PAGE = (ROOT / "docs" / "architecture.md").read_text()
+
+
+def block(name: str) -> list[str]:
+    """Return the lines of the page's block of code that has this name."""
+    (text,) = re.findall(rf"^```{name}\n(.*?)^```$", PAGE, re.MULTILINE | re.DOTALL)
+    return text.splitlines()
+
+
+FLOORS = [line.split() for line in block("order")]
 FLOOR = {wing: number for number, wings in enumerate(FLOORS) for wing in wings}
+FILES = {str(path.relative_to(SOURCE)) for path in SOURCE.rglob("*.py") if path.stat().st_size}
+
+
+def test_the_page_has_a_line_for_every_file():
+    lines = [line.split(maxsplit=1) for line in block("map") if line]
+    missing, gone = (
+        sorted(names) for names in (FILES - {name for name, *_ in lines}, {name for name, *_ in lines} - FILES)
+    )
+    assert not missing, f"add a line to the map of docs/architecture.md for {missing}"
+    assert not gone, f"remove the lines from the map of docs/architecture.md for {gone}"
+    assert [name for name, *words in lines if not words] == [], "say in a few words what is in these files"
+    assert len(lines) == len(FILES), "a file has two lines in the map of docs/architecture.md"
+
+
+def test_the_page_names_no_file_that_does_not_exist():
+    named = set(re.findall(r"`([a-z_/]+\.py)`", PAGE))
+    assert named <= FILES, f"rename in docs/architecture.md: {sorted(named - FILES)}"
 
 
 def module(path: Path) -> str:
@@ -57,11 +71,20 @@ def imports(path: Path) -> set[str]:
 named = pytest.mark.parametrize("name", MODULES)
 
 
+def test_the_page_orders_every_wing():
+    assert {wing(name) for name in MODULES} == FLOOR.keys(), "correct the order in docs/architecture.md"
+
+
 @named
 def test_a_wing_imports_only_from_those_above_it_in_the_order(name):
-    floor = FLOOR[wing(name)]
-    for other in imports(MODULES[name]) & MODULES.keys():
-        assert FLOOR[wing(other)] < floor or wing(other) == wing(name)
+    others = {other for other in imports(MODULES[name]) & MODULES.keys() if wing(other) != wing(name)}
+    assert [other for other in others if FLOOR[wing(other)] >= FLOOR[wing(name)]] == []
+
+
+@named
+def test_batch_normalisation_knows_no_file_of_darknet(name):
+    if wing(name) == "batchnorm":
+        assert not {other for other in imports(MODULES[name]) if other.startswith("bnorm.darknet")}
 
 
 def test_no_file_imports_itself_by_a_detour():

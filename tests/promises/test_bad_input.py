@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import random
+import re
 import struct
 import subprocess
 import sys
@@ -76,7 +77,7 @@ WEIGHTS = {
     "cfg": (TINY.encode(), "is a cfg"),
     "zip": (b"PK\3\4" + bytes(600), "is a ZIP archive"),
     "gzip": (b"\x1f\x8b\x08" + bytes(600), "is a gzip archive"),
-    "noise": (random.Random(0).randbytes(5000), "expected"),  # not for secrets
+    "noise": (random.Random(0).randbytes(5000), "552 bytes, got 5,000"),  # not for secrets
 }
 
 
@@ -157,7 +158,7 @@ CFGS = {
     "comment": ("# nothing\n", "no section, expected [net]"),
     "no net": ("[convolutional]\nfilters=2\n", "expected [net] as the first section"),
     "net alone": (net(), "no layer after [net]"),
-    "no size": ("[net]\n[convolutional]\n", "expected"),
+    "no size": ("[net]\n[convolutional]\n", "[net] has 0 inputs"),
     "unknown section": (net() + "[convolve]\n", "[convolve] is unknown"),
     "option first": ("width=8\n" + net() + "[avgpool]\n", "stands before any section"),
     "route ahead": (net() + "[route]\nlayers=5\n[avgpool]\n", "points ahead"),
@@ -187,21 +188,21 @@ def test_a_text_that_is_no_network_is_refused(bad_cfg, command, name):
     assert message in bad_cfg(command, text)
 
 
+NO_TEXT = {
+    "UTF-16": (TINY.encode("utf-16"), "byte 0xff"),
+    "UTF-16 without mark": (TINY.encode("utf-16-le"), "zero byte"),
+    "UTF-32": (TINY.encode("utf-32"), "byte 0xff"),
+    "noise": (random.Random(1).randbytes(5000), "byte 0xf5"),  # not for secrets
+    "weights": (HEADER + bytes(4000), "zero byte"),
+    "PNG": (b"\x89PNG\r\n\x1a\n" + bytes(100), "byte 0x89"),
+}
+
+
 @every_command
-@pytest.mark.parametrize(
-    "data",
-    [
-        TINY.encode("utf-16"),
-        TINY.encode("utf-16-le"),
-        TINY.encode("utf-32"),
-        random.Random(1).randbytes(5000),  # not for secrets
-        HEADER + bytes(4000),
-        b"\x89PNG\r\n\x1a\n" + bytes(100),
-    ],
-    ids=["UTF-16", "UTF-16 without mark", "UTF-32", "noise", "weights", "PNG"],
-)
-def test_bytes_that_are_no_text_are_refused(bad_cfg, command, data):
-    assert "expected" in bad_cfg(command, data)
+@pytest.mark.parametrize(("data", "byte"), NO_TEXT.values(), ids=NO_TEXT)
+def test_bytes_that_are_not_text_are_refused_by_the_first_that_is_not(bad_cfg, command, data, byte):
+    first_line, *_ = bad_cfg(command, data).splitlines()
+    assert re.search(rf":1: .*{byte}, expected", first_line)
 
 
 @every_command

@@ -9,9 +9,9 @@ from pathlib import Path
 
 import pytest
 
-ROOT = Path(__file__).parents[2]
-MODEL = (str(ROOT / "sample_cfgs" / "digits.cfg"), str(ROOT / "sample_weights" / "digits.weights"))
-OTHER = (str(ROOT / "sample_cfgs" / "recurrent.cfg"), str(ROOT / "sample_weights" / "recurrent.weights"))
+from support.golden import ROOT, sample
+
+MODEL, OTHER = (tuple(map(str, sample(name))) for name in ("digits", "recurrent"))
 X, DELTA = (str(ROOT / "sample_weights" / f"digits_{name}.npy") for name in ("x", "delta"))
 RUN = ("run", *MODEL, "--layer", "3", "--input", X, "--delta", DELTA, "--train", "--stages")
 COMMANDS = {

@@ -12,10 +12,10 @@ import pytest
 from bnorm.batchnorm.epsilon import DARKNET
 from bnorm.darknet.autodetect import read_model
 from bnorm.transforms.fold.fold import fold
-from support.forward import Run
+from support.forward import Run, convolve
+from support.golden import ROOT, sample
 
-ROOT = Path(__file__).parents[2]
-CFG, WEIGHTS = ROOT / "sample_cfgs/digits.cfg", ROOT / "sample_weights/digits.weights"
+CFG, WEIGHTS = sample("digits")
 
 
 @pytest.fixture(scope="module")
@@ -126,7 +126,33 @@ def test_the_saved_network_computes_what_the_trained_one_does(training, tmp_path
     np.testing.assert_allclose(logits, network.logits(data.images[:8]), rtol=1e-4, atol=1e-5)
 
 
-def test_the_saved_tensors_are_those_of_its_fourth_layer():
-    x, delta = (np.load(ROOT / f"sample_weights/digits_{name}.npy") for name in ("x", "delta"))
-    assert x.shape == delta.shape == (8, 32, 4, 4)
-    assert x.dtype == delta.dtype == np.float32
+SAVED = 3  # the layer whose tensors are saved
+
+
+def saved(name: str) -> np.ndarray:
+    array = np.load(ROOT / f"sample_weights/digits_{name}.npy")
+    assert array.dtype == np.float32
+    return array
+
+
+def test_the_saved_input_is_what_the_convolution_of_that_layer_computes(data):
+    """Of the first test images: after its last step the training script measures the accuracy on those."""
+    run = Run(CFG, WEIGHTS, "alexeyab", DARKNET)
+    inputs = [outputs[SAVED - 1] for outputs in run.layers(*data[1].images[:8])]
+    expected = np.array([convolve(x, run.arrays[SAVED]["weights"], stride=1, padding=1, groups=1) for x in inputs])
+    np.testing.assert_allclose(saved("x"), expected, rtol=0, atol=1e-6 * np.abs(expected).max())
+
+
+def test_the_saved_delta_is_the_gradient_of_the_last_mini_batch(training, data):
+    """With the weights as that step left them: their rate had fallen to almost 0."""
+    network, images = training.Network(), data[0]
+    arrays = Run(CFG, WEIGHTS, "alexeyab", DARKNET).arrays
+    for number, layer in enumerate(network.layers):
+        for name, array in layer.arrays.items():
+            array[:] = arrays[number][name]
+    rng = np.random.default_rng(1)
+    *_, order = (rng.permutation(len(images.digits)) for _ in range(training.EPOCHS))
+    last = order[: len(order) // training.BATCH * training.BATCH][-training.BATCH :]
+    network.loss(training.Data(images.images[last], images.digits[last]))
+    expected = network.layers[SAVED].delta[:8]
+    np.testing.assert_allclose(saved("delta"), expected, rtol=0, atol=0.01 * np.abs(expected).max())

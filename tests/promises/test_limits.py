@@ -22,9 +22,8 @@ from bnorm.tensors import npz
 from bnorm.tensors import open as opening
 from bnorm.transforms.fold import fold as folding
 from bnorm.transforms.fold import proof as verification
-from support.builders import cfg_source, write_weights
+from support.builders import BN, cfg_source, write_weights
 
-BN = "batch_normalize=1"
 PARAMETERS = ("scales", "biases", "rolling_mean", "rolling_variance")
 
 

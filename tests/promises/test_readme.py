@@ -6,13 +6,12 @@ import re
 import shlex
 import shutil
 import subprocess
-from pathlib import Path
 
 import pytest
 
 from bnorm.cli import main
+from support.golden import ROOT
 
-ROOT = Path(__file__).parents[2]
 README = (ROOT / "README.md").read_text()
 CONSOLE = re.findall(r"```console\n(.*?)```", README, re.DOTALL)
 SESSIONS = [
@@ -48,12 +47,25 @@ def test_the_python_example_runs(capsys):
     assert capsys.readouterr().out
 
 
-def test_readme_names_every_command_and_option():
-    for name in main.list_commands(None):
-        command = main.get_command(None, name)
-        assert f"bnorm {name}" in README
-        for parameter in command.params:
-            assert parameter.opts[0].lstrip("-") in README, f"{name} {parameter.opts[0]}"
+def quoted(text: str) -> list[str]:
+    """Return what stands in backquotes, outside of blocks of code."""
+    return re.findall(r"`([^`\n]+)`", re.sub(r"```.*?```", "", text, flags=re.DOTALL))
+
+
+SECTIONS = dict(re.findall(r"^## (\w+).*\n((?:(?!## ).*\n)*)", README, re.MULTILINE))
+OPTIONS = [
+    (name, max(parameter.opts, key=len))
+    for name in main.list_commands(None)
+    for parameter in main.get_command(None, name).params
+    if parameter.param_type_name == "option"
+]
+
+
+@pytest.mark.parametrize(("command", "option"), OPTIONS)
+def test_a_command_s_section_names_its_options(command, option):
+    """`--dialect`, which all commands have, has a section of its own."""
+    words = quoted(SECTIONS["Dialects" if option == "--dialect" else command])
+    assert any(re.search(rf"(?<![\w-]){re.escape(option)}(?![\w-])", word) for word in words)
 
 
 def test_readme_has_the_table_of_findings(invoke):
@@ -61,5 +73,9 @@ def test_readme_has_the_table_of_findings(invoke):
 
 
 def test_ci_runs_the_test_command_of_readme():
-    assert 'pip install -e ".[test]"' in README
-    assert 'pip install -e ".[test]"' in (ROOT / ".ci/run").read_text()
+    """The lines of .ci/run that find and run it, with `printf` for `eval`."""
+    (command,) = re.findall(r"^```sh\n(.*-m pytest.*)\n```$", README, re.MULTILINE)
+    lines = [line for line in (ROOT / ".ci/run").read_text().splitlines() if "readme_command" in line]
+    script = re.sub(r"^eval ", "printf %s ", "\n".join(lines), flags=re.MULTILINE)
+    done = subprocess.run(["bash", "-euo", "pipefail", "-c", script], cwd=ROOT, capture_output=True, text=True)
+    assert done.stdout == command

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import runpy
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -12,33 +11,29 @@ from bnorm.batchnorm.epsilon import DARKNET
 from bnorm.darknet.autodetect import read_model
 from bnorm.transforms.fold.fold import fold
 from support.forward import Run
+from support.golden import ROOT, sample
 
-ROOT = Path(__file__).parents[2]
 SAMPLES = sorted(path.stem for path in (ROOT / "sample_cfgs").glob("*.cfg"))
 STAYING = {"batchnorm": {6}}  # normalised layers that cannot be folded
 
 
-def paths(name: str) -> tuple[Path, Path]:
-    return ROOT / "sample_cfgs" / f"{name}.cfg", ROOT / "sample_weights" / f"{name}.weights"
-
-
 @pytest.mark.parametrize("name", SAMPLES)
 def test_every_sample_has_weights_that_fit(name):
-    assert read_model(*paths(name)).fits
+    assert read_model(*sample(name)).fits
 
 
 @pytest.mark.parametrize("name", SAMPLES)
 def test_every_sample_says_what_it_shows(name):
-    assert paths(name)[0].read_text().startswith("# ")
+    assert sample(name)[0].read_text().startswith("# ")
 
 
 @pytest.mark.parametrize("name", SAMPLES)
 def test_every_sample_computes_the_same_when_it_is_folded(name, tmp_path):
     """Outputs that nothing else reads, so the last layer's, in relation to the largest of them."""
-    model = read_model(*paths(name))
+    model = read_model(*sample(name))
     report = fold(model, tmp_path / "out.weights")
     assert {row.index for row in report.layers if not row.folded} == STAYING.get(name, set())
-    before = Run(*paths(name), model.dialect.name, DARKNET)
+    before = Run(*sample(name), model.dialect.name, DARKNET)
     after = Run(tmp_path / "out.cfg", tmp_path / "out.weights", model.dialect.name, DARKNET)
     entry = model.network.input
     images = np.random.default_rng(0).normal(size=(2, *(entry[:3] if entry.channels else (entry.outputs, 1, 1))))
@@ -55,4 +50,4 @@ def test_the_random_samples_are_what_their_script_writes(tmp_path):
     script["main"].__globals__["HERE"] = tmp_path / "sample_weights"
     script["main"]()
     written = {path.stem: path.read_bytes() for path in (tmp_path / "sample_weights").iterdir()}
-    assert written == {name: paths(name)[1].read_bytes() for name in names}
+    assert written == {name: sample(name)[1].read_bytes() for name in names}

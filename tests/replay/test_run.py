@@ -17,13 +17,10 @@ from bnorm.darknet.autodetect import read_model
 from bnorm.darknet.weights import open_weights
 from support import oracle
 from support.builders import cfg_source, write_weights
-from support.golden import GOLDEN
+from support.golden import GOLDEN, sample
+from support.oracle import ONE_ROUNDING
 
-SAMPLE = Path(__file__).parents[2] / "sample_cfgs" / "detector.cfg"
-SAMPLE_WEIGHTS = SAMPLE.parents[1] / "sample_weights" / "detector.weights"
-
-# Results per channel are rounded to float32, and so is y for a float32 input: one rounding of the largest value.
-ONE_ROUNDING = 2**-23
+SAMPLE, SAMPLE_WEIGHTS = sample("detector")
 
 TENSORS = {"y", "x_norm", "dx"}
 MOMENTS = {"mean", "variance", "rolling_mean", "rolling_variance"}

@@ -8,7 +8,6 @@ import json
 import math
 import os
 import re
-import struct
 import subprocess
 import sys
 from pathlib import Path
@@ -20,10 +19,9 @@ from bnorm.cli import render
 from bnorm.darknet.autodetect import read_model
 from bnorm.darknet.weights import Weights, open_weights
 from bnorm.statistics.channels import DEAD_BELOW
-from support.builders import TINY, cfg_source, write_weights
-from support.golden import SHARED, Golden, needs_shared
-
-EXACT = 1e-12  # float64 arithmetic in another order
+from support.builders import TINY, cfg_source, patch, write_weights
+from support.golden import LAYOUTS, MODELS, Golden, needs_shared
+from support.oracle import EXACT
 
 
 def no_constant(name: str):
@@ -43,12 +41,6 @@ def inspect_golden(invoke, case: Golden) -> dict:
     if case.weights not in DOCUMENTS:
         DOCUMENTS[case.weights] = document(invoke, case.cfg, case.weights, "--dialect", case.dialect)
     return DOCUMENTS[case.weights]
-
-
-def patch(path, offset: int, value: float) -> None:
-    data = bytearray(path.read_bytes())
-    struct.pack_into("<f", data, offset, value)
-    path.write_bytes(data)
 
 
 # --- the document against the reference data --------------------------------------------------------------------------
@@ -294,7 +286,7 @@ def test_the_verdict_tells_that_a_pair_fits(invoke, tiny):
 @needs_shared("models")
 @pytest.mark.parametrize("name", ["yolo-fastest-1.1", "yolo-fastest-1.1-xl"])
 def test_a_detector_is_shown_within_80_columns(invoke, name):
-    model = SHARED / "models" / name
+    model = MODELS / name
     output = invoke("inspect", f"{model}.cfg", f"{model}.weights").stdout
     wide = [line for line in output.splitlines() if len(line) > 80]
     assert [line for line in wide if str(model) not in line] == []
@@ -601,8 +593,7 @@ def test_a_terminal_of_ascii_gets_plain_bars(tiny):
 
 
 def test_a_layer_of_parts_has_a_row_for_each(invoke):
-    folder = Path(__file__).parents[1] / "golden" / "layouts"
-    output = invoke("inspect", folder / "lstm.cfg", folder / "lstm.alexeyab.weights").stdout
+    output = invoke("inspect", LAYOUTS / "lstm.cfg", LAYOUTS / "lstm.alexeyab.weights").stdout
     names = [line.split()[0] for line in output.splitlines() if line.startswith("        ") and line[8] in "wu"]
     assert names == ["wf", "wi", "wg", "wo", "uf", "ui", "ug", "uo"]
 

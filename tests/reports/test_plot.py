@@ -3,16 +3,14 @@
 from __future__ import annotations
 
 import math
-import struct
 import sys
 from pathlib import Path
 
 import pytest
 
-from support.builders import cfg_source, write_weights
-from support.golden import SHARED, needs_shared
+from support.builders import cfg_source, patch, write_weights
+from support.golden import LAYOUTS, MODELS, needs_shared
 
-GOLDEN = Path(__file__).parents[1] / "golden" / "layouts"
 MAGIC = {".png": b"\x89PNG", ".svg": b"<?xml", ".pdf": b"%PDF"}
 
 
@@ -47,21 +45,17 @@ def test_the_figure_has_three_panels_and_a_title(plot, tiny):
 @pytest.mark.parametrize("value", [math.nan, math.inf, -1.0, 0.0, 1e-45, 3e38])
 @pytest.mark.parametrize("offset", [36, 68])
 def test_any_number_can_be_drawn(plot, tiny, offset, value):
-    data = bytearray(tiny[1].read_bytes())
-    struct.pack_into("<4f", data, offset, *[value] * 4)
-    tiny[1].write_bytes(data)
+    patch(tiny[1], offset, *[value] * 4)
     assert plot(*tiny, suffix=".png").stat().st_size > 1000
 
 
 def test_dead_channels_are_counted_in_the_title(plot, tiny):
-    data = bytearray(tiny[1].read_bytes())
-    struct.pack_into("<2f", data, 36, 0.0, 0.0)
-    tiny[1].write_bytes(data)
+    patch(tiny[1], 36, 0.0, 0.0)
     assert "in 1 layer, 2 dead" in plot(*tiny).read_text()
 
 
 def test_parts_are_named_on_the_axis(plot):
-    text = plot(GOLDEN / "lstm.cfg", GOLDEN / "lstm.alexeyab.weights").read_text()
+    text = plot(LAYOUTS / "lstm.cfg", LAYOUTS / "lstm.alexeyab.weights").read_text()
     assert all(f"<!-- 0 {part} -->" in text for part in ("wf", "ui", "uo"))
 
 
@@ -77,7 +71,7 @@ def test_labels_of_many_layers_are_thinned_out(plot, tmp_path, layers):
 
 @needs_shared("models")
 def test_a_real_model_is_drawn(plot):
-    model = SHARED / "models" / "yolo-fastest-1.1"
+    model = MODELS / "yolo-fastest-1.1"
     assert plot(f"{model}.cfg", f"{model}.weights", suffix=".png").stat().st_size > 50_000
 
 

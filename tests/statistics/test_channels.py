@@ -14,9 +14,9 @@ from bnorm.darknet.autodetect import read_model
 from bnorm.reports.inspect import Inspection, channel_rows
 from bnorm.statistics.channels import DEAD_BELOW, NEAR_DEAD, SELDOM, above_zero, median
 from support.builders import cfg_source, write_weights
-from support.golden import SHARED, Golden, needs_shared
+from support.golden import LAYOUTS, SHARED, Golden, needs_shared
+from support.oracle import EXACT
 
-EXACT = 1e-12  # float64 in another order
 SUMMED = 1e-12  # sums of at most 10^5 squares in float64, in another order
 
 
@@ -152,8 +152,7 @@ def test_another_epsilon_gives_other_gains(tiny):
 
 def test_a_quantile_is_a_value_of_the_data():
     """NumPy's method `lower`, level by level and quantity by quantity."""
-    folder = Path(__file__).parents[1] / "golden" / "layouts"
-    for layer in report(folder / "conv.cfg", folder / "conv.alexeyab.weights", "alexeyab").layers:
+    for layer in report(LAYOUTS / "conv.cfg", LAYOUTS / "conv.alexeyab.weights", "alexeyab").layers:
         if layer.statistics:
             channels = layer.channels[""]
             values = {"scale_magnitude": abs(channels.scale), "bias": channels.bias, "folded_max": channels.folded_max}
@@ -181,8 +180,7 @@ def test_a_channel_without_weights_counts_for_no_range(tiny):
 
 
 def test_the_statistics_of_parts_are_pooled():
-    folder = Path(__file__).parents[1] / "golden" / "layouts"
-    layer = report(folder / "lstm.cfg", folder / "lstm.alexeyab.weights", "alexeyab").layers[0]
+    layer = report(LAYOUTS / "lstm.cfg", LAYOUTS / "lstm.alexeyab.weights", "alexeyab").layers[0]
     assert list(layer.parts) == ["wf", "wi", "wg", "wo", "uf", "ui", "ug", "uo"]
     assert layer.statistics.channels == sum(part.channels for part in layer.parts.values())
     lows = [part.quantiles["rolling_variance"].low for part in layer.parts.values()]

@@ -1,17 +1,21 @@
-"""Builders of small cfgs and of weights that fit them."""
+"""Builders of small cfgs, of weights that fit them, and of files with a few values changed."""
 
 from __future__ import annotations
 
+import struct
 from pathlib import Path
 
 import numpy as np
 
 from bnorm.darknet.autodetect import read_model
+from bnorm.darknet.model import Model
 from bnorm.darknet.weights import save
+
+BN = "batch_normalize=1"
 
 
 def cfg_source(net: str, layers: str) -> str:
-    """A cfg from one line: `3x8x8` (channels, height, width) or `12` (inputs), and `type key=value ... | type ...`."""
+    """Return the cfg of `3x8x8` (channels, height, width) or `12` (inputs), and of `type key=value ... | type ...`."""
     sizes = net.split("x")
     keys = ("inputs",) if len(sizes) == 1 else ("channels", "height", "width")
     lines = ["[net]", *(f"{key}={size}" for key, size in zip(keys, sizes, strict=True))]
@@ -43,7 +47,7 @@ activation=linear
 
 
 def write_weights(cfg: Path, path: Path, dialect: str = "alexeyab", seed: int = 0) -> Path:
-    """A weights file of random numbers that fits the cfg; variances and scales are positive."""
+    """Write random weights that fit the cfg, with positive scales and variances; return their path."""
     model = read_model(cfg, None, dialect)
     rng = np.random.default_rng(seed)
     values = [rng.normal(0, 1, array.shape).astype("f4") for array in model.layout.arrays]
@@ -54,3 +58,30 @@ def write_weights(cfg: Path, path: Path, dialect: str = "alexeyab", seed: int = 
     ]
     save(path, model.header._replace(seen=12345), model.layout, arrays)
     return path
+
+
+def with_floats(data: bytes, offset: int, *values: float) -> bytes:
+    """Return the bytes with these float32 values from the offset on."""
+    changed = bytearray(data)
+    struct.pack_into(f"<{len(values)}f", changed, offset, *values)
+    return bytes(changed)
+
+
+def patch(path: Path, offset: int, *values: float) -> None:
+    """Overwrite float32 values of a file, from this byte on."""
+    path.write_bytes(with_floats(path.read_bytes(), offset, *values))
+
+
+Changes = dict[tuple[int, str], dict[int, float]]  # by layer and array name: new values by index
+
+
+def odd_pair(folder: Path, layers: str, changes: Changes) -> Model:
+    """Write a network for alexeyab on 3x6x6 with random weights except for these values."""
+    cfg = folder / "net.cfg"
+    cfg.write_text(cfg_source("3x6x6", layers))
+    weights = write_weights(cfg, folder / "net.weights")
+    arrays = read_model(cfg, weights, "alexeyab").layout.by_name
+    for name, values in changes.items():
+        for index, value in values.items():
+            patch(weights, arrays[name].offset + 4 * index, value)
+    return read_model(cfg, weights, "alexeyab")

@@ -1,4 +1,4 @@
-"""The reference data: what the three C programs wrote, and where it is."""
+"""Where the files are that tests read: the reference data of the three C programs, and the samples."""
 
 from __future__ import annotations
 
@@ -11,12 +11,19 @@ import pytest
 ROOT = Path(__file__).parents[2]
 GOLDEN = ROOT / "tests" / "golden"
 SHARED = ROOT.parent / "shared"
+MODELS = SHARED / "models"
 
-LAYOUTS = sorted((GOLDEN / "layouts").glob("*.json"), key=lambda path: path.name)
+LAYOUTS = GOLDEN / "layouts"
+NETWORKS = sorted(LAYOUTS.glob("*.json"), key=lambda path: path.name)
+
+
+def sample(name: str) -> tuple[Path, Path]:
+    """Return the cfg and the weights of a sample that is shipped."""
+    return ROOT / "sample_cfgs" / f"{name}.cfg", ROOT / "sample_weights" / f"{name}.weights"
 
 
 def needs_shared(folder: str) -> pytest.MarkDecorator:
-    """Skip, and say so, where the files that are not ours to ship are absent."""
+    """Skip, with a reason, if this folder of files that the project may not ship is absent."""
     return pytest.mark.skipif(not (SHARED / folder).is_dir(), reason=f"no shared {folder} beside this checkout")
 
 

@@ -12,6 +12,10 @@ CPU = ("pjreddie", "alexeyab", "hank")
 GPU = ("pjreddie-gpu", "alexeyab-gpu", "hank-gpu")
 NAMES = (*CPU, *GPU, "paper")
 
+# Relative tolerances.
+ONE_ROUNDING = 2**-23  # of a float64 to float32, where the order of the operations before it may differ
+EXACT = 1e-12  # float64 arithmetic in another order
+
 
 def per_channel(vector, x):
     """A vector of one value per channel, shaped to broadcast over a tensor."""

@@ -19,12 +19,9 @@ from bnorm.darknet.model import Model
 from bnorm.darknet.weights import open_weights
 from bnorm.errors import BnormError, WeightsError
 from bnorm.transforms.fold.fold import fold
-from support.builders import TINY, cfg_source, write_weights
+from support.builders import TINY, cfg_source, patch, write_weights
 from support.golden import GOLDEN, SHARED, golden, needs_shared
-
-# One rounding of a float64 to float32, where the order of the operations before it may differ.
-ONE_ROUNDING = 2**-23
-
+from support.oracle import ONE_ROUNDING
 
 FILTERS = {"deconvolutional": 1}  # the axis of the filters in a layer's weights, 0 elsewhere
 
@@ -292,9 +289,7 @@ def test_the_inputs_stay_as_they_are(invoke, tiny):
 
 def change(weights: Path, field: int, channel: int, value: float) -> None:
     """Set a channel of the tiny model's layer 0: of its biases (0), scales, rolling_mean or rolling_variance (3)."""
-    data = bytearray(weights.read_bytes())
-    struct.pack_into("<f", data, 20 + 4 * (4 * field + channel), value)
-    weights.write_bytes(data)
+    patch(weights, 20 + 4 * (4 * field + channel), value)
 
 
 @pytest.mark.parametrize(("value", "shown"), [(-1, "-1"), (-1e-30, "-1e-30"), (np.nan, "nan"), (np.inf, "inf")])

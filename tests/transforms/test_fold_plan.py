@@ -18,7 +18,7 @@ from bnorm.errors import CfgError
 from bnorm.statistics.normalisers import bad_variances
 from bnorm.transforms.fold.fold import FoldReport, fold
 from bnorm.transforms.response import signs
-from support.builders import cfg_source, write_weights
+from support.builders import BN, cfg_source, odd_pair, write_weights
 from support.forward import Run, convolve
 
 # Each weight is rounded once, 6e-8 of it; a few dozen of them make an output, and a few layers stand behind each other.
@@ -72,7 +72,6 @@ def fates(report: FoldReport) -> dict[int, str]:
 
 # --- every layer ------------------------------------------------------------------------------------------------------
 
-BN = "batch_normalize=1"
 NETWORKS = [
     ("alexeyab", "3x8x8", f"convolutional {BN} filters=6 size=3 pad=1 stride=2 groups=3 activation=leaky"),
     (
@@ -507,20 +506,6 @@ def test_a_folded_layer_and_bnorm_run_agree(invoke, tmp_path, epsilon, arithmeti
 
 
 # --- what reviews found -----------------------------------------------------------------------------------------------
-
-
-def odd_pair(folder: Path, source: str, values: dict[tuple[int, str], dict[int, float]]):
-    """A network of alexeyab's on 3x6x6 with some values of its arrays set."""
-    cfg = folder / "net.cfg"
-    cfg.write_text(cfg_source("3x6x6", source))
-    weights = write_weights(cfg, folder / "net.weights")
-    data = bytearray(weights.read_bytes())
-    for place, changes in values.items():
-        offset = read_model(cfg, None, "alexeyab").layout.by_name[place].offset
-        for index, value in changes.items():
-            struct.pack_into("<f", data, offset + 4 * index, value)
-    weights.write_bytes(data)
-    return read_model(cfg, weights, "alexeyab")
 
 
 def test_a_batchnorm_stays_behind_a_binary_layer_whose_signs_it_would_change(tmp_path):

@@ -11,9 +11,8 @@ from bnorm.darknet.autodetect import read_model
 from bnorm.errors import ProofError
 from bnorm.transforms.fold import folded_model as preparation
 from bnorm.transforms.fold.fold import fold
-from support.builders import cfg_source, write_weights
+from support.builders import BN, cfg_source, write_weights
 
-BN = "batch_normalize=1"
 LAYERS = [
     ("alexeyab", "4x6x6", f"convolutional {BN} filters=6 size=3 groups=2"),
     ("alexeyab", "4x6x6", f"convolutional {BN} filters=6 size=3 binary=1"),

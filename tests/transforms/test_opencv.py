@@ -10,9 +10,7 @@ import pytest
 from bnorm.batchnorm.epsilon import RUNTIMES
 from bnorm.darknet.autodetect import read_model
 from bnorm.transforms.fold.fold import fold
-from support.golden import SHARED, needs_shared
-
-SAMPLES = Path(__file__).parents[2]
+from support.golden import MODELS, needs_shared, sample
 
 
 def outputs(cfg: Path, weights: Path) -> list[np.ndarray]:
@@ -39,12 +37,11 @@ def compare(cfg: Path, weights: Path, tmp_path: Path, epsilon: str, limit: float
 @pytest.mark.parametrize("name", ["detector", "digits"])
 @pytest.mark.parametrize(("epsilon", "limit"), LIMITS)
 def test_a_sample_computes_the_same_when_it_is_folded(tmp_path, name, epsilon, limit):
-    compare(SAMPLES / f"sample_cfgs/{name}.cfg", SAMPLES / f"sample_weights/{name}.weights", tmp_path, epsilon, limit)
+    compare(*sample(name), tmp_path, epsilon, limit)
 
 
 @needs_shared("models")
 @pytest.mark.parametrize("name", ["yolo-fastest-1.1", "yolo-fastest-1.1-xl"])
 @pytest.mark.parametrize(("epsilon", "limit"), LIMITS)
 def test_a_detector_computes_the_same_when_it_is_folded(name, tmp_path, epsilon, limit):
-    models = SHARED / "models"
-    compare(models / f"{name}.cfg", models / f"{name}.weights", tmp_path, epsilon, limit)
+    compare(MODELS / f"{name}.cfg", MODELS / f"{name}.weights", tmp_path, epsilon, limit)

@@ -46,3 +46,8 @@ ARITHMETICS: dict[str, Arithmetic] = {
         ),
     )
 }
+
+
+def default_epsilon(dialect_name: str) -> Epsilon:
+    """Return the ε that a dialect's CPU path uses at inference."""
+    return ARITHMETICS[dialect_name].forward

@@ -36,3 +36,12 @@ RUNTIMES: dict[str, Epsilon] = {
     "ultralytics": Epsilon(1e-4, inside=True),
     "keras": Epsilon(1e-3, inside=True),
 }
+
+
+def as_epsilon(value: Epsilon | str) -> Epsilon:
+    """Return `value`, or the ε of the runtime that it names; ValueError for another name."""
+    if isinstance(value, Epsilon):
+        return value
+    if value not in RUNTIMES:
+        raise ValueError(f"epsilon {value!r}, expected one of {', '.join(RUNTIMES)}")
+    return RUNTIMES[value]

@@ -1,14 +1,12 @@
-"""What is odd in a cfg and yet is read: what another fork reads otherwise, and what the fork itself crashes on."""
+"""What is odd in a cfg that can be read: what another fork reads differently, and what the fork itself crashes on."""
 
 from __future__ import annotations
 
 import re
 from collections.abc import Callable, Iterator
-from typing import NamedTuple
 
-from bnorm.checks.findings import Finding, found
-from bnorm.darknet.cfg import Section, Text
-from bnorm.darknet.model import Model
+from bnorm.checks.findings import Finding, make_finding
+from bnorm.darknet.cfg import Option, Section, Text
 from bnorm.darknet.network import Layer, Network
 from bnorm.darknet.shapes import reads_list
 from bnorm.darknet.vocabulary import ACTIVATIONS
@@ -18,98 +16,94 @@ LISTS = frozenset("layers from mask anchors steps scales seq_scales counters_per
 
 SCHEDULES = frozenset({"steps", "scales", "seq_scales"})  # lists of [net]
 
-IMAGELESS = frozenset("connected cost rnn gru lstm".split())  # layers that do not keep their input's size
+IMAGELESS = frozenset("connected cost rnn gru lstm".split())  # layers that do not keep the size of their input
 
 
-class Remark(NamedTuple):
-    """A finding's id, the line in the cfg, and what to say."""
-
-    id: str
-    line: int
-    message: str
+def cfg_findings(network: Network) -> tuple[Finding, ...]:
+    """Return all that is odd in a network's cfg."""
+    text = text_findings(network.text, network.sections)
+    return (*text, *(finding for rule in NETWORK_RULES for finding in rule(network)))
 
 
-def remarks(network: Network) -> tuple[Remark, ...]:
-    """All that is odd in a network's cfg, for `inspect` and `check` to report."""
-    layers = (remark for layer in network.layers for rule in LAYER_RULES for remark in rule(network, layer))
-    return (*text_remarks(network.text, network.sections), *_short_scales(network), *layers, *_no_image(network))
-
-
-# --- the text, whatever network it makes ------------------------------------------------------------------------------
-
-
-def text_remarks(text: Text, sections: tuple[Section, ...]) -> tuple[Remark, ...]:
-    """What is odd in the lines and options of a cfg."""
-    found = list(_returns(text))
+def text_findings(text: Text, sections: tuple[Section, ...]) -> tuple[Finding, ...]:
+    """Return what is odd in the lines and options of a cfg, even if no network can be built from it."""
+    found = list(_carriage_returns(text))
     for section in sections:
-        found += _options(section)
-        found += _lists(text, section)
+        for rule in SECTION_RULES:
+            found += rule(text, section)
     return tuple(found)
 
 
-def _returns(text: Text) -> Iterator[Remark]:
-    """pjreddie compares the whole of a heading with the names it knows (`parser.c: string_to_layer_type`)."""
+# --- the text ---------------------------------------------------------------------------------------------------------
+
+
+def _carriage_returns(text: Text) -> Iterator[Finding]:
+    """pjreddie compares a whole heading with the names it knows (`parser.c: string_to_layer_type`)."""
     numbers = [number for number, line in enumerate(text.lines, 1) if "\r" in line]
     if numbers:
         headings = any(text.lines[number - 1].lstrip().startswith("[") for number in numbers)
-        does = "cannot read this file" if headings else "keeps the CR in the values"
-        yield Remark("cfg-cr", numbers[0], f"CR line ends: pjreddie's darknet {does}")
+        effect = "cannot read this file" if headings else "keeps the CR in the values"
+        yield make_finding("cfg-cr", f"CR line ends: pjreddie's darknet {effect}", line=numbers[0])
 
 
-def _options(section: Section) -> Iterator[Remark]:
+def _odd_options(_: Text, section: Section) -> Iterator[Finding]:
     seen: set[str] = set()
-    for key, value, line in section.options:
-        kind, what = _option(section, key, value, key in seen)
-        if kind:
-            yield Remark(kind, line, f"[{section.name}] {short(key)}: {what}")
-        if value != "":
-            seen.add(key)
+    for option in section.options:
+        finding = _odd_option(section, option, again=option.key in seen)
+        if finding:
+            yield finding
+        if option.value != "":
+            seen.add(option.key)
 
 
-def _option(section: Section, key: str, value: str | None, again: bool) -> tuple[str, str]:
-    """The kind of finding that an option is, empty for none, and what to say."""
-    reader = section.dialect.name
+def _odd_option(section: Section, option: Option, *, again: bool) -> Finding | None:
+    """Return the first thing that is odd in an option; `again` says that its key has been given before."""
+    fork, value = section.dialect.name, option.value
     if value == "":
         why = "cannot be read" if section.dialect.strict else "no value"
-        return "cfg-no-value", f"{why}, {reader} drops the line"
-    if not section.knows(key):
-        return "cfg-unknown-key", f"{reader} ignores this key"
+        return _about(section, option, "cfg-no-value", f"{why}, {fork} drops the line")
+    if not section.knows(option.key):
+        return _about(section, option, "cfg-unknown-key", f"{fork} ignores this key")
     if again:
-        return "cfg-duplicate-key", "given before, the first one counts"
+        return _about(section, option, "cfg-duplicate-key", "given before, the first one counts")
     if value is None:
-        return "cfg-no-value", "no value, the default is used"
-    if _comments(section, key, value):
-        return "cfg-inline-comment", f"to {reader} # is part of the value"
-    if key == "activation" and value not in ACTIVATIONS[reader]:
-        return "cfg-activation", f"{short(value)} is unknown to {reader}, which computes relu instead"
-    return "", ""
+        return _about(section, option, "cfg-no-value", "no value, the default is used")
+    if _includes_comment(section, option.key, value):
+        return _about(section, option, "cfg-inline-comment", f"{fork} reads # as part of the value")
+    if option.key == "activation" and value not in ACTIVATIONS[fork]:
+        what = f"{short(value)} is unknown to {fork}, which computes relu instead"
+        return _about(section, option, "cfg-activation", what)
+    return None
 
 
-def _comments(section: Section, key: str, value: str) -> bool:
-    """Whether a `#` in a value is read as a part of it: a number ends there anyway, a list at the next comma."""
-    before, mark, behind = value.partition("#")
+def _about(section: Section, option: Option, kind: str, what: str) -> Finding:
+    return make_finding(kind, f"[{section.name}] {short(option.key)}: {what}", line=option.line)
+
+
+def _includes_comment(section: Section, key: str, value: str) -> bool:
+    """Return whether the fork reads a `#` as part of the value: numbers end there anyway, lists at the next comma."""
+    before, mark, after = value.partition("#")
     number = re.fullmatch(r"[-+.,eE0-9]+", before)
-    goes_on = key in LISTS and "," in behind and (section.type, key) not in section.dialect.commented_lists
-    return bool(mark) and (number is None or goes_on)
+    continues = key in LISTS and "," in after and (section.type, key) not in section.dialect.commented_lists
+    return bool(mark) and (number is None or continues)
 
 
-def _lists(text: Text, section: Section) -> Iterator[Remark]:
-    """Lists that look otherwise than pjreddie and alexeyab read them, which drop blanks and count commas."""
-    reader = section.dialect.name
-    for key, _, line in section.options:
-        if section.dialect.strict or not _is_list(section, key):
+def _odd_lists(text: Text, section: Section) -> Iterator[Finding]:
+    """Yield lists that are not read the way they look: pjreddie and alexeyab drop blanks and count commas."""
+    fork = section.dialect.name
+    for option in section.options:
+        if section.dialect.strict or not _is_list(section, option.key):
             continue
-        items = text.lines[line - 1].partition("=")[2].partition("#")[0].split(",")
-        place = f"[{section.name}] {key}"
+        items = text.lines[option.line - 1].partition("=")[2].partition("#")[0].split(",")
         if joined := next((item for item in items if re.search(r"[0-9]\s+\S", item)), ""):
-            what = f"a comma is missing, {reader} reads {short(joined.strip())} as {short(''.join(joined.split()))}"
-            yield Remark("cfg-list", line, f"{place}: {what}")
+            what = f"a comma is missing, {fork} reads {short(joined.strip())} as {short(''.join(joined.split()))}"
+            yield _about(section, option, "cfg-list", what)
         if len(items) > 1 and not all(map(str.strip, items)):
-            yield Remark("cfg-list", line, f"{place}: a comma too many, {reader} reads a 0 behind it")
+            yield _about(section, option, "cfg-list", f"one comma too many, {fork} reads an extra 0")
 
 
 def _is_list(section: Section, key: str) -> bool:
-    """Whether the fork reads this key, and as a list."""
+    """Return whether the fork reads this key, and as a list."""
     if key == "from":
         return reads_list(section)
     if key in SCHEDULES and section.text("policy") not in section.dialect.schedules:
@@ -117,38 +111,46 @@ def _is_list(section: Section, key: str) -> bool:
     return key in LISTS and section.knows(key)
 
 
-# --- what a fork's own program crashes on, though it is plain what the cfg means and what its file holds --------------
+SECTION_RULES: tuple[Callable[[Text, Section], Iterator[Finding]], ...] = (_odd_options, _odd_lists)
 
 
-def _crash(section: Section, what: str) -> Remark:
-    return Remark("cfg-crash", section.line, f"[{section.name}] {what}")
+# --- what a fork's own program crashes on, though the cfg's meaning and the contents of its file are clear ------------
 
 
-def _short_scales(network: Network) -> Iterator[Remark]:
-    """PJ and AB `parser.c: parse_net_options`; hank fills up with zeros."""
-    net, name, policy = network.net, network.dialect.name, network.net.text("policy")
+def _crash(section: Section, what: str) -> Finding:
+    return make_finding("cfg-crash", f"[{section.name}] {what}", line=section.line)
+
+
+def _short_schedule(network: Network) -> Iterator[Finding]:
+    """pjreddie and alexeyab `parser.c: parse_net_options`; hank fills up with zeros."""
+    net, fork, policy = network.net, network.dialect.name, network.net.text("policy")
     if net.dialect.strict or policy not in net.dialect.schedules:
         return
     steps = _length(net, "steps")
     if policy == "steps" and not (steps and _length(net, "scales")):
-        yield _crash(net, f"policy=steps without both steps and scales: {name} stops")
+        yield _crash(net, f"policy=steps without both steps and scales: {fork} stops")
     for key in ("scales", "seq_scales"):
         if 0 < (count := _length(net, key)) < steps:
-            yield _crash(
-                net, f"{count} {key}, expected one for each of {steps} steps: {name} reads beyond, and crashes"
-            )
+            what = f"{count} {key}, expected one for each of {steps} steps"
+            yield _crash(net, f"{what}: {fork} reads past the end, and crashes")
 
 
-def _no_image(network: Network) -> Iterator[Remark]:
-    """AB `parser.c: parse_network_cfg_custom`, for `avg_outputs`."""
-    name = network.dialect.name
-    if network.dialect.averages_images and not any(map(_sees_image, network.layers)):
-        what = f"no layer's input is wider and higher than 1: {name} divides by their number, and crashes"
+def _crashing_layers(network: Network) -> Iterator[Finding]:
+    for layer in network.layers:
+        for rule in LAYER_RULES:
+            yield from rule(network, layer)
+
+
+def _no_image(network: Network) -> Iterator[Finding]:
+    """alexeyab `parser.c: parse_network_cfg_custom`, for `avg_outputs`."""
+    fork = network.dialect.name
+    if network.dialect.averages_images and not any(map(_gets_image, network.layers)):
+        what = f"no layer's input is wider and higher than 1: {fork} divides by the number of such layers, and crashes"
         yield _crash(network.net, what)
 
 
-def _sees_image(layer: Layer) -> bool:
-    """Whether the layer keeps a size of more than one place: most keep that of their input."""
+def _gets_image(layer: Layer) -> bool:
+    """Return whether the layer keeps a width and height above 1: most layers keep those of their input."""
     if layer.type == "detection":
         return layer.section.positive("side", 7) > 1
     if layer.type == "dropout" and layer.section.text("dropblock", "0") == "0":
@@ -156,42 +158,40 @@ def _sees_image(layer: Layer) -> bool:
     return layer.type not in IMAGELESS and min(layer.incoming[1:3]) > 1
 
 
-def _unloadable(network: Network, layer: Layer) -> Iterator[Remark]:
-    """PJ `parser.c: load_convolutional_weights` divides by `groups`, which a deconvolution has none of."""
+NETWORK_RULES: tuple[Callable[[Network], Iterator[Finding]], ...] = (_short_schedule, _crashing_layers, _no_image)
+
+
+def _unloadable(network: Network, layer: Layer) -> Iterator[Finding]:
+    """pjreddie `parser.c: load_convolutional_weights` divides by `groups`, which is 0 for a deconvolution."""
     if layer.type in network.dialect.unloadable:
         what = f"{network.dialect.name} divides by zero when it loads the weights of such a layer, and crashes"
         yield _crash(layer.section, what)
 
 
-def _bare_base(network: Network, layer: Layer) -> Iterator[Remark]:
-    """AB `convolutional_layer.c: make_convolutional_layer` takes over the other's arrays, which are NULL then."""
+def _bare_shared(network: Network, layer: Layer) -> Iterator[Finding]:
+    """alexeyab `convolutional_layer.c: make_convolutional_layer` uses arrays of the shared layer that are NULL."""
     for part in layer.parts:
         if part.batch_normalize and part.shared is not None and not network.layers[part.shared].batch_normalize:
-            what = f"normalises, and layer {part.shared}, whose arrays it uses, does not"
+            what = f"normalises, but layer {part.shared}, whose arrays it uses, does not"
             yield _crash(layer.section, f"{what}: {network.dialect.name} crashes")
 
 
-def _many_anchors(network: Network, layer: Layer) -> Iterator[Remark]:
+def _many_anchors(network: Network, layer: Layer) -> Iterator[Finding]:
     """`parse_yolo`, `parse_region` and `parse_gaussian_yolo` have room for two numbers for each of `num` boxes."""
     section = layer.section
     if layer.type in network.dialect.unbounded_anchors:
         anchors, most = _length(section, "anchors"), 2 * section.integer("num", 1)
         if anchors > most:
-            what = f"{anchors} numbers in anchors, expected 2*num = {most}: {network.dialect.name} writes beyond them"
-            yield _crash(section, f"{what}, and may crash")
+            what = f"{anchors} numbers in anchors, expected 2*num = {most}"
+            yield _crash(section, f"{what}: {network.dialect.name} writes past the end, and may crash")
 
 
 def _length(section: Section, key: str) -> int:
-    """How many numbers a list has, as the fork counts them."""
+    """Return how many numbers a list has, as the fork counts them."""
     value = section.listed(key)
     if section.dialect.strict:
         return len(re.findall(r"[-.0-9]+", value))
     return value.count(",") + 1 if value else 0
 
 
-LAYER_RULES: tuple[Callable[[Network, Layer], Iterator[Remark]], ...] = (_unloadable, _bare_base, _many_anchors)
-
-
-def remarked(model: Model) -> tuple[Finding, ...]:
-    """What is odd in the cfg and yet is read."""
-    return tuple(found(remark.id, f"line {remark.line}: {remark.message}") for remark in remarks(model.network))
+LAYER_RULES: tuple[Callable[[Network, Layer], Iterator[Finding]], ...] = (_unloadable, _bare_shared, _many_anchors)

@@ -1,4 +1,4 @@
-"""What is wrong in the numbers: rules by channel, one finding per part and kind, its worst channel named."""
+"""What is wrong in the numbers: a rule per kind of finding, and one finding per part and kind, at its worst channel."""
 
 from __future__ import annotations
 
@@ -8,190 +8,232 @@ from typing import NamedTuple
 import numpy as np
 
 from bnorm.batchnorm.epsilon import DARKNET, RUNTIMES, Vector
-from bnorm.checks.findings import Finding, found
+from bnorm.checks.findings import Finding, make_finding
+from bnorm.checks.variances import SUBTRACTED, misread
 from bnorm.darknet.layout import Array, channel_axis
 from bnorm.darknet.network import Layer
 from bnorm.darknet.weights import Floats
 from bnorm.statistics.channels import DEAD_BELOW, Channels, Mask, median
 
-READERS = ("darknet", "pjreddie-cpu", "opencv")  # runtimes that read darknet's files as they are
+READERS = ("darknet", "pjreddie-cpu", "opencv")  # runtimes that read darknet's files without conversion
 
 SENSITIVE = 0.01  # of the gain
 
-TRICK = -2e-5  # a variance above it and below 0 is a small one from which ε = 1e-5 was taken
+DIVERGED = 1000.0  # |scale| above it has diverged
 
-LARGEST = 1e20  # of a variance that may be one
+FAR, LARGE = 100.0, 10.0  # and so has one above FAR medians of its part, if it is above LARGE
 
-DIVERGED, FAR, LARGE = 1000.0, 100.0, 10.0  # |scale|: over the first; or over the second times the median, and the last
+NOT_FINITE = (("nan", "NaN", np.isnan), ("infinite", "infinite", np.isinf))
 
 
-class Rule(NamedTuple):
-    """Which channels, which of them is the worst (where `badness` is largest), and what to say of it."""
+class Hit(NamedTuple):
+    """The channels that a rule objects to, the worst of them, what to say about it, and the likely cause."""
 
-    kind: str
-    where: Callable[[Channels], Mask]
-    badness: Callable[[Channels], Vector]
-    what: str
-    detail: Callable[[Channels, int], str]
+    mask: Mask  # (C,)
+    worst: int
+    detail: str
+    cause: str | None = None
+
+
+Rule = Callable[[Channels], Hit | None]
+
+RULES: dict[str, tuple[str, Rule]] = {}  # by kind of finding: what the channels are, and the function that finds them
+
+
+def rule(kind: str, what: str) -> Callable[[Rule], Rule]:
+    """Return a decorator that enters a function into `RULES`."""
+
+    def enter(function: Rule) -> Rule:
+        RULES[kind] = what, function
+        return function
+
+    return enter
 
 
 def examine(layer: Layer, part: str, channels: Channels) -> Iterator[Finding]:
-    """What is wrong with the arrays of one part's batch normalisation."""
-    place, total = _place(layer.index, part), channels.scale.size
-    for name in ("scale", "bias", "mean", "variance"):
-        yield from _not_finite(place, ARRAYS[name], layer.index, getattr(channels, name))
+    """Yield what is wrong with the batch normalisation of one part."""
+    yield from _not_finite(layer, part, channels)
     if _as_initialised(channels):
-        message = f"{place}: all scales are 1, all means 0 and all variances {channels.variance[0]:g}, as initialised"
-        yield found("untrained", message, layer=layer.index)
+        message = f"all scales are 1, all means 0 and all variances {channels.variance[0]:g}, as initialised"
+        yield make_finding("untrained", message, layer=layer.index, part=part)
         return
-    for rule in RULES:
-        where = np.flatnonzero(rule.where(channels))
-        if where.size:
-            worst = int(where[np.argmax(rule.badness(channels)[where])])
-            message = f"{place}: {rule.what}, {where.size:,} of {total:,}; {rule.detail(channels, worst)}"
-            yield found(rule.kind, message, layer=layer.index, channel=worst)
+    for kind, (what, function) in RULES.items():
+        hit = function(channels)
+        if hit:
+            counts = f"{np.count_nonzero(hit.mask):,} of {channels.scale.size:,}"
+            message = f"{what}, {counts}; {hit.detail}"
+            yield make_finding(kind, message, layer=layer.index, part=part, channel=hit.worst, cause=hit.cause)
 
 
 def scan(layer: Layer, array: Array, blocks: Iterable[Floats]) -> Iterator[Finding]:
-    """NaN and infinity in an array that is read in blocks, in the order of the file."""
-    counts, first, start = [0, 0], [-1, -1], 0
+    """Yield NaN and infinity in an array that is read in blocks, in the order of the file."""
+    counts, first, start = [0, 0], [-1, -1], 0  # both by row of NOT_FINITE
     for block in blocks:
         if not np.isfinite(block).all():
-            for row, mask in enumerate((np.isnan(block), np.isinf(block))):
+            for row, (_, _, test) in enumerate(NOT_FINITE):
+                mask = test(block)
                 counts[row] += int(np.count_nonzero(mask))
                 if first[row] < 0 and mask.any():
                     first[row] = start + int(np.argmax(mask))
         start += block.size
-    place = _place(layer.index, array.part)
-    for (kind, what), count, index in zip(NOT_FINITE, counts, first, strict=True):
+    for (kind, what, _), count, index in zip(NOT_FINITE, counts, first, strict=True):
         if count:
             channel = int(np.unravel_index(index, array.stored)[channel_axis(layer, array)])
-            message = _amount(f"{place}: {array.field} {what}", count, array.size, channel)
-            yield found(kind, message, layer=layer.index, channel=channel)
+            message = f"{array.field} {what}, {count:,} of {array.size:,}"
+            yield _first_in(kind, message, layer, array.part, channel)
 
 
-ARRAYS = {"scale": "scales", "bias": "biases", "mean": "rolling_mean", "variance": "rolling_variance"}
-
-NOT_FINITE = (("nan", "not a number"), ("infinite", "infinite"))
-
-
-def _not_finite(place: str, name: str, layer: int, values: Vector) -> Iterator[Finding]:
-    for (kind, what), mask in zip(NOT_FINITE, (np.isnan(values), np.isinf(values)), strict=True):
-        where = np.flatnonzero(mask)
-        if where.size:
-            kind = "variance-infinite" if kind == "infinite" and name == "rolling_variance" else kind
-            message = _amount(f"{place}: {name} {what}", where.size, values.size, int(where[0]))
-            yield found(kind, message, layer=layer, channel=int(where[0]))
-
-
-def _amount(what: str, count: int, total: int, channel: int) -> str:
-    return f"{what}, {count:,} of {total:,}; the first in channel {channel}"
+def _not_finite(layer: Layer, part: str, channels: Channels) -> Iterator[Finding]:
+    arrays = (
+        ("scales", channels.scale),
+        ("biases", channels.bias),
+        ("rolling_mean", channels.mean),
+        ("rolling_variance", channels.variance),
+    )
+    for name, values in arrays:
+        for kind, what, test in NOT_FINITE:
+            where = np.flatnonzero(test(values))
+            if where.size:
+                special = kind == "infinite" and name == "rolling_variance"
+                message = f"{name} {what}, {where.size:,} of {values.size:,}"
+                yield _first_in("variance-infinite" if special else kind, message, layer, part, int(where[0]))
 
 
-def _place(layer: int, part: str) -> str:
-    return f"layer {layer} {part}".rstrip()
+def _first_in(kind: str, message: str, layer: Layer, part: str, channel: int) -> Finding:
+    message = f"{message}; the first in channel {channel}"
+    return make_finding(kind, message, layer=layer.index, part=part, channel=channel)
 
 
 def _as_initialised(channels: Channels) -> bool:
-    """Every `make_*_layer` sets 1, 0 and 0; `darknet reset` leaves 1, 0 and 1."""
+    """Every `make_*_layer` sets scale 1, mean 0 and variance 0; `darknet reset` leaves 1, 0 and 1."""
     variances = channels.variance
-    return bool(
-        (channels.scale == 1).all() and (channels.mean == 0).all() and (np.isin(variances[:1], (0, 1)).all())
-    ) and bool((variances == variances[0]).all())
+    same = bool((variances == variances[0]).all()) and variances[0] in (0, 1)
+    return same and bool((channels.scale == 1).all()) and bool((channels.mean == 0).all())
 
 
-def _counting(channels: Channels) -> Mask:
-    """Channels whose scale lets anything through."""
+# --- the rules, in the order in which a part's findings are reported --------------------------------------------------
+
+
+@rule("variance-negative", "negative variances")
+def _negative(channels: Channels) -> Hit | None:
+    mask = channels.variance < 0
+    if not mask.any():
+        return None
+    worst = _largest(-channels.variance, mask)
+    edges = {0: ", the first", channels.variance.size - 1: ", the last"}
+    edge = edges.get(worst, "") if _at_one_edge(mask) else ""
+    detail = f"{channels.variance[worst]:.3g} in channel {worst}{edge}"
+    return Hit(mask=mask, worst=worst, detail=detail, cause=f"likely {_cause_of_negative(channels.variance, mask)}")
+
+
+@rule("variance-zero", "variances of 0, so that ε alone sets the gain")
+def _zero(channels: Channels) -> Hit | None:
+    mask = _passing(channels) & (channels.variance == 0)
+    if not mask.any():
+        return None
+    worst = _largest(np.abs(channels.scale), mask)
+    return Hit(mask=mask, worst=worst, detail=_gains(channels, worst))
+
+
+@rule("variance-tiny", "variances below ε = 1e-5")
+def _tiny(channels: Channels) -> Hit | None:
+    mask = _passing(channels) & (channels.variance > 0) & (channels.variance < DARKNET.value)
+    if not mask.any():
+        return None
+    worst = _largest(-channels.variance, mask)
+    return Hit(mask=mask, worst=worst, detail=_gains(channels, worst))
+
+
+@rule("epsilon-sensitive", "gains that the choice of ε changes by more than 1 %")
+def _sensitive(channels: Channels) -> Hit | None:
+    disagreement = _disagreement(channels.variance)
+    mask = _passing(channels) & (channels.variance >= DARKNET.value) & (disagreement > SENSITIVE)
+    if not mask.any():
+        return None
+    worst = _largest(disagreement, mask)
+    return Hit(mask=mask, worst=worst, detail=_gains(channels, worst))
+
+
+@rule("scale-diverged", "scales far larger than the others")
+def _diverged(channels: Channels) -> Hit | None:
+    sizes = np.abs(channels.scale)
+    mask = (sizes > DIVERGED) | ((sizes > LARGE) & (sizes > FAR * median(sizes)))
+    if not mask.any():
+        return None
+    worst = _largest(sizes, mask)
+    return Hit(mask=mask, worst=worst, detail=f"{channels.scale[worst]:.3g} in channel {worst}")
+
+
+@rule("dead-channels", "dead channels")
+def _dead(channels: Channels) -> Hit | None:
+    mask = channels.dead
+    if not mask.any():
+        return None
+    worst = _largest(-np.abs(channels.scale), mask)
+    return Hit(mask=mask, worst=worst, detail=f"scale {channels.scale[worst]:.3g} in channel {worst}")
+
+
+@rule("near-dead-channels", "channels that hardly vary, or that a relu almost always cuts off")
+def _near_dead(channels: Channels) -> Hit | None:
+    mask = channels.near_dead
+    if not mask.any():
+        return None
+    worst = _largest(-np.where(channels.rectified, channels.above_zero, channels.spread), mask)
+    return Hit(
+        mask=mask,
+        worst=worst,
+        detail=f"scale {channels.scale[worst]:.3g}, bias {channels.bias[worst]:.3g} in channel {worst}",
+    )
+
+
+@rule("constant-channels", "dead channels with a non-zero constant output")
+def _constant(channels: Channels) -> Hit | None:
+    mask = channels.constant
+    if not mask.any():
+        return None
+    worst = _largest(np.abs(channels.bias), mask)
+    return Hit(mask=mask, worst=worst, detail=f"{channels.bias[worst]:.3g} in channel {worst}")
+
+
+# --- what the rules share ---------------------------------------------------------------------------------------------
+
+
+def _largest(badness: Vector, mask: Mask) -> int:
+    """Return the channel of the mask where the badness is largest, the first of several."""
+    where = np.flatnonzero(mask)
+    return int(where[np.argmax(badness[where])])
+
+
+def _passing(channels: Channels) -> Mask:
+    """Return the channels whose scale lets a signal through."""
     return np.abs(channels.scale) >= DEAD_BELOW
 
 
-def _tiny(channels: Channels) -> Mask:
-    return _counting(channels) & (channels.variance > 0) & (channels.variance < DARKNET.value)
+def _disagreement(variances: Vector) -> Vector:
+    """Return how far the readers of darknet's files differ in the gain: largest over smallest deviation, minus 1."""
+    deviations = np.stack([RUNTIMES[name].deviation(variances) for name in READERS])  # (reader, C)
+    disagreement: Vector = deviations.max(axis=0) / deviations.min(axis=0) - 1
+    return disagreement
 
 
-def _disagreement(channels: Channels) -> Vector:
-    """How far the runtimes that read darknet's files differ in a channel's gain: largest over smallest, less 1."""
-    deviations = np.stack([RUNTIMES[name].deviation(channels.variance) for name in READERS])
-    with np.errstate(all="ignore"):
-        disagreement: Vector = deviations.max(axis=0) / deviations.min(axis=0) - 1
-        return disagreement
-
-
-def _sensitive(channels: Channels) -> Mask:
-    return _counting(channels) & (channels.variance >= DARKNET.value) & (_disagreement(channels) > SENSITIVE)
-
-
-def _diverged(channels: Channels) -> Mask:
-    sizes = np.abs(channels.scale)
-    with np.errstate(all="ignore"):
-        diverged: Mask = (sizes > DIVERGED) | ((sizes > LARGE) & (sizes > FAR * median(sizes)))
-        return diverged
-
-
-def _reason(channels: Channels, worst: int) -> str:
-    """Why a variance is likely to be negative (YAD2K#131; MobileNet-Caffe#87)."""
-    negative = np.flatnonzero(channels.variance < 0)
-    smallest = f"{channels.variance[worst]:.3g} in channel {worst}"
-    if channels.variance[worst] > TRICK:
-        return f"{smallest}; likely variance - ε, as some converters store it"
-    if channels.scale.size > 1 and list(negative) in ([0], [channels.scale.size - 1]):
-        return f"{smallest}, the {'first' if worst == 0 else 'last'}; likely the header is 4 bytes off"
-    if misread(channels.variance):
-        return f"{smallest}; likely another array is read here: another cfg, dialect or order"
-    return f"{smallest}; likely E[x²] - E[x]² was rounded, or training diverged"
-
-
-def misread(variances: Vector | Floats) -> bool:
-    """Whether over a tenth is negative or huge, as in another array; NaN and infinity say nothing."""
-    return 10 * int(np.count_nonzero(impossible(variances))) > variances.size
-
-
-def impossible(variances: Vector | Floats) -> Mask:
-    """Which of them are numbers, and yet no variances."""
-    return np.isfinite(variances) & ((variances < TRICK) | (variances > LARGEST))
-
-
-def _gains(channels: Channels, worst: int) -> str:
-    scale, variance = channels.scale[worst], channels.variance[worst : worst + 1]
+def _gains(channels: Channels, channel: int) -> str:
+    """Return the gain of a channel in every runtime."""
+    scale, variance = channels.scale[channel], channels.variance[channel : channel + 1]
     gains = (f"{name} {scale / epsilon.deviation(variance)[0]:.3g}" for name, epsilon in RUNTIMES.items())
-    return f"gain of channel {worst}, variance {variance[0]:.2g}: {', '.join(gains)}"
+    return f"gain of channel {channel}, variance {variance[0]:.2g}: {', '.join(gains)}"
 
 
-def _shown(name: str) -> Callable[[Channels, int], str]:
-    return lambda channels, worst: f"{getattr(channels, name)[worst]:.3g} in channel {worst}"
+def _at_one_edge(mask: Mask) -> bool:
+    """Return whether the first channel alone or the last alone is meant, of a part that has several."""
+    return mask.size > 1 and list(np.flatnonzero(mask)) in ([0], [mask.size - 1])
 
 
-RULES = (
-    Rule("variance-negative", lambda c: c.variance < 0, lambda c: -c.variance, "negative variances", _reason),
-    Rule(
-        "variance-zero",
-        lambda c: _counting(c) & (c.variance == 0),
-        lambda c: np.abs(c.scale),
-        "variances of 0, so that ε alone sets the gain",
-        _gains,
-    ),
-    Rule("variance-tiny", _tiny, lambda c: -c.variance, "variances below ε = 1e-5", _gains),
-    Rule("epsilon-sensitive", _sensitive, _disagreement, "gains that ε changes by over 1 %", _gains),
-    Rule("scale-diverged", _diverged, lambda c: np.abs(c.scale), "scales far beyond the others", _shown("scale")),
-    Rule(
-        "dead-channels",
-        lambda c: c.dead,
-        lambda c: -np.abs(c.scale),
-        "dead channels",
-        lambda c, worst: f"scale {c.scale[worst]:.3g} in channel {worst}",
-    ),
-    Rule(
-        "near-dead-channels",
-        lambda c: c.near_dead,
-        lambda c: -np.where(c.rectified, c.above_zero, c.spread),
-        "channels that hardly vary, or stay below a relu's 0",
-        lambda c, worst: f"scale {c.scale[worst]:.3g}, bias {c.bias[worst]:.3g} in channel {worst}",
-    ),
-    Rule(
-        "constant-channels",
-        lambda c: c.constant,
-        lambda c: np.abs(c.bias),
-        "dead channels that put out a constant other than 0",
-        _shown("bias"),
-    ),
-)
+def _cause_of_negative(variances: Vector, negative: Mask) -> str:
+    """Return why variances are likely to be negative (YAD2K#131; MobileNet-Caffe#87)."""
+    if variances[negative].min() > SUBTRACTED:
+        return "variance - ε, as some converters store it"
+    if _at_one_edge(negative):
+        return "the header is 4 bytes off"
+    if misread(variances):
+        return "another array is read here: another cfg, dialect or order"
+    return "E[x²] - E[x]² was rounded, or training diverged"

@@ -3,17 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
-from typing import NamedTuple
 
 import numpy as np
 
-from bnorm.batchnorm.arithmetic import ARITHMETICS
-from bnorm.checks.cfg_rules import remarked
+from bnorm.batchnorm.arithmetic import default_epsilon
+from bnorm.checks.cfg_rules import cfg_findings
 from bnorm.checks.channel_rules import examine, scan
-from bnorm.checks.findings import Finding, refused, worst_first
-from bnorm.checks.misfit_causes import fitting_classes
-from bnorm.checks.weights_file import header_findings, misfit
+from bnorm.checks.findings import Finding, from_error, worst_first
+from bnorm.checks.misfit.classes import fitting_classes
+from bnorm.checks.weights_file import file_finding, header_findings
 from bnorm.darknet import cfg
 from bnorm.darknet.autodetect import read_model
 from bnorm.darknet.dialects import DIALECTS
@@ -27,8 +27,9 @@ from bnorm.files import open_regular
 from bnorm.statistics.channels import channels_of
 
 
-class Check(NamedTuple):
-    """What `bnorm check` found, the likeliest cause first; `model` is None where the cfg or the header is refused."""
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Check:
+    """The findings on a cfg and its weights, worst first; `model` is None where the cfg or the header is rejected."""
 
     cfg: Path
     weights: Path | None
@@ -36,7 +37,7 @@ class Check(NamedTuple):
     findings: tuple[Finding, ...]
 
     def count(self, severity: str) -> int:
-        """How many findings have this severity."""
+        """Return how many findings have this severity."""
         return sum(finding.severity == severity for finding in self.findings)
 
 
@@ -44,39 +45,53 @@ class Check(NamedTuple):
 def check(cfg_path: Path | str, weights_path: Path | str | None = None, dialect: str = "auto") -> Check:
     """Check a cfg, and a weights file against it. A file that fits is read once, in blocks.
 
-    Only an `OSError`, such as for a missing file, is raised: what is wrong with a file is a finding.
+    Only an `OSError`, such as for a missing file, is raised: what is wrong with a file is a finding. ValueError for an
+    unknown dialect.
     """
+    names = _dialects(dialect)
     path, weights = Path(cfg_path), Path(weights_path) if weights_path is not None else None
     if weights:
-        weights.stat()  # that it is missing comes before what is wrong in the cfg
+        weights.stat()  # a missing file is reported before what is wrong in the cfg
     try:
         model = read_model(path, weights, dialect)
     except (CfgError, WeightsError) as error:
-        return Check(path, weights, None, (*_classes(error, path, weights, dialect), refused(error)))
-    return Check(path, weights, model, worst_first((*(_weights(model) if weights else ()), *remarked(model))))
+        findings = (*_classes(error, path, weights, names), from_error(error))
+        return Check(cfg=path, weights=weights, model=None, findings=findings)
+    findings = worst_first((*(_weights(model) if weights else ()), *cfg_findings(model.network)))
+    return Check(cfg=path, weights=weights, model=model, findings=findings)
 
 
-def _classes(error: BnormError, path: Path, weights: Path | None, dialect: str) -> Iterator[Finding]:
-    """Where classes and filters contradict each other, the weights may tell which is right."""
+def _dialects(name: str) -> tuple[str, ...]:
+    """Return the dialects that a name stands for, all of them for `auto`; ValueError for another name."""
+    if name == "auto":
+        return tuple(DIALECTS)
+    if name not in DIALECTS:
+        raise ValueError(f"dialect {name!r}, expected one of auto, {', '.join(DIALECTS)}")
+    return (name,)
+
+
+def _classes(error: BnormError, path: Path, weights: Path | None, dialects: tuple[str, ...]) -> Iterator[Finding]:
+    """Yield the number of classes in the weights where the cfg's classes and filters contradict each other."""
     if error.finding != "cfg-filters" or weights is None:
         return
+    text = cfg.read(path)
     try:
         with open_regular(weights, WeightsError) as file:
-            for name in DIALECTS if dialect == "auto" else (dialect,):
+            for name in dialects:
                 header = read_header(file, weights, DIALECTS[name])
-                cause = fitting_classes(cfg.read(path), DIALECTS[name], header, file.seek(0, 2))
-                if cause:
-                    yield cause.finding
+                candidate = fitting_classes(text, DIALECTS[name], header, file.seek(0, 2))
+                if candidate:
+                    yield candidate.finding
                     return
     except WeightsError as other:
-        yield refused(other)
+        yield from_error(other)
 
 
 def _weights(model: Model) -> Iterator[Finding]:
     with open_weights(model) as weights:
-        cause = misfit(weights)
-        if cause:
-            yield cause
+        misfit = file_finding(weights)
+        if misfit:
+            yield misfit
             return
         yield from header_findings(model.header)
         for index, arrays in model.layout.by_layer().items():
@@ -84,8 +99,8 @@ def _weights(model: Model) -> Iterator[Finding]:
 
 
 def _layer(weights: Weights, layer: Layer, arrays: tuple[Array, ...]) -> Iterator[Finding]:
-    """The arrays of batch normalisation are kept; the others are looked at in blocks."""
-    epsilon = ARITHMETICS[weights.model.dialect.name].forward
+    """Yield what is wrong in a layer: arrays of batch normalisation are kept, the others are read in blocks."""
+    epsilon = default_epsilon(weights.model.dialect.name)
     normalised = [array for array in arrays if array.field != "weights"]
     for part, channels in channels_of(layer, normalised, epsilon, weights.read).items():
         yield from examine(layer, part, channels)

@@ -1,9 +1,8 @@
 """Why a weights file does not fit its cfg: the one most likely cause.
 
-Three kinds of evidence. The size: another plan that has it explains it, see `causes`. The rolling variances: read at
-the wrong place they are other numbers, half of them negative, so that the first layer with such variances is where cfg
-and file part; a negative one here and there, or NaN, is what training may leave. The bytes themselves: text, and zeros
-to the end.
+Three kinds of evidence. The size: another plan that has it explains it, see `misfit`. The rolling variances, see
+`variances`: the first layer with impossible ones is where cfg and file diverge. The bytes themselves: text, and zeros
+up to the end.
 """
 
 from __future__ import annotations
@@ -12,52 +11,62 @@ from collections.abc import Iterator
 
 import numpy as np
 
-from bnorm.checks.channel_rules import impossible, misread
-from bnorm.checks.findings import Finding, found
-from bnorm.checks.misfit_causes import likeliest, variances
+from bnorm.checks.findings import Finding, make_finding
+from bnorm.checks.misfit.candidate import variances
+from bnorm.checks.misfit.likeliest import likeliest
+from bnorm.checks.variances import impossible, misread
 from bnorm.darknet.header import Header
-from bnorm.darknet.layout import FLOAT, Array, ends_at_layer
+from bnorm.darknet.layout import FLOAT, Array, Layout, ends_at_layer
 from bnorm.darknet.weights import Weights
 
-SAMPLE = 1 << 16  # bytes that show whether a file is text
+TEXT_SAMPLE = 1 << 16  # bytes at the start that show whether a file is text
 
-CHUNK = 1 << 20
+BACKWARDS = 1 << 20  # bytes that are read at a time from the end
 
-ZEROS = 512  # bytes of zeros at the end that no training leaves: a lost sector
+SECTOR = 512  # bytes of zeros at the end that training does not leave: a lost sector of a disk
 
-REPLACEMENT = b"\xef\xbf\xbd"  # U+FFFD, what decoders put in place of a byte that is no text
+REPLACEMENT = b"\xef\xbf\xbd"  # U+FFFD, what decoders put in place of a byte that is not text
 
 MOST_SEEN = 1 << 32  # more images than anyone has trained on
 
+INTERRUPTED = "an interrupted download or copy"
 
-def misfit(weights: Weights) -> Finding | None:
-    """The most likely reason why the file is not what the cfg plans; None where nothing speaks against it."""
-    damaged = _reencoded(weights) or _zeros(weights)
-    if damaged:
-        return damaged
-    difference = weights.misfit()
+
+def file_finding(weights: Weights) -> Finding | None:
+    """Return the most likely reason why the file is not what the cfg plans; None where nothing speaks against it."""
+    damage = _reencoded(weights) or _zero_tail(weights)
+    if damage:
+        return damage
+    difference = _size_difference(weights)
     if difference is None:
-        return _same_size(weights)
-    if cause := likeliest(weights):
-        return cause
+        return _same_size_by_chance(weights)
+    candidate = likeliest(weights)
+    if candidate:
+        return candidate
     misplaced = [array for array, values in variances(weights, weights.layout) if misread(values)]
-    return _other_cfg(weights, misplaced) if misplaced else _wrong_size(weights, difference.what)
+    return _other_cfg(weights, misplaced[0]) if misplaced else _wrong_size(weights.layout, weights.nbytes, difference)
 
 
 def header_findings(header: Header) -> Iterator[Finding]:
-    """What is odd in the header of a file that fits."""
+    """Yield what is odd in the header of a file that fits."""
     if not header.writers:
-        yield found("header-version", f"its version is {header.version}, which no known fork writes")
+        yield make_finding("header-version", f"its version is {header.version}, which no known fork writes")
     if not 0 <= header.seen < MOST_SEEN:
-        yield found("header-seen", f"{header.seen:,} images seen, expected fewer than {MOST_SEEN:,}")
+        yield make_finding("header-seen", f"{header.seen:,} images seen, expected fewer than {MOST_SEEN:,}")
+
+
+def _size_difference(weights: Weights) -> str | None:
+    """Return where and by how much the file's size differs from the plan, in words."""
+    difference = weights.misfit()
+    return difference.what if difference else None
 
 
 # --- the bytes themselves ---------------------------------------------------------------------------------------------
 
 
 def _reencoded(weights: Weights) -> Finding | None:
-    """Numbers that decode as UTF-8, though half of their bytes are beyond ASCII, have been encoded so."""
-    data = weights.bytes_at(0, SAMPLE)
+    """Return a finding for numbers that decode as UTF-8 although many of their bytes are beyond ASCII."""
+    data = weights.bytes_at(0, TEXT_SAMPLE)
     beyond = sum(byte >= 0x80 for byte in data)
     try:
         data[: len(data) - 3].decode()
@@ -67,89 +76,106 @@ def _reencoded(weights: Weights) -> Finding | None:
     if beyond * 20 < len(data):
         return None
     lost = data.count(REPLACEMENT)
-    what = f"is UTF-8 text, {lost} times EF BF BD in its first {len(data)} bytes"
-    cause = "an editor or a tool opened it as text; what was lost cannot be restored" if lost else "decode it again"
-    return found("weights-reencoded", f"{what}: {cause}")
+    message = f"is UTF-8 text, with EF BF BD {lost} times in its first {len(data)} bytes"
+    opened = "an editor or a tool opened it as text"
+    cause = f"{opened}; what was lost cannot be restored" if lost else f"{opened}: decode it again"
+    return make_finding("weights-reencoded", message, cause=cause)
 
 
-def _zeros(weights: Weights) -> Finding | None:
-    """Read backwards as long as there are zeros. If the size fits, they may be meant: see `_begins_row`."""
+def _zero_tail(weights: Weights) -> Finding | None:
+    """Return a finding for zeros up to the end, unless a file that fits may hold them on purpose."""
+    layout, end = weights.layout, _end_of_data(weights)
+    if weights.nbytes - end < SECTOR:
+        return None
+    array = layout.cut(end)
+    last = layout.arrays[-1].layer if layout.arrays else None
+    if array and array.layer == last and weights.model.fits and _begins_row(array, end):
+        return None
+    where = f", in {_named(array)}" if array and array.offset <= end else ""
+    message = f"is all zeros from byte {end:,} on{where}, the last {weights.nbytes - end:,} of {weights.nbytes:,}"
+    return make_finding("weights-zeros", message, cause=INTERRUPTED)
+
+
+def _end_of_data(weights: Weights) -> int:
+    """Return the offset after the last byte that is not zero, reading backwards as long as there are zeros."""
     end = weights.nbytes
     while end:
-        start = max(0, end - CHUNK)
+        start = max(0, end - BACKWARDS)
         data = weights.bytes_at(start, end - start).rstrip(b"\0")
         end = start + len(data)
         if data:
             break
-    array = next((array for array in weights.layout.arrays if array.end > end), None)
-    last = weights.layout.arrays[-1].layer if weights.layout.arrays else None
-    meant = array and array.layer == last and weights.model.fits and _begins_row(array, end)
-    if weights.nbytes - end < ZEROS or meant:
-        return None
-    where = f", in {_named(array)}" if array and array.offset <= end else ""
-    sizes = f"the last {weights.nbytes - end:,} of {weights.nbytes:,}"
-    return found("weights-zeros", f"is all zeros from byte {end:,} on{where}, {sizes}: an interrupted download or copy")
+    return end
 
 
 def _begins_row(array: Array, offset: int) -> bool:
-    """Whether the array, or a row of its weights, begins at this offset: an untrained layer, or pruned filters."""
+    """Return whether the array, or a row of its weights, begins here: an untrained layer, or pruned filters."""
     row = FLOAT * array.size // (array.stored[0] if array.field == "weights" else 1)
     return offset >= array.offset and (offset - array.offset) % row == 0
 
 
-# --- no other plan: where the two part --------------------------------------------------------------------------------
+# --- the size fits, and the numbers do not ----------------------------------------------------------------------------
 
 
-def _same_size(weights: Weights) -> Finding | None:
-    """The size fits; it is by chance where most layers' variances are none. One bad layer is a finding of its own."""
+def _same_size_by_chance(weights: Weights) -> Finding | None:
+    """Return a finding if variances of most layers are impossible. One bad layer is a matter of `channel_rules`."""
     read = list(variances(weights, weights.layout))
     odd = [(array, where) for array, values in read if (where := np.flatnonzero(impossible(values))).size]
     if len(odd) < 2 or len(odd) * 2 < len(read):
         return None
-    for position, meaning in ((0, "early: the header has 20"), (-1, "late: the header has 16")):
+    for edge, position, cause in EDGES:
         if all(list(where) == [range(array.size)[position]] for array, where in odd):
-            edge = "first" if position == 0 else "last"
-            what = f"in {len(odd)} layers the {edge} rolling variance is negative"
-            message = f"the header is 4 bytes off: {what}, so that arrays are read one float too {meaning} bytes"
-            return found("weights-header-offset", message, layer=odd[0][0].layer)
+            message = f"the header is 4 bytes off: in {len(odd)} layers the {edge} rolling variance is negative"
+            return make_finding("weights-header-offset", message, layer=odd[0][0].layer, cause=cause)
     misplaced = [array for array, values in read if misread(values)]
     if len(misplaced) * 2 < len(read):
         return None
-    what = f"the size fits, but {len(misplaced)} of {len(read)} arrays of rolling variances hold other numbers"
-    message = f"{what}, the first in {_named(misplaced[0])}: a cfg of another network, or another order of arrays"
-    return found("weights-other-cfg", message, layer=misplaced[0].layer)
+    counts = f"{len(misplaced)} of {len(read)} arrays of rolling variances"
+    message = f"the size fits, but {counts} hold other numbers, the first in {_named(misplaced[0])}"
+    cause = "a cfg of another network, or another order of arrays"
+    return make_finding("weights-other-cfg", message, layer=misplaced[0].layer, cause=cause)
 
 
-def _other_cfg(weights: Weights, misplaced: list[Array]) -> Finding:
-    header, first = weights.model.header, misplaced[0]
-    sizes = f"expected {weights.layout.nbytes:,} bytes, got {weights.nbytes:,}"
+# Where the only impossible variance of each layer is, if all arrays are read one float too early or too late.
+EDGES = (
+    ("first", 0, "arrays are read one float too early: the header has 20 bytes"),
+    ("last", -1, "arrays are read one float too late: the header has 16 bytes"),
+)
+
+
+# --- the size does not fit, and no other plan has it ------------------------------------------------------------------
+
+
+def _other_cfg(weights: Weights, first: Array) -> Finding:
+    """Return what it means that variances are impossible from this array on."""
+    header, layout = weights.model.header, weights.layout
+    sizes = f"expected {layout.nbytes:,} bytes, got {weights.nbytes:,}"
     if not header.writers:
-        what = f"is no file of darknet: its version would be {header.version}, and its numbers make no sense"
-        return found("weights-foreign", f"{what}; {sizes}")
-    good = [array for array in weights.layout.arrays if array.field == first.field and array.offset < first.offset]
-    known = f"fit up to {_named(good[-1])}, and no longer at" if good else "do not even fit"
-    what = f"belongs to another cfg: its numbers {known} {_named(first)}"
-    return found("weights-other-cfg", f"{what}; {sizes}", layer=first.layer)
+        what = f"is not a darknet file: its version would be {header.version}, and its values are implausible"
+        return make_finding("weights-foreign", f"{what}; {sizes}")
+    good = [array for array in layout.arrays if array.field == first.field and array.offset < first.offset]
+    known = f"plausible up to {_named(good[-1])} but not at" if good else "not even plausible at"
+    what = f"belongs to another cfg: its values are {known} {_named(first)}"
+    return make_finding("weights-other-cfg", f"{what}; {sizes}", layer=first.layer)
 
 
-def _wrong_size(weights: Weights, difference: str) -> Finding:
-    """Too long; or cut inside an array, before one, or between two layers, as `darknet partial` does."""
-    layout, nbytes = weights.layout, weights.nbytes
+def _wrong_size(layout: Layout, nbytes: int, difference: str) -> Finding:
+    """Return a finding for a file that is too long, or cut: in an array, or between layers by `darknet partial`."""
     array = layout.cut(nbytes)
     if array is None:
-        cause = "layers are missing at the cfg's end, or bytes were added"
-        return found("weights-left-over", f"{difference}: {cause}")
+        cause = "layers are missing at the end of the cfg, or bytes were added"
+        return make_finding("weights-left-over", difference, cause=cause)
     if ends_at_layer(layout, nbytes):
         before = max(other.layer for other in layout.arrays if other.end <= nbytes)
         return _partial(before + 1, array.layer, difference)
-    return found("weights-cut", f"{difference}: an interrupted download or copy", layer=array.layer)
+    return make_finding("weights-cut", difference, layer=array.layer, cause=INTERRUPTED)
 
 
 def _partial(fewest: int, most: int, difference: str) -> Finding:
     """`partial` counts all layers, also those that store nothing: several numbers N give the same file."""
     same = "" if fewest == most else f" (N = {fewest} to {most} hold the same)"
     what = f"this is NAME.conv.{fewest}{same}, the first layers alone, to start a training from"
-    return found("weights-partial", f"{what}; it {difference}", layer=most)
+    return make_finding("weights-partial", f"{what}; it {difference}", layer=most)
 
 
 def _named(array: Array) -> str:

@@ -12,7 +12,8 @@ from bnorm.checks.findings import KINDS, SEVERITIES, Finding, Kind
 from bnorm.cli import options, render, terminal
 from bnorm.cli.documents import check_document, kinds_document
 from bnorm.cli.page import Column, Line, Page, Records, Table
-from bnorm.cli.sentences import counted, fitting
+from bnorm.cli.sentences import fitting
+from bnorm.text import plural
 
 PROBLEMS = 3  # the exit code
 
@@ -93,7 +94,7 @@ def _summary(report: Check) -> Iterator[Line]:
 
 def _verdict(report: Check) -> str:
     counts = [(report.count(severity), severity) for severity in SEVERITIES]
-    findings = ", ".join(counted(count, severity) for count, severity in counts if count) or "nothing found"
+    findings = ", ".join(plural(count, severity) for count, severity in counts if count) or "nothing found"
     if not report.model or report.model.fits is None:
         return findings
     return f"{fitting(report.model) if report.model.fits else 'does not fit'}; {findings}"

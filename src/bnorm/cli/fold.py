@@ -12,8 +12,8 @@ from bnorm.cli import options, page, render, terminal
 from bnorm.cli.documents import fold_document
 from bnorm.cli.page import BLANK, Column, Line, Page, Records, Table
 from bnorm.cli.progress import progress
-from bnorm.cli.sentences import counted
 from bnorm.darknet.autodetect import read_model
+from bnorm.text import plural
 from bnorm.transforms.fold.fold import POLICIES, FoldedLayer, FoldReport, fold
 
 
@@ -99,7 +99,7 @@ def _page(report: FoldReport, epsilon: Epsilon) -> Page:
 
 def _headline(report: FoldReport) -> str:
     count = len({layer.index for layer in report.layers if layer.folded})
-    layers = counted(count, "layer")
+    layers = plural(count, "layer")
     if report.output is None:
         return f"would fold {layers}; a dry run writes nothing" if count else "nothing to fold"
     names = f"{report.output} and {report.output_cfg}"

@@ -21,13 +21,14 @@ from bnorm.cli.inspect_tables import (
     sorted_rows,
 )
 from bnorm.cli.page import BLANK, Line, Page, Records, Table
-from bnorm.cli.sentences import counted, fitting, not_fitting
+from bnorm.cli.sentences import fitting, not_fitting
 from bnorm.darknet.autodetect import read_model
 from bnorm.darknet.model import Model
 from bnorm.darknet.shapes import size_text
 from bnorm.files import check_outputs
 from bnorm.reports import plot
 from bnorm.reports.inspect import ChannelRow, Inspection, channel_rows, inspect
+from bnorm.text import plural
 
 
 @click.command(name="inspect")
@@ -157,7 +158,7 @@ def _summary(report: Inspection) -> Iterator[Line]:
     yield Line("cfg", str(model.network.text.path), wrap=False)
     yield Line(
         "",
-        f"{counted(len(layers), 'layer')}, {normalised} batch-normalised; input {size_text(model.network.input)}; "
+        f"{plural(len(layers), 'layer')}, {normalised} batch-normalised; input {size_text(model.network.input)}; "
         f"dialect {model.dialect.name}",
     )
     if model.weights is None:
@@ -186,12 +187,9 @@ def _verdict(report: Inspection) -> Iterator[Line]:
 
 
 def _total(report: Inspection) -> str:
-    parameters = sum(layer.parameters for layer in report.layers)
-    total = f"{parameters:,} parameters in {counted(len(report.layers), 'layer')}"
-    statistics = [layer.statistics for layer in report.layers if layer.statistics]
-    if statistics:
-        dead, channels = sum(found.dead for found in statistics), sum(found.channels for found in statistics)
-        return f"{total}; {dead:,} of {channels:,} normalised channels dead"
+    total = f"{report.parameters:,} parameters in {plural(len(report.layers), 'layer')}"
+    if report.channels:
+        return f"{total}; {report.dead:,} of {report.channels:,} normalised channels dead"
     return f"{total}; no normalised channels" if report.model.fits else total
 
 

@@ -2,19 +2,19 @@
 
 from __future__ import annotations
 
-from bnorm.checks.findings import Finding
+from bnorm.checks.findings import ABOUT_THE_FILE, Finding
 from bnorm.darknet.model import Model
 from bnorm.errors import WeightsError
 
 
-def counted(count: int, noun: str) -> str:
-    """Return `1 layer`, `2 layers`, `1,024 layers`."""
-    return f"{count:,} {noun}" if count == 1 else f"{count:,} {noun}s"
-
-
 def described(finding: Finding) -> str:
-    """Return what is wrong, after the line of the cfg or the layer and part that it is in."""
-    return finding.message
+    """Return where a finding is, what it is and its cause; a finding about the whole file names the layer itself."""
+    position = f"line {finding.line}: " if finding.line is not None else ""
+    if finding.layer is not None and finding.id not in ABOUT_THE_FILE:
+        part = f" {finding.part}" if finding.part else ""
+        position = f"layer {finding.layer}{part}: "
+    cause = f"; {finding.cause}" if finding.cause else ""
+    return f"{position}{finding.message}{cause}"
 
 
 def fitting(model: Model) -> str:

@@ -4,14 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Collection, Iterator, Sequence
 from contextlib import ExitStack
+from dataclasses import dataclass
 from functools import partial
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 
-from bnorm.batchnorm.arithmetic import ARITHMETICS
-from bnorm.batchnorm.epsilon import Epsilon
-from bnorm.checks.cfg_rules import remarked
+from bnorm.batchnorm.arithmetic import default_epsilon
+from bnorm.batchnorm.epsilon import Epsilon, Vector, as_epsilon
+from bnorm.checks.cfg_rules import cfg_findings
 from bnorm.checks.channel_rules import examine
 from bnorm.checks.findings import Finding, worst_first
 from bnorm.darknet.layout import Array
@@ -22,11 +23,13 @@ from bnorm.errors import WeightsError
 from bnorm.statistics.channels import Channels, Statistics, channels_of, magnitudes, pooled, summary
 
 
-class LayerReport(NamedTuple):
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LayerReport:
     """One layer, its stored arrays, and what its batch normalisation does.
 
     `channels` and `parts` are by the names of the parts that normalise, empty for a layer that is its only part. They
-    are empty, and `statistics` is None, without weights, where nothing normalises, and where the file ends before.
+    are empty, and `statistics` is None, without weights, where nothing normalises, and for a layer that the file does
+    not hold completely.
     """
 
     layer: Layer
@@ -42,7 +45,7 @@ class LayerReport(NamedTuple):
 
 
 class ChannelRow(NamedTuple):
-    """One normalised channel; the columns of `statistics.Channels`, and what they make of it."""
+    """One normalised channel; its values are those of `statistics.channels.Channels`, its state is a word or empty."""
 
     layer: int
     part: str
@@ -60,8 +63,9 @@ class ChannelRow(NamedTuple):
     state: str
 
 
-class Inspection(NamedTuple):
-    """All that `bnorm inspect` shows. `misfit` says where and how the file's size departs from the plan."""
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Inspection:
+    """All that `bnorm inspect` shows. `misfit` says where and how the file's size differs from the plan."""
 
     model: Model
     epsilon: Epsilon
@@ -69,70 +73,130 @@ class Inspection(NamedTuple):
     findings: tuple[Finding, ...]
     misfit: WeightsError | None
 
+    @property
+    def parameters(self) -> int:
+        """Number of stored values of the layers shown."""
+        return sum(layer.parameters for layer in self.layers)
+
+    @property
+    def statistics(self) -> tuple[Statistics, ...]:
+        """The statistics of each layer shown that has any."""
+        return tuple(layer.statistics for layer in self.layers if layer.statistics)
+
+    @property
+    def channels(self) -> int:
+        """Number of normalised channels of the layers shown."""
+        return sum(statistics.channels for statistics in self.statistics)
+
+    @property
+    def dead(self) -> int:
+        """Number of dead channels of the layers shown."""
+        return sum(statistics.dead for statistics in self.statistics)
+
 
 @np.errstate(all="ignore")  # a file may hold any number, signalling NaN too: no news to the user
 def inspect(
-    model: Model, selection: Collection[int] | None = None, *, epsilon: Epsilon | None = None, weights: bool = False
+    model: Model,
+    selection: Collection[int] | None = None,
+    *,
+    epsilon: Epsilon | str | None = None,
+    weights: bool = False,
 ) -> Inspection:
     """Report on the selected layers, by default all. Gains are those of `epsilon`, by default the dialect's CPU's.
 
     Only the arrays of batch normalisation are read; with `weights` also the weights of the normalised layers, which
-    norms and ranges need.
+    norms and ranges need. ValueError for layers that the network lacks, and for an `epsilon` that is not one.
     """
-    epsilon = epsilon or ARITHMETICS[model.dialect.name].forward
+    chosen = _chosen(model, selection)
+    guard = default_epsilon(model.dialect.name) if epsilon is None else as_epsilon(epsilon)
     by_layer = model.layout.by_layer()
     with ExitStack() as stack:
         file = stack.enter_context(open_weights(model)) if model.weights else None
-        reports = tuple(
-            _report(layer, arrays, _channels(file, layer, arrays, epsilon, weights) if file else {})
-            for layer in model.network.layers
-            if selection is None or layer.index in selection
-            for arrays in [by_layer.get(layer.index, ())]
-        )
+        reports = tuple(_report(file, layer, by_layer.get(layer.index, ()), guard, weights) for layer in chosen)
         misfit = file.misfit() if file else None
-    findings = remarked(model) if misfit else (*numbers(reports), *remarked(model))
-    return Inspection(model, epsilon, reports, worst_first(findings), misfit)
+    numbers = () if misfit else channel_findings(reports)
+    return Inspection(
+        model=model,
+        epsilon=guard,
+        layers=reports,
+        findings=worst_first((*numbers, *cfg_findings(model.network))),
+        misfit=misfit,
+    )
 
 
-def numbers(reports: Sequence[LayerReport]) -> Iterator[Finding]:
-    """What is wrong with the statistics of these layers."""
+def _chosen(model: Model, selection: Collection[int] | None) -> list[Layer]:
+    layers = model.network.layers
+    if selection is None:
+        return list(layers)
+    lacking = sorted(set(selection) - set(range(len(layers))))
+    if lacking:
+        raise ValueError(f"no layer {', '.join(map(str, lacking))}, expected 0 to {len(layers) - 1}")
+    return [layer for layer in layers if layer.index in selection]
+
+
+def channel_findings(reports: Sequence[LayerReport]) -> Iterator[Finding]:
+    """Yield what is wrong with the statistics of these layers."""
     for report in reports:
         for part, channels in report.channels.items():
             yield from examine(report.layer, part, channels)
 
 
 def channel_rows(reports: Sequence[LayerReport]) -> list[ChannelRow]:
-    """A row for every normalised channel, in the order of the file."""
+    """Return a row for every normalised channel, in the order of the file."""
     return [
-        ChannelRow(report.layer.index, name, *row)
+        row
         for report in reports
-        for name, channels in report.channels.items()
-        for row in _rows(channels)
+        for part, channels in report.channels.items()
+        for row in _rows(report.layer.index, part, channels)
     ]
 
 
-def _rows(channels: Channels) -> Iterator[tuple[Any, ...]]:
-    states = np.where(channels.near_dead, "near-dead", "")
-    states = np.where(channels.constant, "constant", np.where(channels.dead, "dead", states))
-    columns = [
-        *(channels.scale, channels.bias, channels.mean, channels.variance, channels.gain, channels.offset),
-        *(channels.weight_norm, channels.weight_max, channels.folded_max, channels.above_zero, states),
-    ]
-    values = ([None] * channels.scale.size if column is None else column.tolist() for column in columns)
-    return zip(range(channels.scale.size), *values, strict=True)
+def _rows(layer: int, part: str, channels: Channels) -> Iterator[ChannelRow]:
+    count = channels.scale.size
+    columns = {
+        "layer": [layer] * count,
+        "part": [part] * count,
+        "channel": range(count),
+        "scale": channels.scale.tolist(),
+        "bias": channels.bias.tolist(),
+        "mean": channels.mean.tolist(),
+        "variance": channels.variance.tolist(),
+        "gain": channels.gain.tolist(),
+        "offset": channels.offset.tolist(),
+        "weight_norm": _listed(channels.weight_norm, count),
+        "weight_max": _listed(channels.weight_max, count),
+        "folded_max": _listed(channels.folded_max, count),
+        "above_zero": channels.above_zero.tolist(),
+        "state": _states(channels),
+    }
+    return map(ChannelRow._make, zip(*(columns[name] for name in ChannelRow._fields), strict=True))
 
 
-def _report(layer: Layer, arrays: tuple[Array, ...], channels: dict[str, Channels]) -> LayerReport:
+def _listed(values: Vector | None, count: int) -> list[float | None]:
+    return [None] * count if values is None else values.tolist()
+
+
+def _states(channels: Channels) -> list[str]:
+    """Return a word for each channel, empty for one that is sound; a constant channel is a dead one, too."""
+    masks = [channels.constant, channels.dead, channels.near_dead]
+    states: list[str] = np.select(masks, ["constant", "dead", "near-dead"], default="").tolist()
+    return states
+
+
+def _report(
+    weights: Weights | None, layer: Layer, arrays: tuple[Array, ...], epsilon: Epsilon, measure: bool
+) -> LayerReport:
+    channels = _channels(weights, layer, arrays, epsilon, measure) if weights else {}
     parts = {name: summary(part) for name, part in channels.items()}
-    statistics = parts[""] if "" in parts else summary(pooled(channels.values())) if parts else None
-    return LayerReport(layer, arrays, channels, statistics, parts)
+    whole = parts.get("") or (summary(pooled(channels.values())) if parts else None)
+    return LayerReport(layer=layer, arrays=arrays, channels=channels, statistics=whole, parts=parts)
 
 
 def _channels(
     weights: Weights, layer: Layer, arrays: tuple[Array, ...], epsilon: Epsilon, measure: bool
 ) -> dict[str, Channels]:
-    """The channels of a layer; of a cut file only those of a layer that it holds as far as it is needed."""
+    """Return the channels of a layer by part; none where a cut file lacks some of the arrays that are needed."""
     needed = [array for array in arrays if measure or array.field != "weights"]
-    if any(array.end > (weights.model.nbytes or 0) for array in needed):
+    if any(array.end > weights.nbytes for array in needed):
         return {}
     return channels_of(layer, needed, epsilon, weights.read, partial(magnitudes, weights, layer) if measure else None)
