@@ -144,8 +144,8 @@ def _epsilon_lines(folded: Sequence[FoldedLayer], epsilon: Epsilon, runtimes: Se
     yield BLANK
     yield Line(
         "ε",
-        f"{epsilon.value:g} {side} the root. Runtimes with another ε computed other gains before folding; their columns "
-        f"show the largest change in each layer, and this is the largest of all: {most}",
+        f"{epsilon.value:g} {side} the root. Runtimes with another ε computed other gains before folding; their "
+        f"columns show the largest change in each layer. Over all layers: {most}",
     )
     yield BLANK
 
