@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from pathlib import Path
 from textwrap import dedent
 
@@ -204,7 +203,7 @@ def test_a_list_that_is_not_read_the_way_it_looks_is_found(option, read_as):
     source = f"[net]\nwidth=8\n[conv]\n[route]\n{option}\n"
     lists = [finding for finding in findings(source, "alexeyab") if finding.id == "cfg-list"]
     assert [finding.line for finding in lists] == ([5] if read_as else [])
-    assert all(finding.message.split()[-1] == read_as for finding in lists)
+    assert all(finding.message.endswith(f" {read_as}") for finding in lists)
     assert "cfg-list" not in dict(odd(source, "hank"))
 
 
@@ -287,6 +286,5 @@ def test_what_a_fork_crashes_on_is_found(source, refusing, lines):
     [("1,2,3,4,,", PJ, 6), ("1,2,3,4,5,,", HK, 5), ("1 2 3 4 5.5", HK, 5)],
 )
 def test_a_list_is_as_long_as_the_fork_counts_it(anchors, dialect, count):
-    """The message says how many numbers it has of the 4 that there is room for."""
     (found,) = crashes(BOXES.format(kind="yolo", filters=6, mask="mask=0", anchors=anchors), dialect)
-    assert {str(count), "4"} <= set(re.findall(r"[0-9]+", found.message))
+    assert f"{count} numbers" in found.message
