@@ -1,4 +1,4 @@
-"""What is odd in a cfg and yet is read: what another fork reads otherwise, and what the fork itself crashes on."""
+"""`checks.cfg_rules`: what another fork reads differently, and what the fork itself crashes on."""
 
 from __future__ import annotations
 
@@ -7,13 +7,16 @@ from textwrap import dedent
 
 import pytest
 
-from bnorm.checks.cfg_rules import remarks as all_remarks
-from bnorm.checks.cfg_rules import text_remarks
+from bnorm.checks.cfg_rules import cfg_findings, text_findings
+from bnorm.checks.findings import KINDS, Finding
 from bnorm.darknet import cfg
 from bnorm.darknet.cfg import Text
 from bnorm.darknet.dialects import DIALECTS
 from bnorm.darknet.network import build
+from bnorm.errors import CfgError
+from support import damage
 from support.builders import cfg_source
+from support.damage import BAD_CFGS, TEXT
 
 line_based = pytest.mark.parametrize("dialect", ["pjreddie", "alexeyab"])
 
@@ -22,25 +25,66 @@ def text_of(source: str) -> Text:
     return cfg.parse(Path("net.cfg"), source.encode())
 
 
-def remarks(source: str, dialect: str) -> list[tuple[str, int]]:
-    """Ids and lines of what the text alone says."""
+def findings(source: str, dialect: str) -> tuple[Finding, ...]:
+    """Return what the text alone says."""
     text = text_of(source)
-    return [(remark.id, remark.line) for remark in text_remarks(text, cfg.sections(text, DIALECTS[dialect]))]
+    return text_findings(text, cfg.sections(text, DIALECTS[dialect]))
 
 
-def crashes(source: str, dialect: str) -> list[tuple[int, str]]:
-    """Lines and messages of what the fork crashes on."""
-    found = all_remarks(build(text_of(source), DIALECTS[dialect]))
-    return [(remark.line, remark.message) for remark in found if remark.id == "cfg-crash"]
+def odd(source: str, dialect: str) -> list[tuple[str, int | None]]:
+    """Return the ids and lines of what the text alone says."""
+    return [(finding.id, finding.line) for finding in findings(source, dialect)]
+
+
+def crashes(source: str, dialect: str) -> list[Finding]:
+    """Return what the fork crashes on."""
+    found = cfg_findings(build(text_of(source), DIALECTS[dialect]))
+    return [finding for finding in found if finding.id == "cfg-crash"]
+
+
+# --- damage to the sample ---------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("kind", BAD_CFGS)
+def test_what_is_wrong_in_a_cfg_is_found_in_its_line(pair, kind):
+    """One finding, whether a rule yields it or the reader of the cfg raises it."""
+    path, _ = pair
+    data, line, word = BAD_CFGS[kind]
+    path.write_bytes(data)
+    (found,) = damage.findings(path, None, "alexeyab")
+    assert (found.id, found.severity, found.line) == (kind, KINDS[kind].severity, line)
+    assert [found.layer, found.part, found.channel] == [None] * 3
+    assert word in found.message
+    assert not found.message.startswith("line ")
+
+
+def test_lines_that_end_in_cr_alone_are_found(pair):
+    path, _ = pair
+    path.write_text(TEXT.replace("\n", "\r"), newline="")
+    (found,) = damage.findings(path)
+    assert (found.id, found.severity, found.line) == ("cfg-cr", "error", 1)
+
+
+@pytest.mark.parametrize(
+    ("kind", "dialect"), [("cfg-cr", "pjreddie"), ("cfg-duplicate-key", "hank"), ("cfg-unknown-key", "hank")]
+)
+def test_what_a_dialect_refuses_is_an_error(pair, kind, dialect):
+    path, _ = pair
+    path.write_bytes(BAD_CFGS[kind].data)
+    (found,) = damage.findings(path, None, dialect)
+    assert (found.id, found.severity) == (kind, "error")
+
+
+# --- lines and options ------------------------------------------------------------------------------------------------
 
 
 @line_based
-def test_a_plain_cfg_has_no_remarks(dialect):
-    assert remarks("[net]\nwidth=8\n[convolutional]\nfilters=2\n", dialect) == []
+def test_a_plain_cfg_has_no_findings(dialect):
+    assert odd("[net]\nwidth=8\n[convolutional]\nfilters=2\n", dialect) == []
 
 
 @line_based
-def test_what_is_odd_is_remarked_with_its_line(dialect):
+def test_what_is_odd_is_found_in_its_line(dialect):
     source = """\
         [net]
         width=8
@@ -51,7 +95,7 @@ def test_what_is_odd_is_remarked_with_its_line(dialect):
         colour=red
         activation=linear
         """
-    assert remarks(dedent(source), dialect) == [
+    assert odd(dedent(source), dialect) == [
         ("cfg-inline-comment", 4),
         ("cfg-no-value", 5),
         ("cfg-no-value", 6),
@@ -60,12 +104,12 @@ def test_what_is_odd_is_remarked_with_its_line(dialect):
     ]
 
 
-def test_a_remark_names_its_section_and_its_key():
+def test_a_finding_names_its_section_and_its_key():
     options = "activation=linear#why\nsize\nstride=\ncolour=red\nfilters=8\nfilters=9\n"
-    text = text_of(f"[net]\nwidth=8\n[conv]\n{options}")
-    found = text_remarks(text, cfg.sections(text, DIALECTS["alexeyab"]))
+    found = findings(f"[net]\nwidth=8\n[conv]\n{options}", "alexeyab")
     keys = ["activation", "size", "stride", "colour", "filters"]
-    assert [remark.message.partition(":")[0] for remark in found] == [f"[conv] {key}" for key in keys]
+    assert len(found) == len(keys)
+    assert all(f"[conv] {key}" in finding.message for finding, key in zip(found, keys, strict=True))
 
 
 @pytest.mark.parametrize(
@@ -81,87 +125,86 @@ def test_a_remark_names_its_section_and_its_key():
         ("[region]\nanchors=1.5,2e1 # wide", False, False),
     ],
 )
-def test_a_comment_behind_a_number_is_remarked_where_it_is_read(option, pjreddie, alexeyab):
-    """A number ends at it in any fork; a list goes on behind the next comma, but for some of alexeyab's."""
+def test_a_comment_after_a_number_is_found_where_it_is_read(option, pjreddie, alexeyab):
+    """A number ends at it in any fork; a list goes on after the next comma, except for some of alexeyab's."""
     for dialect, expected in (("pjreddie", pjreddie), ("alexeyab", alexeyab), ("hank", False)):
-        found = remarks(f"[net]\nwidth=8\n[conv]\n{option}\n", dialect)
+        found = odd(f"[net]\nwidth=8\n[conv]\n{option}\n", dialect)
         assert found == ([("cfg-inline-comment", 5)] if expected else []), dialect
 
 
 @pytest.mark.parametrize(
     ("name", "unknown"), [("mish", ["pjreddie"]), ("laeky", ["pjreddie", "alexeyab"]), ("elu", [])]
 )
-def test_an_activation_that_becomes_relu_is_remarked(name, unknown):
+def test_an_activation_that_becomes_relu_is_found(name, unknown):
     for dialect in ("pjreddie", "alexeyab"):
-        found = remarks(f"[net]\nwidth=8\n[conv]\nactivation={name}\n", dialect)
+        found = odd(f"[net]\nwidth=8\n[conv]\nactivation={name}\n", dialect)
         assert found == ([("cfg-activation", 4)] if dialect in unknown else [])
 
 
-def test_hank_has_inline_comments_and_no_remarks_on_them():
-    assert remarks("[net]\nwidth=8\n[convolutional]\nfilters=8 # eight\n", "hank") == []
+def test_hank_has_inline_comments_and_no_findings_on_them():
+    assert odd("[net]\nwidth=8\n[convolutional]\nfilters=8 # eight\n", "hank") == []
 
 
-def test_hank_s_skipped_lines_are_remarked():
-    text = text_of("[net]\nwidth=8\n[convolutional]\nfil ters=4\n")
-    (found,) = text_remarks(text, cfg.sections(text, DIALECTS["hank"]))
-    assert found == ("cfg-no-value", 4, "[convolutional] fil ters: cannot be read, hank drops the line")
+def test_lines_that_hank_skips_are_found():
+    assert odd("[net]\nwidth=8\n[convolutional]\nfil ters=4\n", "hank") == [("cfg-no-value", 4)]
 
 
 @pytest.mark.parametrize("dialect", ["alexeyab", "hank"])
-def test_the_first_carriage_return_is_remarked(dialect):
-    assert remarks("[net]\nwidth=8\n[avgpool]\r\n\r\n", dialect) == [("cfg-cr", 3)]
-    assert remarks("[net]\nwidth=8\n[conv]\nsize\n[avgpool]\r\n", dialect) == [("cfg-cr", 5), ("cfg-no-value", 4)]
+def test_the_first_carriage_return_is_found(dialect):
+    assert odd("[net]\nwidth=8\n[avgpool]\r\n\r\n", dialect) == [("cfg-cr", 3)]
+    assert odd("[net]\nwidth=8\n[conv]\nsize\n[avgpool]\r\n", dialect) == [("cfg-cr", 5), ("cfg-no-value", 4)]
 
 
-def test_keys_of_other_forks_are_remarked():
+def test_keys_of_other_forks_are_found():
     source = "[net]\nwidth=8\n[convolutional]\nstride_x=2\nnumload=1\n"
-    assert remarks(source, "pjreddie") == [("cfg-unknown-key", 4)]
-    assert remarks(source, "alexeyab") == [("cfg-unknown-key", 5)]
+    assert odd(source, "pjreddie") == [("cfg-unknown-key", 4)]
+    assert odd(source, "alexeyab") == [("cfg-unknown-key", 5)]
 
 
 @pytest.mark.parametrize(
-    ("lines", "dialect", "number", "does"),
+    ("lines", "dialect", "number", "rejected"),
     [
-        ("[conv]\r\n", "alexeyab", 3, "cannot read this file"),
-        ("  [conv]\r\n", "alexeyab", 3, "cannot read this file"),
-        ("[conv]\n# why\r\n", "pjreddie", 4, "keeps the CR in the values"),
-        ("[conv]\nfilters=2\r\n", "pjreddie", 4, "keeps the CR in the values"),
+        ("[conv]\r\n", "alexeyab", 3, True),
+        ("  [conv]\r\n", "alexeyab", 3, True),
+        ("[conv]\n# why\r\n", "pjreddie", 4, False),
+        ("[conv]\nfilters=2\r\n", "pjreddie", 4, False),
     ],
 )
-def test_a_carriage_return_keeps_pjreddie_from_the_file_behind_a_heading_alone(lines, dialect, number, does):
-    text = text_of(f"[net]\nwidth=8\n{lines}")
-    (found,) = text_remarks(text, cfg.sections(text, DIALECTS[dialect]))
-    assert found == ("cfg-cr", number, f"CR line ends: pjreddie's darknet {does}")
+def test_a_carriage_return_makes_a_file_unreadable_to_pjreddie_only_in_a_heading(lines, dialect, number, rejected):
+    source = f"[net]\nwidth=8\n{lines}"
+    (found,) = findings(source, dialect)
+    assert (found.id, found.line, "cannot read" in found.message) == ("cfg-cr", number, rejected)
+    if rejected:
+        with pytest.raises(CfgError):
+            cfg.sections(text_of(source), DIALECTS["pjreddie"])
 
 
-def test_a_key_without_equals_sign_is_its_default():
-    text = text_of("[net]\nwidth=8\n[conv]\nsize\n")
-    (found,) = text_remarks(text, cfg.sections(text, DIALECTS["alexeyab"]))
-    assert found == ("cfg-no-value", 4, "[conv] size: no value, the default is used")
+def test_a_key_without_equals_sign_is_found():
+    assert odd("[net]\nwidth=8\n[conv]\nsize\n", "alexeyab") == [("cfg-no-value", 4)]
 
 
 # --- lists ------------------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
-    ("option", "message"),
+    ("option", "read_as"),
     [
-        ("layers = -1 -4", "[route] layers: a comma is missing, alexeyab reads -1 -4 as -1-4"),
-        ("layers = -1, 0 2", "[route] layers: a comma is missing, alexeyab reads 0 2 as 02"),
-        ("layers = -1,", "[route] layers: a comma too many, alexeyab reads a 0 behind it"),
-        ("layers = -1,,0", "[route] layers: a comma too many, alexeyab reads a 0 behind it"),
-        ("layers = -1, 0  # 1 2,", ""),
-        ("layers = -1", ""),
-        ("layers =\t-1 ,\t0", ""),
-        ("layers = - 1", ""),
+        ("layers = -1 -4", "-1-4"),
+        ("layers = -1, 0 2", "02"),
+        ("layers = -1,", "0"),
+        ("layers = -1,,0", "0"),
+        ("layers = -1, 0  # 1 2,", None),
+        ("layers = -1", None),
+        ("layers =\t-1 ,\t0", None),
+        ("layers = - 1", None),
     ],
 )
-def test_a_list_that_looks_otherwise_than_it_is_read_is_remarked(option, message):
-    text = text_of(f"[net]\nwidth=8\n[conv]\n[route]\n{option}\n")
-    for dialect in ("alexeyab", "hank"):
-        found = text_remarks(text, cfg.sections(text, DIALECTS[dialect]))
-        lists = [(remark.line, remark.message) for remark in found if remark.id == "cfg-list"]
-        assert lists == ([(5, message)] if message and dialect == "alexeyab" else [])
+def test_a_list_that_is_not_read_the_way_it_looks_is_found(option, read_as):
+    source = f"[net]\nwidth=8\n[conv]\n[route]\n{option}\n"
+    lists = [finding for finding in findings(source, "alexeyab") if finding.id == "cfg-list"]
+    assert [finding.line for finding in lists] == ([5] if read_as else [])
+    assert all(finding.message.endswith(f" {read_as}") for finding in lists)
+    assert "cfg-list" not in dict(odd(source, "hank"))
 
 
 @pytest.mark.parametrize(
@@ -178,15 +221,15 @@ def test_a_comma_too_many_counts_where_a_list_is_read(source, readers):
     for dialect in ("pjreddie", "alexeyab"):
         if dialect == "pjreddie" and "scale_channels" in source:
             continue
-        assert ("cfg-list" in dict(remarks(source, dialect))) is (dialect in readers), dialect
+        assert ("cfg-list" in dict(odd(source, dialect))) is (dialect in readers), dialect
 
 
 def test_a_dropped_line_hides_no_later_one():
-    assert remarks("[net]\nwidth=8\n[conv]\nfilters=\nfilters=8\n", "alexeyab") == [("cfg-no-value", 4)]
+    assert odd("[net]\nwidth=8\n[conv]\nfilters=\nfilters=8\n", "alexeyab") == [("cfg-no-value", 4)]
 
 
 def test_a_blank_in_what_is_no_list_means_nothing():
-    assert remarks("[net]\nwidth=8\n[conv]\nfilters = 1 6\nanchors = 1 2\n", "alexeyab") == [("cfg-unknown-key", 5)]
+    assert odd("[net]\nwidth=8\n[conv]\nfilters = 1 6\nanchors = 1 2\n", "alexeyab") == [("cfg-unknown-key", 5)]
 
 
 # --- crashes ----------------------------------------------------------------------------------------------------------
@@ -231,18 +274,17 @@ CRASHES = [  # the cfg, who does not read it at all, and where whose program cra
 
 
 @pytest.mark.parametrize(("source", "refusing", "lines"), CRASHES)
-def test_what_a_fork_crashes_on_is_remarked(source, refusing, lines):
+def test_what_a_fork_crashes_on_is_found(source, refusing, lines):
     for dialect in DIALECTS.keys() - set(refusing.split()):
         found = crashes(source, dialect)
-        assert [line for line, _ in found] == ([lines[dialect]] if dialect in lines else []), dialect
-        assert all(dialect in message for _, message in found)
+        assert [finding.line for finding in found] == ([lines[dialect]] if dialect in lines else []), dialect
+        assert all(dialect in finding.message for finding in found)
 
 
-def test_a_list_is_as_long_as_the_fork_counts_it():
-    def numbers(option: str, dialect: str) -> str:
-        ((_, message),) = crashes(BOXES.format(kind="yolo", filters=6, mask="mask=0", anchors=option), dialect)
-        return message.split()[1]
-
-    assert numbers("1,2,3,4,,", PJ) == "6"
-    assert numbers("1,2,3,4,5,,", HK) == "5"
-    assert numbers("1 2 3 4 5.5", HK) == "5"
+@pytest.mark.parametrize(
+    ("anchors", "dialect", "count"),
+    [("1,2,3,4,,", PJ, 6), ("1,2,3,4,5,,", HK, 5), ("1 2 3 4 5.5", HK, 5)],
+)
+def test_a_list_is_as_long_as_the_fork_counts_it(anchors, dialect, count):
+    (found,) = crashes(BOXES.format(kind="yolo", filters=6, mask="mask=0", anchors=anchors), dialect)
+    assert f"{count} numbers" in found.message
