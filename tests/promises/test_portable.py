@@ -42,13 +42,15 @@ for words in json.loads(sys.argv[1]):
 """
 
 WINDOWS = """
-import errno, os, pathlib, signal, stat, sys, tempfile
+import errno, os, signal, stat, sys, tempfile
 
-for name in "preadv pwritev pread pwrite sched_getaffinity O_DIRECTORY O_TMPFILE mkfifo fchmod".split():
-    if hasattr(os, name):
-        delattr(os, name)
-for name in ("SIGKILL", "SIGPIPE", "SIGHUP"):
-    delattr(signal, name)
+MISSING = {
+    os: "preadv pwritev pread pwrite sched_getaffinity O_DIRECTORY O_TMPFILE mkfifo fchmod",
+    signal: "SIGKILL SIGPIPE SIGHUP",
+}
+for module, names in MISSING.items():
+    for name in set(names.split()) & set(dir(module)):
+        delattr(module, name)
 sys.modules |= dict.fromkeys(["fcntl", "resource", "termios", "pwd", "grp"])
 tempfile.TemporaryFile = tempfile.NamedTemporaryFile
 
