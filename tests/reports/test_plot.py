@@ -27,6 +27,7 @@ def plot(invoke, tmp_path):
     return run
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("suffix", [*MAGIC, ".PNG"])
 def test_every_format_is_drawn_and_is_the_same_each_time(plot, tiny, suffix):
     first = plot(*tiny, suffix=suffix).read_bytes()
@@ -59,6 +60,7 @@ def test_parts_are_named_on_the_axis(plot):
     assert all(f"<!-- 0 {part} -->" in text for part in ("wf", "ui", "uo"))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("layers", [1, 41, 120])
 def test_labels_of_many_layers_are_thinned_out(plot, tmp_path, layers):
     cfg = tmp_path / "net.cfg"
@@ -69,6 +71,7 @@ def test_labels_of_many_layers_are_thinned_out(plot, tmp_path, layers):
     assert [number for number in far if f"<!-- {number} -->" in text] == [n for n in far if n % step == 0]
 
 
+@pytest.mark.slow
 @needs_shared("models")
 def test_a_real_model_is_drawn(plot):
     model = MODELS / "yolo-fastest-1.1"

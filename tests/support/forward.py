@@ -40,14 +40,13 @@ def normalise(x, arrays, prefix, epsilon):
 
 def convolve(x, weights, stride, padding, groups):
     """(C, H, W) by (n, C/groups, k, k): cross-correlation."""
-    filters, depth, size, _ = weights.shape
+    _, depth, size, _ = weights.shape
     x = np.pad(x, ((0, 0), (padding, padding), (padding, padding)))
     windows = np.lib.stride_tricks.sliding_window_view(x, (size, size), axis=(1, 2))[:, ::stride, ::stride]
-    out = np.zeros((filters, *windows.shape[1:3]))
-    for number in range(filters):
-        first = number // (filters // groups) * depth
-        out[number] = np.einsum("chwyx,cyx->hw", windows[first : first + depth], weights[number])
-    return out
+    pairs = zip(
+        weights.reshape(groups, -1, depth, size, size), windows.reshape(groups, depth, *windows.shape[1:]), strict=True
+    )
+    return np.concatenate([np.tensordot(own, seen, axes=((1, 2, 3), (0, 3, 4))) for own, seen in pairs])
 
 
 def deconvolve(x, weights, stride, padding):
