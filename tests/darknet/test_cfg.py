@@ -13,10 +13,12 @@ from hypothesis import strategies as st
 
 from bnorm.checks.cfg_rules import text_remarks
 from bnorm.darknet import cfg
-from bnorm.darknet.cfg import Section, Text
+from bnorm.darknet.cfg import CfgText, Section
 from bnorm.darknet.dialects import DIALECTS
+from bnorm.darknet.edit import apply, dropped
 from bnorm.darknet.network import build
-from bnorm.darknet.vocabulary import KEYS, SECTIONS
+from bnorm.darknet.section_types import SECTIONS
+from bnorm.darknet.vocabulary import KEYS
 from bnorm.errors import CfgError
 
 LINE_BASED = ("pjreddie", "alexeyab")
@@ -25,7 +27,7 @@ every_dialect = pytest.mark.parametrize("dialect", EVERY)
 line_based = pytest.mark.parametrize("dialect", LINE_BASED)
 
 
-def text_of(source: str | bytes) -> Text:
+def text_of(source: str | bytes) -> CfgText:
     return cfg.parse(Path("net.cfg"), source.encode() if isinstance(source, str) else source)
 
 
@@ -454,7 +456,7 @@ SOURCES = [
 
 @pytest.mark.parametrize("source", SOURCES)
 def test_a_text_without_no_line_is_its_bytes(source):
-    assert text_of(source).edited((), {}) == source
+    assert text_of(source).encode() == source
 
 
 @pytest.mark.parametrize("source", SOURCES)
@@ -462,11 +464,11 @@ def test_a_text_without_one_line_keeps_every_other_byte(source):
     lines = source.split(b"\n")
     ended = [line + b"\n" for line in lines[:-1]] + ([lines[-1]] if lines[-1] else [])
     for number in range(1, len(ended) + 1):
-        assert text_of(source).edited({number}, {}) == b"".join(ended[: number - 1] + ended[number:])
+        assert apply(text_of(source), dropped([number])).encode() == b"".join(ended[: number - 1] + ended[number:])
 
 
 def test_a_text_without_several_lines():
-    assert text_of("a\nb\r\nc\nd").edited({2, 4}, {3: "C\n"}) == b"a\nC\n"
+    assert apply(text_of("a\nb\r\nc\nd"), {3: "C\n"}, dropped([2, 4])).encode() == b"a\nC\n"
 
 
 # --- any text ---------------------------------------------------------------------------------------------------------
@@ -501,11 +503,11 @@ def test_any_text_is_read_or_refused(dialect, source):
 def test_any_text_without_no_line_is_its_bytes(source):
     data = source.encode()
     if not data.startswith(b"\xef\xbb\xbf"):
-        assert text_of(data).edited((), {}) == data
+        assert text_of(data).encode() == data
 
 
 @given(data=st.binary(max_size=60))
 @settings(max_examples=100, deadline=None)
 def test_any_bytes_are_text_or_refused(data):
     with contextlib.suppress(CfgError):
-        assert text_of(data).edited((), {}) == data
+        assert text_of(data).encode() == data

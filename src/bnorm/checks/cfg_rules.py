@@ -7,9 +7,11 @@ from collections.abc import Callable, Iterator
 from typing import NamedTuple
 
 from bnorm.checks.findings import Finding, found
-from bnorm.darknet.cfg import Section, Text
+from bnorm.darknet.cfg import CfgText as Text
+from bnorm.darknet.cfg import Section
 from bnorm.darknet.model import Model
 from bnorm.darknet.network import Layer, Network
+from bnorm.darknet.section_types import TYPES
 from bnorm.darknet.shapes import reads_list
 from bnorm.darknet.vocabulary import ACTIVATIONS
 from bnorm.text import short
@@ -17,8 +19,6 @@ from bnorm.text import short
 LISTS = frozenset("layers from mask anchors steps scales seq_scales counters_per_class".split())
 
 SCHEDULES = frozenset({"steps", "scales", "seq_scales"})  # lists of [net]
-
-IMAGELESS = frozenset("connected cost rnn gru lstm".split())  # layers that do not keep their input's size
 
 
 class Remark(NamedTuple):
@@ -153,7 +153,7 @@ def _sees_image(layer: Layer) -> bool:
         return layer.section.positive("side", 7) > 1
     if layer.type == "dropout" and layer.section.text("dropblock", "0") == "0":
         return False
-    return layer.type not in IMAGELESS and min(layer.incoming[1:3]) > 1
+    return TYPES[layer.type].keeps_input_size and min(layer.incoming[1:3]) > 1
 
 
 def _unloadable(network: Network, layer: Layer) -> Iterator[Remark]:

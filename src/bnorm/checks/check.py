@@ -16,7 +16,7 @@ from bnorm.checks.misfit_causes import fitting_classes
 from bnorm.checks.weights_file import header_findings, misfit
 from bnorm.darknet import cfg
 from bnorm.darknet.autodetect import read_model
-from bnorm.darknet.dialects import DIALECTS
+from bnorm.darknet.dialects import candidates
 from bnorm.darknet.header import read_header
 from bnorm.darknet.layout import Array
 from bnorm.darknet.model import Model
@@ -46,6 +46,7 @@ def check(cfg_path: Path | str, weights_path: Path | str | None = None, dialect:
 
     Only an `OSError`, such as for a missing file, is raised: what is wrong with a file is a finding.
     """
+    candidates(dialect)  # ValueError for another name
     path, weights = Path(cfg_path), Path(weights_path) if weights_path is not None else None
     if weights:
         weights.stat()  # that it is missing comes before what is wrong in the cfg
@@ -62,9 +63,9 @@ def _classes(error: BnormError, path: Path, weights: Path | None, dialect: str) 
         return
     try:
         with open_regular(weights, WeightsError) as file:
-            for name in DIALECTS if dialect == "auto" else (dialect,):
-                header = read_header(file, weights, DIALECTS[name])
-                cause = fitting_classes(cfg.read(path), DIALECTS[name], header, file.seek(0, 2))
+            for fork in candidates(dialect):
+                header = read_header(file, weights, fork)
+                cause = fitting_classes(cfg.read(path), fork, header, file.seek(0, 2))
                 if cause:
                     yield cause.finding
                     return

@@ -16,22 +16,21 @@ from bnorm.checks.channel_rules import impossible
 from bnorm.checks.findings import Finding, found
 from bnorm.darknet import cfg
 from bnorm.darknet.autodetect import read_model
-from bnorm.darknet.cfg import Section, Text
+from bnorm.darknet.cfg import CfgText, Section
 from bnorm.darknet.dialects import DIALECTS, Dialect
-from bnorm.darknet.edit import _edited
+from bnorm.darknet.edit import Value, apply, with_values
 from bnorm.darknet.grammar import INT_MAX
 from bnorm.darknet.header import VERSION, WIDE, Header
 from bnorm.darknet.layout import FLOAT, Array, Layout, plan
 from bnorm.darknet.model import Model
 from bnorm.darknet.network import Layer, build
+from bnorm.darknet.section_types import TYPES
 from bnorm.darknet.shape_rules import DETECTORS
 from bnorm.darknet.weights import Floats, Weights
 from bnorm.errors import BnormError
 from bnorm.transforms.fold.plan import plan_folds, without_normalisation
 
 FULL = VERSION.size + WIDE.size  # bytes of a header with a `seen` of 8 bytes
-
-HEADS = frozenset({*DETECTORS, "detection", "iseg", "softmax", "avgpool", "logistic", "cost"})  # behind bare layers
 
 
 class Cause(NamedTuple):
@@ -72,7 +71,7 @@ def _other_header(weights: Weights) -> Iterator[Cause]:
     if weights.nbytes - model.layout.nbytes != (-FLOAT if wide else FLOAT):
         return
     true = FULL - FLOAT if wide else FULL
-    layout = plan(model.network, true, transposed=model.header.transposed)
+    layout = plan(model.network, model.header._replace(nbytes=true))
     unclear = wide == (weights.bytes_at(VERSION.size + FLOAT, FLOAT) == bytes(FLOAT))
     if unclear and _wrong(weights, layout) >= _wrong(weights, model.layout):
         return
@@ -101,11 +100,12 @@ def _unfolded(model: Model) -> Iterator[Cause]:
     """The same network with batch normalisation in every layer, or in all but the last and those before a head."""
     bare = [layer for layer in model.network.layers if layer.section.knows("batch_normalize")]
     bare = [layer for layer in bare if not layer.batch_normalize]
-    heads = {layer.index - 1 for layer in model.network.layers if layer.type in HEADS} | {len(model.network.layers) - 1}
+    before_heads = {layer.index - 1 for layer in model.network.layers if TYPES[layer.type].is_head}
+    heads = before_heads | {len(model.network.layers) - 1}
     for layers in ([layer for layer in bare if layer.index not in heads], bare):
-        edits = [(layer.section, "batch_normalize", 1) for layer in layers]
+        edits = [Value(layer.section, "batch_normalize", 1) for layer in layers]
         try:
-            layout = _planned(_edited(model.network.text, edits), model)
+            layout = _planned(apply(model.network.text, with_values(model.network.text, edits)), model)
         except BnormError:
             return  # there are more lines now than a cfg may have
         if layers and layout.nbytes == model.nbytes:
@@ -123,9 +123,9 @@ def _missing(model: Model, layers: list[Layer]) -> Finding:
     return found("weights-unfolded", f"fits with batch_normalize=1 in {where}: {why}", layer=layers[0].index)
 
 
-def _planned(text: Text, model: Model) -> Layout:
+def _planned(text: CfgText, model: Model) -> Layout:
     """The layout of another text behind the same header."""
-    return plan(build(text, model.dialect), model.header.nbytes, transposed=model.header.transposed)
+    return plan(build(text, model.dialect), model.header)
 
 
 def _other_dialect(model: Model) -> Iterator[Cause]:
@@ -140,7 +140,7 @@ def _other_dialect(model: Model) -> Iterator[Cause]:
                 yield Cause(found("weights-dialect", message), other.layout)
 
 
-def fitting_classes(text: Text, dialect: Dialect, header: Header, nbytes: int) -> Cause | None:
+def fitting_classes(text: CfgText, dialect: Dialect, header: Header, nbytes: int) -> Cause | None:
     """The number of classes, and of filters before each detection layer, that gives the file's size.
 
     The size grows by the same amount with every class, so that two plans tell which number to try.
@@ -156,17 +156,17 @@ def fitting_classes(text: Text, dialect: Dialect, header: Header, nbytes: int) -
     return cause if cause and cause.layout.nbytes == nbytes else None
 
 
-def _with_classes(text: Text, dialect: Dialect, header: Header, classes: int) -> Cause | None:
+def _with_classes(text: CfgText, dialect: Dialect, header: Header, classes: int) -> Cause | None:
     """The plan with this number of classes in each detection layer; None where the cfg has none, or is refused."""
     try:
         detectors = _detectors(cfg.sections(text, dialect))
-        edited = _edited(text, [(detector, "classes", classes) for _, detector in detectors])
+        edited = apply(text, with_values(text, (Value(detector, "classes", classes) for _, detector in detectors)))
         changes = [
-            (before, "filters", DETECTORS[detector.type](detector))
+            Value(before, "filters", DETECTORS[detector.type](detector))
             for before, detector in _detectors(cfg.sections(edited, dialect))
             if before.type == "convolutional"
         ]
-        network = build(_edited(edited, changes), dialect)
+        network = build(apply(edited, with_values(edited, changes)), dialect)
     except BnormError:
         return None
     if not detectors:
@@ -176,7 +176,7 @@ def _with_classes(text: Text, dialect: Dialect, header: Header, classes: int) ->
     filters, kinds = _either(value for _, _, value in changes), _either(f"[{layer.name}]" for _, layer in detectors)
     message = f"fits if classes={classes} and filters={filters} before each {kinds}"
     message = f"{message}; the cfg has classes={now} and filters={before}"
-    layout = plan(network, header.nbytes, transposed=header.transposed)
+    layout = plan(network, header)
     return Cause(found("weights-classes", message), layout)
 
 

@@ -16,7 +16,8 @@ from bnorm.checks.channel_rules import impossible, misread
 from bnorm.checks.findings import Finding, found
 from bnorm.checks.misfit_causes import likeliest, variances
 from bnorm.darknet.header import Header
-from bnorm.darknet.layout import FLOAT, Array, ends_at_layer
+from bnorm.darknet.layout import FLOAT, Array
+from bnorm.darknet.size_mismatch import SizeMismatch, worded
 from bnorm.darknet.weights import Weights
 
 SAMPLE = 1 << 16  # bytes that show whether a file is text
@@ -35,13 +36,13 @@ def misfit(weights: Weights) -> Finding | None:
     damaged = _reencoded(weights) or _zeros(weights)
     if damaged:
         return damaged
-    difference = weights.misfit()
-    if difference is None:
+    mismatch = weights.mismatch()
+    if mismatch is None:
         return _same_size(weights)
     if cause := likeliest(weights):
         return cause
     misplaced = [array for array, values in variances(weights, weights.layout) if misread(values)]
-    return _other_cfg(weights, misplaced) if misplaced else _wrong_size(weights, difference.what)
+    return _other_cfg(weights, misplaced) if misplaced else _wrong_size(weights, mismatch)
 
 
 def header_findings(header: Header) -> Iterator[Finding]:
@@ -132,15 +133,14 @@ def _other_cfg(weights: Weights, misplaced: list[Array]) -> Finding:
     return found("weights-other-cfg", f"{what}; {sizes}", layer=first.layer)
 
 
-def _wrong_size(weights: Weights, difference: str) -> Finding:
+def _wrong_size(weights: Weights, mismatch: SizeMismatch) -> Finding:
     """Too long; or cut inside an array, before one, or between two layers, as `darknet partial` does."""
-    layout, nbytes = weights.layout, weights.nbytes
-    array = layout.cut(nbytes)
+    array, difference = mismatch.array, worded(mismatch).sentence
     if array is None:
         cause = "layers are missing at the cfg's end, or bytes were added"
         return found("weights-left-over", f"{difference}: {cause}")
-    if ends_at_layer(layout, nbytes):
-        before = max(other.layer for other in layout.arrays if other.end <= nbytes)
+    if mismatch.between_layers:
+        before = max(other.layer for other in weights.layout.arrays if other.end <= weights.nbytes)
         return _partial(before + 1, array.layer, difference)
     return found("weights-cut", f"{difference}: an interrupted download or copy", layer=array.layer)
 

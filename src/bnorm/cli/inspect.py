@@ -18,6 +18,8 @@ from bnorm.cli.page import Cell, Column, Page, Table
 from bnorm.darknet.autodetect import read_model
 from bnorm.darknet.model import Model
 from bnorm.darknet.shapes import size_text
+from bnorm.darknet.size_mismatch import worded
+from bnorm.darknet.weights import misfit_error
 from bnorm.files import check_outputs
 from bnorm.reports import plot
 from bnorm.reports.inspect import ChannelRow, Inspection, LayerReport, channel_rows, inspect
@@ -72,8 +74,8 @@ def command(
     if report.misfit is None:
         terminal.note(model)
     render.show(page, format_, output)
-    if report.misfit is not None:
-        raise report.misfit
+    if report.misfit is not None and weights:
+        raise misfit_error(weights, report.misfit)
 
 
 def _check_needs(weights: Path | None, given: dict[str, object]) -> None:
@@ -265,9 +267,8 @@ def _verdict(report: Inspection) -> tuple[str, ...]:
     if report.misfit is None:
         sizes = f"{layout.nbytes:,} bytes = {report.model.header.nbytes} + 4 × {layout.parameters:,} parameters"
         return (f"verdict  fits: {sizes}",)
-    where, _, sizes = report.misfit.what.rpartition(", expected ")
-    place, _, amount = where.rpartition(", ")
-    return "verdict  does not fit:", *(f"         {part}" for part in (place, amount, f"expected {sizes}") if part)
+    words = worded(report.misfit)
+    return "verdict  does not fit:", *(f"         {part}" for part in (words.where, words.amount, words.sizes))
 
 
 def _footer(report: Inspection) -> list[str]:

@@ -17,8 +17,8 @@ from bnorm.checks.findings import Finding, worst_first
 from bnorm.darknet.layout import Array
 from bnorm.darknet.model import Model
 from bnorm.darknet.network import Layer
+from bnorm.darknet.size_mismatch import SizeMismatch
 from bnorm.darknet.weights import Weights, open_weights
-from bnorm.errors import WeightsError
 from bnorm.statistics.channels import Channels, Statistics, channels_of, magnitudes, pooled, summary
 
 
@@ -67,7 +67,7 @@ class Inspection(NamedTuple):
     epsilon: Epsilon
     layers: tuple[LayerReport, ...]
     findings: tuple[Finding, ...]
-    misfit: WeightsError | None
+    misfit: SizeMismatch | None
 
 
 @np.errstate(all="ignore")  # a file may hold any number, signalling NaN too: no news to the user
@@ -89,7 +89,7 @@ def inspect(
             if selection is None or layer.index in selection
             for arrays in [by_layer.get(layer.index, ())]
         )
-        misfit = file.misfit() if file else None
+        misfit = file.mismatch() if file else None
     findings = remarked(model) if misfit else (*numbers(reports), *remarked(model))
     return Inspection(model, epsilon, reports, worst_first(findings), misfit)
 
