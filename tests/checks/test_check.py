@@ -147,7 +147,7 @@ WEIGHTS: dict[str, tuple[bytes, int | None, str]] = {
     "weights-zeros": (DATA[:20_000] + bytes(len(DATA) - 20_000), None, "the last 7,560 of 27,560"),
     "weights-header-offset": (DATA[:12] + DATA[16:], None, "the header is 4 bytes off"),
     "weights-partial": (DATA[: offset(4, "biases")], 4, "NAME.conv.3 (N = 3 to 4 hold the same)"),
-    "weights-cut": (DATA[: offset(4, "rolling_mean", 5)], 4, "ends inside layer 4 rolling_mean, behind 5 of its 32"),
+    "weights-cut": (DATA[: offset(4, "rolling_mean", 5)], 4, "ends inside layer 4 rolling_mean, after 5 of 32"),
     "weights-left-over": (DATA + b"\x01" * 40, None, "10 floats (40 bytes) left over"),
     "weights-other-cfg": (DATA[:20] + DATA[60:] + DATA[20:60], 0, "hold other numbers, the first in layer 0"),
     "header-version": (headed(0, 3, 5), None, "its version is 0.3.5"),

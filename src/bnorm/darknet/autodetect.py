@@ -179,9 +179,9 @@ def has_gates(network: Network) -> bool:
 
 CLUES = (
     Clue(_fitting, "the file's size does not fit {}"),
-    Clue(_writing_these_gates, "{} writes a different header version"),
+    Clue(_writing_these_gates, "{} would write a different header version"),
     Clue(_knowing_most_keys, "{} would ignore more of the cfg's keys"),
-    Clue(_writing_this_version, "{} writes a different header version"),
+    Clue(_writing_this_version, "{} would write a different header version"),
 )
 
 
