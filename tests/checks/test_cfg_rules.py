@@ -10,7 +10,7 @@ import pytest
 from bnorm.checks.cfg_rules import remarks as all_remarks
 from bnorm.checks.cfg_rules import text_remarks
 from bnorm.darknet import cfg
-from bnorm.darknet.cfg import Text
+from bnorm.darknet.cfg import CfgText as Text
 from bnorm.darknet.dialects import DIALECTS
 from bnorm.darknet.network import build
 from support.builders import cfg_source

@@ -316,7 +316,7 @@ REFUSED = [
     Refused(UNTIL_AB, "3x8x8", "convolutional filters=0x10", "filters=0x10, which .* reads as 0, expected at least 1"),
     Refused(UNTIL_AB, "3x8x8", "softmax | crnn", "expected an image"),
     Refused((AB,), "3x8x8", "softmax | conv_lstm", "expected an image"),
-    Refused(ALL, "3x32x32", "softmax | yolo", "no image comes from the layer before it"),
+    Refused(ALL, "3x32x32", "softmax | yolo", "the layer before it outputs no image"),
     Refused(UNTIL_AB, "3x8x8", "reorg stride=100000", "has an output of 30000000000x0x0, 0 values, expected numbers"),
     Refused(ALL, "3x8x8", "convolutional filters=-4", "filters=-4, expected at least 1"),
     Refused(ALL, "3x8x8", "convolutional size=-3", "size=-3, expected at least 1"),

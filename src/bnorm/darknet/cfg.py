@@ -8,7 +8,7 @@ from __future__ import annotations
 import codecs
 import re
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import NamedTuple, TypeVar
 
@@ -56,7 +56,7 @@ class Section:
     """One section, as `dialect` reads it: `type` is darknet's long name, `name` the spelling between the brackets."""
 
     path: Path
-    dialect: Dialect
+    dialect: Dialect = field(repr=False)
     type: str
     name: str
     line: int

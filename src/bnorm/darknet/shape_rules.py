@@ -81,7 +81,7 @@ def _recurrent(layer: LayerContext) -> Shape:
 
 def _crnn(layer: LayerContext) -> Shape:
     filters = layer.section.positive("output_filters", layer.section.positive("output"))
-    if layer.section.dialect.fixed_crnn:  # PJ parser.c: parse_crnn hands width and height over in the wrong order
+    if layer.section.dialect.fixed_crnn:  # pjreddie, parser.c: parse_crnn passes width and height in the wrong order
         return image(filters, layer.incoming.width, layer.incoming.height)
     size, padding = kernel(layer.section, 3)
     output = _windows(layer, filters, size, 2 * padding)
@@ -110,7 +110,7 @@ def _avgpool(layer: LayerContext) -> Shape:
 def _upsample(layer: LayerContext) -> Shape:
     stride = layer.section.integer("stride", 2)
     if stride == 0:
-        raise layer.section.error("stride=0, expected another number", "stride")
+        raise layer.section.error("stride=0, expected any other number", "stride")
     channels, height, width, _ = layer.incoming
     if stride > 0:
         return image(channels, height * stride, width * stride)
@@ -189,16 +189,16 @@ def _softmax(layer: LayerContext) -> Shape:
 
 
 def _detector(boxes: Callable[[Section], int]) -> Rule:
-    """A layer that reads `boxes(section)` channels and must get exactly as many values."""
+    """Return the rule of a layer that reads `boxes(section)` channels and must get exactly as many values."""
 
     def rule(layer: LayerContext) -> Shape:
         shape = image(boxes(layer.section), layer.incoming.height, layer.incoming.width)
         if shape.outputs != layer.incoming.outputs:
             raise layer.section.error(
                 f"gets {layer.incoming.channels} channels, expected {shape.channels}, by classes and boxes",
-                cause=f"filters={shape.channels} belongs into the last [convolutional] before it, or classes is wrong"
+                cause=f"filters={shape.channels} belongs in the last [convolutional] before it, or classes is wrong"
                 if layer.incoming.channels
-                else "no image comes from the layer before it",
+                else "the layer before it outputs no image",
                 finding="cfg-filters",
             )
         return shape
@@ -207,6 +207,8 @@ def _detector(boxes: Callable[[Section], int]) -> Rule:
 
 
 def _yolo_channels(extra: int) -> Callable[[Section], int]:
+    """Return the count of channels of a layer with classes + `extra` channels for each box in `mask`."""
+
     def channels(section: Section) -> int:
         mask, boxes = section.integers("mask"), section.natural("num", 1)
         boxes = boxes if mask is None else len(mask)
@@ -241,7 +243,7 @@ def _detection(layer: LayerContext) -> Shape:
     return flat(layer.incoming.outputs)
 
 
-# The channels that a detection layer reads, by its classes and boxes.
+# The number of channels that a detection layer needs, from its classes and boxes.
 DETECTORS: dict[str, Callable[[Section], int]] = {
     "region": _region_channels,
     "yolo": _yolo_channels(5),
