@@ -50,6 +50,11 @@ class Option(NamedTuple):
     value: str | None
     line: int
 
+    @property
+    def is_dropped(self) -> bool:
+        """Return whether the parser drops the line, so that it does not hide a later one with the same key."""
+        return self.value == ""
+
 
 @dataclass(frozen=True, slots=True)
 class Section:
@@ -66,7 +71,7 @@ class Section:
         """Return the option that the fork uses: None where it is absent, or where the fork never asks for the key."""
         if not self.knows(key):
             return None
-        first = next((option for option in self.options if option.key == key and option.value != ""), None)
+        first = next((option for option in self.options if option.key == key and not option.is_dropped), None)
         return first if first and first.value is not None else None
 
     def text(self, key: str, default: str = "") -> str:
