@@ -46,17 +46,17 @@ def test_a_cfg_of_more_bytes_than_any_network_has_is_refused(invoke, tmp_path):
     cfg = tmp_path / "net.cfg"
     cfg.write_text(cfg_source("4", "connected | route layers=" + ",".join(["0"] * (cfgs.MOST_BYTES // 2))))
     error = invoke("inspect", cfg, exit_code=1).stderr
-    assert error.startswith(f"error: {cfg}: more than 524,288 bytes, expected a cfg of some kilobytes\n")
+    assert error.startswith(f"error: {cfg}: more than 524,288 bytes, expected a cfg of a few kilobytes\n")
 
 
 def test_a_cfg_of_more_sections_or_lines_than_any_network_has_is_refused(invoke, tmp_path):
     cfg = tmp_path / "net.cfg"
     cfg.write_text(cfg_source("3x8x8", "dropout") + "[dropout]\n" * cfgs.MOST_SECTIONS)
     error = invoke("inspect", cfg, exit_code=1).stderr
-    assert error == f"error: {cfg}:2004: more than 2000 sections, expected some hundred\n"
+    assert error == f"error: {cfg}:2004: more than 2000 sections, expected a few hundred\n"
     cfg.write_text(cfg_source("3x8x8", "dropout") + "a=1\n" * cfgs.MOST_LINES)
     error = invoke("inspect", cfg, exit_code=1).stderr
-    assert error == f"error: {cfg}:50001: more than 50000 lines, expected some hundred\n"
+    assert error == f"error: {cfg}:50001: more than 50000 lines, expected a few hundred\n"
 
 
 def test_a_network_of_more_matrices_than_any_has_is_refused(invoke, tmp_path):
@@ -67,7 +67,9 @@ def test_a_network_of_more_matrices_than_any_has_is_refused(invoke, tmp_path):
     assert len(read_model(cfg).network.layers) == 250
     cfg.write_text(cfg_source("3", "lstm output=1" + lstm * (network.MOST_PARTS // 8)))
     error = invoke("inspect", cfg, exit_code=1).stderr
-    assert error.endswith(": [lstm] makes more than 2000 convolutions and matrices, expected some hundred\n")
+    assert error.endswith(
+        ": [lstm] makes more than 2000 convolutions and fully connected parts, expected a few hundred\n"
+    )
 
 
 # --- folding ----------------------------------------------------------------------------------------------------------

@@ -214,7 +214,7 @@ def test_a_pair_that_does_not_fit_is_reported_and_is_exit_code_1(invoke, tiny, f
     weights.write_bytes(weights.read_bytes()[:-4])
     result = invoke("inspect", cfg, weights, "--format", form, exit_code=1)
     assert "convolutional" in result.stdout
-    assert result.stderr.startswith(f"error: {weights}: ends inside layer 1 weights, behind 7 of its 8 floats")
+    assert result.stderr.startswith(f"error: {weights}: ends inside layer 1 weights, after 7 of 8 floats")
 
 
 def test_a_pair_that_does_not_fit_has_both_sizes_in_its_document(invoke, tiny):

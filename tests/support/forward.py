@@ -13,7 +13,6 @@ import numpy as np
 
 from bnorm.darknet.autodetect import read_model
 from bnorm.darknet.network import Layer, Network
-from bnorm.darknet.shapes import sources
 from bnorm.darknet.weights import open_weights
 
 
@@ -109,10 +108,10 @@ class Run:
         if layer.type == "batchnorm":
             return normalise(x.reshape(layer.output[:3]), self.arrays[layer.index], "", self.epsilon)
         if layer.type == "route":
-            read = [outputs[number] for number in sources(section, layer.index)]
+            read = [outputs[number] for number in layer.reads]
             return np.concatenate([y.reshape(-1, *layer.output[1:3]) for y in read])
         if layer.type == "shortcut":
-            inputs = [x, *(outputs[number] for number in sources(section, layer.index))]
+            inputs = [x, *(outputs[number] for number in layer.reads)]
             return sum(weight * y for weight, y in zip(self._weights(layer, len(inputs)), inputs, strict=True))
         if layer.type == "implicit":
             return self.arrays[layer.index]["weights"].reshape(layer.output[:3])

@@ -25,6 +25,7 @@ from bnorm.cli.sentences import fitting, not_fitting
 from bnorm.darknet.autodetect import read_model
 from bnorm.darknet.model import Model
 from bnorm.darknet.shapes import size_text
+from bnorm.darknet.weights import misfit_error
 from bnorm.files import check_outputs
 from bnorm.reports import plot
 from bnorm.reports.inspect import ChannelRow, Inspection, channel_rows, inspect
@@ -84,8 +85,8 @@ def command(
     if report.misfit is None:
         terminal.note(model)
     render.show(page, format_, output)
-    if report.misfit is not None:
-        raise report.misfit
+    if report.misfit is not None and weights:
+        raise misfit_error(weights, report.misfit)
 
 
 def _check_needs(weights: Path | None, given: dict[str, object]) -> None:

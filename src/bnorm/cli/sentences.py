@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from bnorm.checks.findings import ABOUT_THE_FILE, Finding
 from bnorm.darknet.model import Model
-from bnorm.errors import WeightsError
+from bnorm.darknet.size_mismatch import SizeMismatch, worded
 
 
 def described(finding: Finding) -> str:
@@ -23,8 +23,7 @@ def fitting(model: Model) -> str:
     return f"fits: {layout.nbytes:,} bytes = {model.header.nbytes} + 4 × {layout.parameters:,} parameters"
 
 
-def not_fitting(misfit: WeightsError) -> list[str]:
+def not_fitting(mismatch: SizeMismatch) -> list[str]:
     """Return where the file ends or should end, by how much, and both sizes."""
-    where, _, sizes = misfit.what.rpartition(", expected ")
-    position, _, amount = where.rpartition(", ")
-    return [text for text in (position, amount, f"expected {sizes}") if text]
+    words = worded(mismatch)
+    return [words.where, words.amount, words.sizes]

@@ -18,8 +18,8 @@ from bnorm.checks.findings import Finding, worst_first
 from bnorm.darknet.layout import Array
 from bnorm.darknet.model import Model
 from bnorm.darknet.network import Layer
+from bnorm.darknet.size_mismatch import SizeMismatch
 from bnorm.darknet.weights import Weights, open_weights
-from bnorm.errors import WeightsError
 from bnorm.statistics.channels import Channels, Statistics, channels_of, magnitudes, pooled, summary
 
 
@@ -71,7 +71,7 @@ class Inspection:
     epsilon: Epsilon
     layers: tuple[LayerReport, ...]
     findings: tuple[Finding, ...]
-    misfit: WeightsError | None
+    misfit: SizeMismatch | None
 
     @property
     def parameters(self) -> int:
@@ -113,7 +113,7 @@ def inspect(
     with ExitStack() as stack:
         file = stack.enter_context(open_weights(model)) if model.weights else None
         reports = tuple(_report(file, layer, by_layer.get(layer.index, ()), guard, weights) for layer in chosen)
-        misfit = file.misfit() if file else None
+        misfit = file.mismatch() if file else None
     numbers = () if misfit else channel_findings(reports)
     return Inspection(
         model=model,

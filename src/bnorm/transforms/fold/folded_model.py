@@ -104,7 +104,7 @@ def _reasons(bad: Mapping[Key, str]) -> dict[int, str]:
 
 def _after(model: Model, text: bytes) -> Model:
     network = build(cfg.parse(model.network.text.path, text), model.dialect)
-    layout = plan(network, model.header.nbytes, transposed=model.header.transposed)
+    layout = plan(network, model.header)
     return model._replace(network=network, layout=layout, nbytes=layout.nbytes, weights=None)
 
 

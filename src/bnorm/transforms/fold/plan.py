@@ -13,9 +13,10 @@ from collections.abc import Collection, Iterator, Mapping
 from typing import NamedTuple
 
 from bnorm.darknet.edit import readers, without
-from bnorm.darknet.layout import FILTERED, FORMS
+from bnorm.darknet.layout import FORMS
 from bnorm.darknet.network import Layer, Network
 from bnorm.darknet.parts import SWITCHES, Part, groups_of
+from bnorm.darknet.section_types import TYPES
 from bnorm.darknet.shapes import kernel
 
 
@@ -191,7 +192,7 @@ def _unread(layer: Layer) -> str:
         return ""
     if layer.section.flag("dontload"):
         return "dontload: its values are not in the file"
-    filters = layer.section.integer("numload", 0) if layer.type in FILTERED else 0
+    filters = layer.section.integer("numload", 0) if TYPES[layer.type].loads_filters else 0
     if filters and filters != layer.parts[0].channels:
         return f"numload: {filters} of its {layer.parts[0].channels} filters are in the file"
     return ""
