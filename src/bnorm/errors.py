@@ -55,3 +55,7 @@ class TensorError(BnormError):
 
 class OutputError(BnormError):
     """An output exists already, or would overwrite an input."""
+
+
+class ProofError(BnormError):
+    """The proof of a written model failed: a defect of bnorm."""

@@ -12,7 +12,9 @@ import bnorm
 from bnorm.batchnorm.epsilon import Epsilon
 from bnorm.darknet.autodetect import read_model
 from bnorm.reports.inspect import Inspection, channel_rows
-from bnorm.statistics.channels import DEAD_BELOW, NEAR_DEAD, SELDOM, above_zero, median
+from bnorm.statistics.channel_state import DEAD_BELOW, NEAR_DEAD, SELDOM
+from bnorm.statistics.channels import above_zero
+from bnorm.statistics.quantiles import median
 from support.builders import cfg_source, write_weights
 from support.golden import SHARED, Golden, needs_shared
 

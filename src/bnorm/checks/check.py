@@ -86,8 +86,7 @@ def _weights(model: Model) -> Iterator[Finding]:
 def _layer(weights: Weights, layer: Layer, arrays: tuple[Array, ...]) -> Iterator[Finding]:
     """The arrays of batch normalisation are kept; the others are looked at in blocks."""
     epsilon = ARITHMETICS[weights.model.dialect.name].forward
-    normalised = [array for array in arrays if array.field != "weights"]
-    for part, channels in channels_of(layer, normalised, epsilon, weights.read).items():
+    for part, channels in channels_of(weights, layer, epsilon).items():
         yield from examine(layer, part, channels)
     examined = {array.part for array in arrays if array.field == "rolling_variance"}
     for array in arrays:

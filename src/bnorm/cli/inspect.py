@@ -21,7 +21,8 @@ from bnorm.darknet.shapes import size_text
 from bnorm.files import check_outputs
 from bnorm.reports import plot
 from bnorm.reports.inspect import ChannelRow, Inspection, LayerReport, channel_rows, inspect
-from bnorm.statistics.channels import Quantiles, Statistics
+from bnorm.statistics.channels import Statistics
+from bnorm.statistics.quantiles import Quantiles
 
 
 @click.command(name="inspect")

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Collection, Iterator, Sequence
 from contextlib import ExitStack
-from functools import partial
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -19,7 +18,7 @@ from bnorm.darknet.model import Model
 from bnorm.darknet.network import Layer
 from bnorm.darknet.weights import Weights, open_weights
 from bnorm.errors import WeightsError
-from bnorm.statistics.channels import Channels, Statistics, channels_of, magnitudes, pooled, summary
+from bnorm.statistics.channels import Channels, Statistics, channels_of, summary
 
 
 class LayerReport(NamedTuple):
@@ -124,7 +123,7 @@ def _rows(channels: Channels) -> Iterator[tuple[Any, ...]]:
 
 def _report(layer: Layer, arrays: tuple[Array, ...], channels: dict[str, Channels]) -> LayerReport:
     parts = {name: summary(part) for name, part in channels.items()}
-    statistics = parts[""] if "" in parts else summary(pooled(channels.values())) if parts else None
+    statistics = parts[""] if "" in parts else summary(Channels.concatenate(channels.values())) if parts else None
     return LayerReport(layer, arrays, channels, statistics, parts)
 
 
@@ -135,4 +134,4 @@ def _channels(
     needed = [array for array in arrays if measure or array.field != "weights"]
     if any(array.end > (weights.model.nbytes or 0) for array in needed):
         return {}
-    return channels_of(layer, needed, epsilon, weights.read, partial(magnitudes, weights, layer) if measure else None)
+    return channels_of(weights, layer, epsilon, measure=measure)

@@ -17,7 +17,8 @@ from bnorm.batchnorm.epsilon import Vector
 from bnorm.errors import OutputError
 from bnorm.files import replacing
 from bnorm.reports.inspect import Inspection
-from bnorm.statistics.channels import Channels, Mask
+from bnorm.statistics.channel_state import Mask
+from bnorm.statistics.channels import Channels
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
