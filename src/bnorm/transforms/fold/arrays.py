@@ -140,8 +140,8 @@ def _rounded(values: Floats, before: NDArray[np.floating]) -> Folded:
 def lost_signs(weights: Weights, change: Affine) -> Kept | None:
     """Return why a binary part cannot be folded; None if it can.
 
-    A gain below 0 turns every sign, but a weight of 0 has none to turn. Nor may a weight become 0, or exceed float32. In
-    a filter of zeros alone the signs do not count.
+    A gain below 0 turns every sign, but a weight of 0 has none to turn. Nor may a weight become 0, or exceed float32.
+    In a filter of zeros alone the signs do not count.
     """
     part, source = change.fold.part, stored_weights(weights, change.fold)
     if any(block.overflows for block in folded(weights, source.array, change)):
