@@ -103,8 +103,13 @@ def probe(weights: Stored, part: Part, probes: list[Probe]) -> list[Doubles]:
 
 def _outputs(part: Part, array: Array) -> tuple[int, int]:
     """Return the numbers of places and of filters."""
-    filters = array.shape[FORMS[part.kind].filters]
-    return prod(array.shape) // (filters * window_size(part)), filters
+    return prod(array.shape[axis] for axis in _places(part)), array.shape[FORMS[part.kind].filters]
+
+
+def _places(part: Part) -> list[int]:
+    """Return the axes of the weights in memory that are neither filters nor a window's."""
+    form = FORMS[part.kind]
+    return [axis for axis in range(len(part.weights)) if axis != form.filters and axis not in form.window]
 
 
 def _slices(part: Part, array: Array, start: int, stop: int) -> Slices:
@@ -124,12 +129,12 @@ def _slices(part: Part, array: Array, start: int, stop: int) -> Slices:
 
 def _matrix(values: Doubles, part: Part, array: Array) -> Doubles:
     """Return a block of the array in the file as its part of the matrix (places, filters, window)."""
-    form = FORMS[part.kind]
+    form, places = FORMS[part.kind], _places(part)
     memory = values if array.axes is None else values.transpose(array.axes)
-    places = [axis for axis in range(memory.ndim) if axis != form.filters and axis not in form.window]
-    filters = memory.shape[form.filters]
     return memory.transpose(*places, form.filters, *form.window).reshape(
-        prod(memory.shape[axis] for axis in places), filters, prod(memory.shape[axis] for axis in form.window)
+        prod(memory.shape[axis] for axis in places),
+        memory.shape[form.filters],
+        prod(memory.shape[axis] for axis in form.window),
     )
 
 
@@ -142,5 +147,6 @@ def _sums(matrix: Doubles, windows: Doubles, at: Slices, filters: int) -> Double
         grouped: Doubles = (matrix[..., np.newaxis] * seen.take(group, axis=0)).sum(axis=2)
         return grouped
     # One product of two matrices: BLAS adds in another order for a stack of them.
-    product: Doubles = np.dot(matrix.reshape(-1, matrix.shape[-1]), seen[0])
-    return product.reshape(*matrix.shape[:2], -1)
+    places, rows, window = matrix.shape
+    product: Doubles = np.dot(matrix.reshape(places * rows, window), seen[0])
+    return product.reshape(places, rows, seen.shape[-1])
