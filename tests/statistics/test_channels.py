@@ -26,7 +26,7 @@ def report(cfg: Path, weights: Path, dialect: str = "auto", **options) -> Inspec
 
 
 def filters(case: Golden, layer: int, weights: np.ndarray, channels: int) -> np.ndarray:
-    """The weights of each channel, (C, -1), from an array as it stands in the file."""
+    """The weights of each channel, (C, -1), from an array as the file holds it."""
     section = read_model(case.cfg, None, case.dialect).network.layers[layer].section
     if section.type == "deconvolutional":
         windows = weights.reshape(-1, channels, section.integer("size", 1) ** 2)

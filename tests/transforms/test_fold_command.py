@@ -71,7 +71,7 @@ def refuse(invoke, cfg: Path, weights: Path, *options: object) -> str:
 @needs_shared("models")
 @pytest.mark.parametrize("name", ["yolo-fastest-1.1", "yolo-fastest-1.1-xl"])
 def test_a_detector_folds_to_what_alexeyab_s_program_made_of_it(invoke, tmp_path, name):
-    """Its header is not compared: that program computes `seen` anew."""
+    """Its header is not compared: that program computes a new `seen`."""
     model = SHARED / "models" / name
     output = tmp_path / "out.weights"
     invoke("fold", f"{model}.cfg", f"{model}.weights", "-o", output)
@@ -119,16 +119,16 @@ def test_a_golden_network_folds_to_the_formula_s_values(invoke, tmp_path, path):
 
 
 def test_a_golden_batchnorm_goes_into_the_convolution_before_it(invoke, tmp_path):
-    """y = gain·(W·x + b) + offset; the first one stays: the convolution behind it pads. pjreddie stores no biases."""
+    """y = gain·(W·x + b) + offset; the first one stays: the convolution after it pads. pjreddie stores no biases."""
     for dialect in ("alexeyab", "pjreddie"):
         case, output = golden(GOLDEN / f"layouts/batchnorm.{dialect}.json"), tmp_path / f"{dialect}.weights"
         invoke("fold", case.cfg, case.weights, "-o", output, "--dialect", dialect)
         old = arrays_of(case.cfg, case.weights, dialect)
         new = arrays_of(output.with_suffix(".cfg"), output, dialect)
-        behind = {name: old[2, name].astype("f8") for name in ("scales", "rolling_mean", "rolling_variance")}
-        gain = behind["scales"] / np.sqrt(behind["rolling_variance"] + 1e-5)
+        after = {name: old[2, name].astype("f8") for name in ("scales", "rolling_mean", "rolling_variance")}
+        gain = after["scales"] / np.sqrt(after["rolling_variance"] + 1e-5)
         biases = old.get((2, "biases"), np.zeros(6)).astype("f8")
-        expected = gain * (old[1, "biases"] - behind["rolling_mean"]) + biases
+        expected = gain * (old[1, "biases"] - after["rolling_mean"]) + biases
         np.testing.assert_allclose(new[1, "biases"], expected, rtol=ONE_ROUNDING, atol=1e-9)  # the sum may cancel
         np.testing.assert_allclose(new[1, "weights"], old[1, "weights"] * gain[:, None, None, None], rtol=ONE_ROUNDING)
         assert {layer for layer, _ in new} == {0, 1}
@@ -192,7 +192,7 @@ def test_the_header_is_copied(invoke, tmp_path, fields, nbytes):
     invoke("fold", cfg, weights, "-o", output, "--dialect", "pjreddie")
     data = output.read_bytes()
     assert data[:nbytes] == head
-    # The connected layer stands as it stood, transposed or not.
+    # The connected layer is unchanged, transposed or not.
     assert data[nbytes + 4 * 2 :] == arrays[5:].tobytes()
 
 
@@ -345,7 +345,7 @@ def test_a_variance_of_zero_is_folded_by_epsilon(invoke, tiny, variance):
 
 
 def test_clamp_takes_the_nearest_variance_and_says_so(invoke, tiny):
-    """0 for a negative one and for no number, the largest float32 for infinity."""
+    """0 for a negative one and for NaN, the largest float32 for infinity."""
     cfg, weights = tiny
     for channel, value in enumerate([-1, np.nan, np.inf]):
         change(weights, 3, channel, value)

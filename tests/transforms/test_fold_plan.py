@@ -481,7 +481,7 @@ layers=-4,3,0,
 
 @pytest.mark.parametrize("end", ["\n", "\r\n"])
 def test_numbers_are_rewritten_where_they_stand_and_nothing_else_is(tmp_path, end):
-    """A comment behind numbers goes, since to AlexeyAB it is part of them; so does its last number, an empty one, 0."""
+    """A comment after numbers is dropped, since AlexeyAB reads it as a part of them; an empty last number becomes 0."""
     cfg = tmp_path / "net.cfg"
     cfg.write_bytes(TEXT.replace("\n", end).encode())
     weights = write_weights(cfg, tmp_path / "net.weights")

@@ -118,17 +118,17 @@ def test_a_cfg_whose_layers_read_something_else_fails_and_leaves_nothing(tmp_pat
 
 
 @pytest.mark.parametrize("value", [np.nan, np.inf])
-def test_where_the_layer_gives_no_number_there_is_nothing_to_compare(tmp_path, value):
+def test_a_layer_without_finite_outputs_is_not_compared(tmp_path, value):
     model = pair(tmp_path, *LAYERS[0])
     data = np.fromfile(model.weights, "<f4")
-    data[5:11] = value  # all biases, behind the header's 20 bytes
+    data[5:11] = value  # all biases, after the header's 20 bytes
     data.tofile(model.weights)
     (row,) = fold(model, None, dry_run=True).layers
     assert (row.max_abs_error, row.max_rel_error, row.silent_channels) == (None, None, 6)
     assert row.reason == "6 channels without a finite output: not compared"
 
 
-def test_where_one_channel_gives_no_number_the_others_are_compared(tmp_path):
+def test_if_one_channel_has_no_finite_output_the_others_are_compared(tmp_path):
     model = pair(tmp_path, *LAYERS[0])
     data = np.fromfile(model.weights, "<f4")
     data[5] = np.nan

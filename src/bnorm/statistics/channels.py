@@ -76,6 +76,7 @@ class Channels:
 
 
 def _joined(vectors: list[Any]) -> Any:
+    """Return the vectors one after the other; None if one of them is None."""
     return None if any(vector is None for vector in vectors) else np.concatenate(vectors)
 
 
@@ -105,16 +106,17 @@ def channels_of(weights: Weights, layer: Layer, epsilon: Epsilon, *, measure: bo
 
     The name is empty where the layer is its only part. `measure` also reads the weights, block by block.
     """
-    found = {}
+    channels = {}
     for part in layer.parts:
         if normalises(part) and (normaliser := read_normaliser(weights, layer.index, part)).stored:
             array = weights.layout.by_name.get((layer.index, array_name(part.name, "weights")))
             sizes = magnitudes(weights, layer, array) if measure and array else None
-            found[part.name] = _channels(normaliser, epsilon, sizes, is_rectified(layer, part.name))
-    return found
+            channels[part.name] = _channels(normaliser, epsilon, sizes, is_rectified(layer, part.name))
+    return channels
 
 
 def _channels(normaliser: Normaliser, epsilon: Epsilon, sizes: Magnitudes | None, rectified: bool) -> Channels:
+    """Compute the columns by the formulas of the module's docstring."""
     (scale, bias), (mean, variance) = normaliser.parameters, normaliser.rolling
     gain, offset = normaliser.gain_offset(epsilon)
     share = above_zero(scale, bias)
@@ -191,6 +193,7 @@ def above_zero(scale: Vector, bias: Vector) -> Vector:
 
 
 def _range(channels: Channels) -> Range | None:
+    """Return the range over channels that are not dead and have weights; None if the weights were not read."""
     if channels.weight_max is None or channels.folded_max is None:
         return None
     counted = ~channels.dead & (channels.weight_max != 0)

@@ -30,10 +30,10 @@ def targets(weights: Path | str, cfg: Path | str | None = None) -> Targets:
 
 
 class Writer(Protocol):
-    """Where a new model goes: `begin`, `write` for each block, and once more from `begin` on if need be."""
+    """Where a new model goes: `begin`, then `write` for each block; a second `begin` discards what was written."""
 
     def begin(self, head: bytes, text: bytes) -> None:
-        """Start both files anew, with the header of the weights and the whole cfg."""
+        """Empty both files, and write the header of the weights and the whole cfg."""
 
     def write(self, block: Floats) -> None:
         """Append values to the weights."""
@@ -53,7 +53,7 @@ class PairWriter:
     cfg: BinaryIO
 
     def begin(self, head: bytes, text: bytes) -> None:
-        """Start both files anew, with the header of the weights and the whole cfg."""
+        """Empty both files, and write the header of the weights and the whole cfg."""
         for file, start in ((self.weights, head), (self.cfg, text)):
             file.seek(0)
             file.truncate()

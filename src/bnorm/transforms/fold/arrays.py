@@ -123,6 +123,7 @@ def _rows(factor: Doubles, array: Array, start: int, stop: int) -> Doubles:
 
 
 def _product(block: Floats, factors: list[Doubles]) -> Floats:
+    """Multiply a block with factors that broadcast with it in float64, rounded to float32 once."""
     product: NDArray[np.floating] = block
     for factor in factors[:-1]:
         product = product * factor
@@ -133,6 +134,7 @@ def _product(block: Floats, factors: list[Doubles]) -> Floats:
 
 
 def _rounded(values: Floats, before: NDArray[np.floating]) -> Folded:
+    """Return a block, and whether it is infinite where the values before were finite."""
     infinite = np.isinf(values)
     return Folded(values, bool(infinite.any() and np.isfinite(before[infinite]).any()))
 

@@ -118,6 +118,7 @@ def fold(
 
 
 def _known_layers(model: Model, layers: Collection[int] | None) -> frozenset[int] | None:
+    """Return the selected layers; ValueError for one that the network does not have."""
     count = len(model.network.layers)
     for layer in layers or ():
         if layer not in range(count):
@@ -126,6 +127,7 @@ def _known_layers(model: Model, layers: Collection[int] | None) -> frozenset[int
 
 
 def _policy(name: BadVariance | str) -> BadVariance:
+    """Return the policy of this name; ValueError for a name that is none."""
     if name not in POLICIES:
         raise ValueError(f"bad_variance {name!r}, expected one of {', '.join(POLICIES)}")
     return BadVariance(name)
@@ -173,13 +175,15 @@ def _verify(folded: FoldedModel, writer: Writer, meter: Meter) -> dict[Key, Diff
             LayerProof(fold=change.fold, old=old, new=new, normalisers=folded.normalisers, epsilon=folded.epsilon)
             for change in folded.changes.values()
         ]
-        found = pool.map(LayerProof.difference, proofs)
-        differences = {key: _proven(folded, key, gap, meter) for key, gap in zip(folded.changes, found, strict=True)}
+        results = zip(folded.changes, pool.map(LayerProof.difference, proofs), strict=True)
+        differences = {key: _proven(folded, key, difference, meter) for key, difference in results}
         synced.result()  # the system tells an error of writing once
     return differences
 
 
 def _source(arrays: Mapping[tuple[int, str], Array], blocks: Callable[[Array], Iterator[Floats]]) -> Source:
+    """Return a source of these arrays, by the layer's number in the old network and the array's name."""
+
     def stored(layer: int, name: str) -> Stored:
         array = arrays[layer, name]
         return Stored(array, lambda: blocks(array))
@@ -188,6 +192,7 @@ def _source(arrays: Mapping[tuple[int, str], Array], blocks: Callable[[Array], I
 
 
 def _proven(folded: FoldedModel, key: Key, difference: Difference, meter: Meter) -> Difference:
+    """Count a compared part; `ProofError` if the difference exceeds its bound, or is NaN."""
     if not difference.excess <= 1:
         what = f"layer {key[0]} differs by {difference.absolute:.1e} from what it was, expected rounding alone"
         raise ProofError(folded.weights.path, what, cause=DEFECT)
@@ -196,6 +201,7 @@ def _proven(folded: FoldedModel, key: Key, difference: Difference, meter: Meter)
 
 
 def _report(folded: FoldedModel, differences: Mapping[Key, Difference], paths: Targets | None) -> FoldReport:
+    """Return the totals, and a row for each normalised part in the order of the file."""
     before, after = folded.weights.layout, folded.after.layout
     return FoldReport(
         layers=tuple(
@@ -214,6 +220,7 @@ def _report(folded: FoldedModel, differences: Mapping[Key, Difference], paths: T
 
 
 def _row(folded: FoldedModel, layer: Layer, part: Part, differences: Mapping[Key, Difference]) -> FoldedLayer:
+    """Return what became of one normalised part; the only place where its `reason` is worded."""
     index, fate = layer.index, folded.folds.fates[layer.index]
     if isinstance(fate, Kept):
         return FoldedLayer(index=index, type=layer.type, part=part.name, folded=False, reason="; ".join(fate.reasons))

@@ -73,6 +73,7 @@ class FoldedModel:
         return (piece.values for piece in self._pieces(array))
 
     def _pieces(self, array: Array) -> Iterator[Piece]:
+        """Yield an array of the old file as the new file holds it, and which layers overflow in it."""
         change = self.changes.get((array.layer, array.part))
         if change is None:
             yield from (Piece(block, frozenset()) for block in self.weights.blocks(array))
@@ -141,11 +142,13 @@ def rewrite_cfg(model: Model, folds: Folds, layers: Collection[int] | None) -> t
 
 
 def _not_selected(network: Network, layers: Collection[int] | None) -> dict[int, Kept]:
+    """Return the layers that the caller did not select."""
     chosen = range(len(network.layers)) if layers is None else layers
     return {layer.index: NOT_SELECTED for layer in network.layers if layer.index not in chosen}
 
 
 def _refuse_bad(weights: Weights, bad: Mapping[Key, BadChannels], folds: Folds) -> None:
+    """Raise a `WeightsError` for the first part that is folded although it has bad variances."""
     kept = folds.kept
     for (layer, part), channels in bad.items():
         if layer not in kept:

@@ -127,6 +127,7 @@ def _own_fates(cfg: _Cfg) -> dict[int, Fate]:
 
 
 def _own_fate(cfg: _Cfg, layer: int) -> Fate:
+    """Return `Kept` if any of the layers with the same arrays must stay, or does not normalise; else `OwnLayer`."""
     for index in cfg.group(layer):
         reasons = cfg.fixed[index].reasons if index in cfg.fixed else ()
         if not (reasons or cfg.layers[index].batch_normalize):
@@ -163,6 +164,7 @@ def _fates_before(cfg: _Cfg, fates: Mapping[int, Fate]) -> dict[int, Fate]:
 
 
 def _alone(cfg: _Cfg) -> list[Layer]:
+    """Return the stand-alone `[batchnorm]` layers that have channels."""
     return [layer for layer in cfg.layers if layer.type == "batchnorm" and layer.batch_normalize]
 
 
@@ -173,6 +175,7 @@ def _target(fates: Mapping[int, Fate], neighbour: int) -> int:
 
 
 def _removed(fates: Mapping[int, Fate]) -> dict[int, int]:
+    """Return the layers that go into another one, and those targets."""
     return {layer: fate.target for layer, fate in fates.items() if isinstance(fate, Into)}
 
 

@@ -79,6 +79,7 @@ class LayerProof:
         return np.moveaxis(values, 0, -1)
 
     def _difference(self, binary: bool, windows: Doubles) -> Difference:
+        """Compare outputs before and after; the bound is that of one rounding of each weight and bias."""
         before = self._before(binary, windows)
         biases = self._biases(self.new)
         sums, size = self._bounded_sums(binary, self.new, windows)
@@ -112,6 +113,7 @@ class LayerProof:
         return channel_inputs(vector, self.fold.part, self.fold.groups)[..., np.newaxis]
 
     def _normalised(self, outputs: Outputs, key: Key) -> Outputs:
+        """Normalise outputs with the normaliser of this part."""
         return _normalised(outputs, *(vector[:, np.newaxis] for vector in self._vectors(key)))  # (filters, 1) each
 
     def _vectors(self, key: Key) -> tuple[Doubles, ...]:

@@ -46,7 +46,7 @@ class Judgement(NamedTuple):
 
 def judge_variances(normalisers: Mapping[Key, Normaliser], policy: BadVariance) -> Judgement:
     """Apply a policy to every rolling variance. `ERROR` changes nothing: only what is really folded is an error."""
-    bad = {key: found for key, item in normalisers.items() if (found := bad_channels(item.rolling.variance))}
+    bad = {key: channels for key, item in normalisers.items() if (channels := bad_channels(item.rolling.variance))}
     if policy is BadVariance.CLAMP:
         normalisers = {key: _clamped(item) if key in bad else item for key, item in normalisers.items()}
     return Judgement(normalisers, _kept(bad) if policy is BadVariance.SKIP else {}, bad)
@@ -68,5 +68,6 @@ def _kept(bad: Mapping[Key, BadChannels]) -> dict[int, Kept]:
 
 
 def _clamped(normaliser: Normaliser) -> Normaliser:
+    """Return the normaliser with every variance as the nearest one that a float32 can hold; 0 for NaN."""
     variance = np.clip(np.nan_to_num(normaliser.rolling.variance), 0.0, LARGEST)
     return normaliser._replace(rolling=normaliser.rolling._replace(variance=variance))
