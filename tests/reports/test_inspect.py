@@ -18,7 +18,7 @@ import pytest
 from bnorm.cli import render
 from bnorm.darknet.autodetect import read_model
 from bnorm.darknet.weights import Weights, open_weights
-from bnorm.statistics.channels import DEAD_BELOW
+from bnorm.statistics.channel_state import DEAD_BELOW
 from support.builders import TINY, cfg_source, patch, write_weights
 from support.golden import LAYOUTS, MODELS, Golden, needs_shared
 from support.oracle import EXACT

@@ -92,8 +92,7 @@ def _weights(model: Model) -> Iterator[Finding]:
 def _layer(weights: Weights, layer: Layer, arrays: tuple[Array, ...]) -> Iterator[Finding]:
     """Yield what is wrong in a layer: arrays of batch normalisation are kept, the others are read in blocks."""
     epsilon = default_epsilon(weights.model.dialect.name)
-    normalised = [array for array in arrays if array.field != "weights"]
-    for part, channels in channels_of(layer, normalised, epsilon, weights.read).items():
+    for part, channels in channels_of(weights, layer, epsilon).items():
         yield from examine(layer, part, channels)
     examined = {array.part for array in arrays if array.field == "rolling_variance"}
     for array in arrays:

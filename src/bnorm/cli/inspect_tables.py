@@ -15,7 +15,8 @@ from bnorm.cli import options, render, terminal
 from bnorm.cli.page import Cell, Column
 from bnorm.darknet.shapes import size_text
 from bnorm.reports.inspect import ChannelRow, LayerReport
-from bnorm.statistics.channels import Quantiles, Statistics
+from bnorm.statistics.channels import Statistics
+from bnorm.statistics.quantiles import Quantiles
 
 # --- by layer ---------------------------------------------------------------------------------------------------------
 

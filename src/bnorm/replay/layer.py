@@ -6,13 +6,12 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
 
-import numpy as np
-
 from bnorm.batchnorm.formulas import Parameters, Rolling
 from bnorm.darknet.layout import NORMALISATION, Array
 from bnorm.darknet.model import Model
 from bnorm.darknet.weights import copy, open_weights
 from bnorm.errors import BnormError, CfgError, TensorError
+from bnorm.statistics.normalisers import read_normaliser
 from bnorm.tensors.npz import read_vectors
 from bnorm.tensors.tensor import FileTensor
 
@@ -27,14 +26,12 @@ class Source(NamedTuple):
 
 def from_model(model: Model, layer: int, part: str = "") -> Source:
     """The arrays of a layer's, or its part's, batch normalisation; a `CfgError` where it has none."""
-    arrays = normalisation(model, layer, part)
+    normalisation(model, layer, part)
     with open_weights(model) as weights:
         weights.require_fit()
-        scales, mean, variance = (weights.read(arrays[field]).astype(np.float64) for field in NORMALISATION)
-        # pjreddie's [batchnorm] stores no biases: in its program they stay 0.
-        biases = weights.read(arrays["biases"]).astype(np.float64) if "biases" in arrays else np.zeros_like(scales)
-    kind = next(item.kind for item in model.network.layers[layer].parts if item.name == part)
-    return Source(Parameters(scales, biases), Rolling(mean, variance), kind == "connected")
+        item = next(item for item in model.network.layers[layer].parts if item.name == part)
+        normaliser = read_normaliser(weights, layer, item)
+    return Source(normaliser.parameters, normaliser.rolling, item.kind == "connected")
 
 
 def normalisation(model: Model, layer: int, part: str) -> dict[str, Array]:
