@@ -11,7 +11,7 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from bnorm.checks.cfg_rules import text_remarks
+from bnorm.checks.cfg_rules import text_findings
 from bnorm.darknet import cfg
 from bnorm.darknet.cfg import CfgText, Section
 from bnorm.darknet.dialects import DIALECTS
@@ -490,7 +490,7 @@ def test_any_text_is_read_or_refused(dialect, source):
         found = cfg.sections(text, DIALECTS[dialect])
     except CfgError:
         return
-    text_remarks(text, found)
+    text_findings(text, found)
     for section in found:
         for option in section.options:
             for convert in (section.flag, section.integers, section.text):

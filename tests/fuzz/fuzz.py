@@ -30,7 +30,7 @@ import numpy as np
 from cases import TARGETS, Case, cases
 from click.testing import CliRunner
 
-from bnorm.checks.cfg_rules import remarks
+from bnorm.checks.cfg_rules import cfg_findings
 from bnorm.cli import main as command_line
 from bnorm.darknet.autodetect import read_model
 from bnorm.darknet.cfg import parse
@@ -118,7 +118,7 @@ def every_dialect(cfg: bytes) -> None:
         try:
             network = build(parse(Path("net.cfg"), cfg), dialect)
             plan(network, written_by(network.dialect))
-            _ = remarks(network), references(network)
+            _ = cfg_findings(network), references(network)
         except BnormError as error:
             said(str(error))
 

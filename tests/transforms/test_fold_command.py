@@ -21,7 +21,7 @@ from bnorm.errors import BnormError, WeightsError
 from bnorm.transforms.fold.fold import fold
 from bnorm.transforms.fold.variances import bad_channels
 from support.builders import TINY, cfg_source, patch, write_weights
-from support.golden import GOLDEN, LAYOUTS, SHARED, golden, needs_shared
+from support.golden import GOLDEN, NETWORKS, SHARED, golden, needs_shared
 from support.oracle import ONE_ROUNDING
 
 FILTERS = {"deconvolutional": 1}  # the axis of the filters in a layer's weights, 0 elsewhere
@@ -94,7 +94,7 @@ def parts_of(arrays: dict[tuple[int, str], np.ndarray]) -> dict[tuple[int, str],
     return found
 
 
-PARTS_ALONE = [path for path in LAYOUTS if not path.stem.startswith("batchnorm.")]  # those have a test of their own
+PARTS_ALONE = [path for path in NETWORKS if not path.stem.startswith("batchnorm.")]  # those have a test of their own
 
 
 @pytest.mark.parametrize("path", PARTS_ALONE, ids=lambda path: path.stem)
