@@ -15,7 +15,7 @@ import bnorm
 from support.golden import ROOT
 
 SOURCE = Path(bnorm.__file__).parent
-PAGE = (ROOT / "docs" / "architecture.md").read_text()
+PAGE = (ROOT / "docs" / "architecture.md").read_text(encoding="utf-8")
 
 
 def block(name: str) -> list[str]:
@@ -26,7 +26,7 @@ def block(name: str) -> list[str]:
 
 FLOORS = [line.split() for line in block("order")]
 FLOOR = {wing: number for number, wings in enumerate(FLOORS) for wing in wings}
-FILES = {str(path.relative_to(SOURCE)) for path in SOURCE.rglob("*.py") if path.stat().st_size}
+FILES = {path.relative_to(SOURCE).as_posix() for path in SOURCE.rglob("*.py") if path.stat().st_size}
 
 
 def test_the_page_has_a_line_for_every_file():
@@ -59,7 +59,7 @@ def wing(name: str) -> str:
 
 def imports(path: Path) -> set[str]:
     """Every module that this file imports, dotted; a name that is imported from a module stands for the module."""
-    nodes = list(ast.walk(ast.parse(path.read_text())))
+    nodes = list(ast.walk(ast.parse(path.read_bytes())))
     found = {alias.name for node in nodes if isinstance(node, ast.Import) for alias in node.names}
     for node in nodes:
         if isinstance(node, ast.ImportFrom) and node.module:

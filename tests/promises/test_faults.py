@@ -24,6 +24,7 @@ from bnorm.files import MARK
 from support.builders import cfg_source, write_weights
 from support.runner import runner
 
+pytestmark = pytest.mark.slow
 KILLS = int(os.environ.get("BNORM_KILLS", "2"))  # of each kind; more in a long run
 
 
@@ -117,7 +118,6 @@ def expected(models, tmp_path_factory) -> Expected:
 # --- kills ------------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.slow
 @every_state
 @pytest.mark.parametrize("kind", [signal.SIGKILL, signal.SIGTERM, signal.SIGINT], ids=lambda kind: kind.name)
 def test_a_killed_command_leaves_no_half_file_and_no_mixed_set(models, expected, tmp_path, kind, name, state):
@@ -144,7 +144,6 @@ def test_a_killed_command_leaves_no_half_file_and_no_mixed_set(models, expected,
         assert {path: data for path, data in found(folder).items() if MARK not in path} == new
 
 
-@pytest.mark.slow
 @every_work
 def test_of_two_processes_with_the_same_outputs_one_writes_all(models, expected, tmp_path, name):
     work = WORKS[name]

@@ -12,7 +12,7 @@ import pytest
 from bnorm.cli import main
 from support.golden import ROOT
 
-README = (ROOT / "README.md").read_text()
+README = (ROOT / "README.md").read_text(encoding="utf-8")
 CONSOLE = re.findall(r"```console\n(.*?)```", README, re.DOTALL)
 SESSIONS = [
     (command, output)

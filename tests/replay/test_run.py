@@ -332,6 +332,7 @@ def test_every_format_gives_the_same_y(run):
     assert len(set(written)) == 1
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("memory", ["16MiB", "256MiB"])
 def test_a_tensor_larger_than_the_budget_is_the_same(run, params, memory):
     x = save("x.npy", (3, 4, 700, 700))

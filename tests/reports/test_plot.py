@@ -43,6 +43,7 @@ def test_the_figure_has_three_panels_and_a_title(plot, tiny):
         assert f"<!-- {word} -->" in text
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("value", [math.nan, math.inf, -1.0, 0.0, 1e-45, 3e38])
 @pytest.mark.parametrize("offset", [36, 68])
 def test_any_number_can_be_drawn(plot, tiny, offset, value):
