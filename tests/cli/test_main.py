@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
 
@@ -99,3 +100,19 @@ def test_a_json_document_is_all_of_stdout(tiny, arguments):
     command = [sys.executable, "-m", "bnorm", name, *tiny, *options, "--format", "json"]
     done = subprocess.run(command, capture_output=True, text=True, check=True, encoding="utf-8")
     assert json.loads(done.stdout)
+
+
+def completions(*words: str) -> str:
+    """Return what bash is offered for the last of these words."""
+    variables = {"_BNORM_COMPLETE": "bash_complete", "COMP_WORDS": " ".join(words), "COMP_CWORD": str(len(words) - 1)}
+    code = "from bnorm.cli import main; main(prog_name='bnorm')"
+    environment = {**os.environ, **variables}
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False, env=environment)
+    assert done.stderr == ""
+    return done.stdout
+
+
+def test_completion_offers_commands_and_options():
+    assert set(completions("bnorm", "").splitlines()) == {f"plain,{name}" for name in COMMANDS}
+    assert "plain,--dialect" in completions("bnorm", "inspect", "--dia").splitlines()
+    assert not completions("bnorm", "xyz", "--dia").strip()

@@ -1,4 +1,4 @@
-"""The bar on a terminal, for work past a second."""
+"""The progress bar on a terminal, for work that takes longer than a second (bnorm.cli.progress)."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from support.golden import sample
 
 
 class Terminal(io.StringIO):
-    """What is shown on a screen."""
+    """A stream that keeps what it is sent."""
 
     def isatty(self) -> bool:
         return True
@@ -32,12 +32,12 @@ def screen(monkeypatch: pytest.MonkeyPatch) -> Terminal:
 
 
 def clock(monkeypatch: pytest.MonkeyPatch, *seconds: float) -> None:
-    """The time that bnorm sees, and rich does not."""
+    """Set the times that bnorm reads from the clock, but not those that rich reads."""
     times = iter(seconds)
     monkeypatch.setattr(module, "time", SimpleNamespace(monotonic=lambda: next(times)))
 
 
-def test_a_bar_is_shown_from_the_first_second_on(monkeypatch):
+def test_a_bar_is_drawn_after_the_first_second(monkeypatch):
     shown = screen(monkeypatch)
     clock(monkeypatch, 0, 0.9, 1.1)
     with module.progress("folding") as advance:
@@ -54,14 +54,14 @@ def test_there_is_no_bar_in_a_pipe(monkeypatch):
         assert advance is None
 
 
-def test_folding_counts_to_its_end(tmp_path):
+def test_fold_reports_rising_counts_to_the_total(tmp_path):
     done = []
     model = read_model(*sample("digits"))
     fold(model, tmp_path / "out.weights", advance=lambda *counts: done.append(counts))
     assert_counts(done)
 
 
-def test_running_counts_the_values_of_all_inputs(tmp_path):
+def test_run_counts_the_values_of_all_inputs(tmp_path):
     done = []
     np.save(tmp_path / "x.npy", np.ones((4, 3, 5, 6)))
     np.savez(tmp_path / "p.npz", **dict.fromkeys(("scales", "biases", "rolling_mean", "rolling_variance"), np.ones(3)))
@@ -73,6 +73,6 @@ def test_running_counts_the_values_of_all_inputs(tmp_path):
 
 
 def assert_counts(done: list[tuple[int, int]]) -> None:
-    """They rise, and end at what was said from the beginning."""
+    """Check that the counts rise to a total that is the same from the beginning."""
     assert done == sorted(done)
     assert {total for _, total in done} == {done[-1][0]}

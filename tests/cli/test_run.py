@@ -44,7 +44,8 @@ PARAMS = "--params p.npz --input x.npy"
         (f"{PARAMS} --rolling average", "--train"),
         (f"{PARAMS} --input x.npy -o out.npz", ".npz"),
         (f"{PARAMS} --threads 0", "--threads"),
-        (f"{PARAMS} --memory 1MiB", "--memory"),
+        (f"{PARAMS} --memory 16777215", "--memory"),
+        (f"{PARAMS} --memory much", "--memory"),
         (f"{PARAMS} --shape 3x3", "--shape"),
     ],
 )

@@ -102,7 +102,7 @@ def _failure(error: Exception) -> tuple[int, str]:
 )
 @click.version_option(__version__, prog_name="bnorm")
 def main() -> None:
-    """Read darknet's .cfg and .weights files, as pjreddie's, AlexeyAB's or hank-ai's fork does.
+    """Read darknet's .cfg and .weights files as the forks of pjreddie, AlexeyAB and hank-ai do.
 
     \b
     bnorm check yolov4.cfg yolov4.weights

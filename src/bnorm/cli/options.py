@@ -23,8 +23,6 @@ Command = TypeVar("Command", bound=Callable[..., object])
 
 FILE = click.Path(path_type=Path)
 
-LEAST_MEMORY = 16 << 20  # bytes; with less, scattered channels are read in many small pieces
-
 
 # --- types ------------------------------------------------------------------------------------------------------------
 
@@ -62,10 +60,9 @@ def shape(text: str) -> tuple[int, ...]:
 def memory_size(text: str) -> int:
     """Return `256MiB`, `1G`, or a number of bytes, as bytes."""
     match = re.fullmatch(r"([0-9]{1,15})\s*([kmgt]?)(?:i?b)?", text.strip(), re.IGNORECASE)
-    size = int(match[1]) << 10 * " kmgt".index(match[2].lower() or " ") if match else 0
-    if size < LEAST_MEMORY:
-        raise click.BadParameter(f"{text!r} is not a size of at least 16MiB, such as 256MiB")
-    return size
+    if match is None:
+        raise click.BadParameter(f"{text!r} is not a size such as 256MiB")
+    return int(match[1]) << 10 * " kmgt".index(match[2].lower() or " ")
 
 
 class Sorting(NamedTuple):

@@ -21,6 +21,8 @@ from bnorm.tensors.tensor import LAYOUTS
 
 ROLLING = ("ema", "average")
 
+LEAST_MEMORY = 16 << 20  # bytes; with less, scattered channels are read in many small pieces
+
 
 @click.command(name="run")
 @click.argument("cfg", type=options.FILE, required=False)
@@ -129,6 +131,8 @@ def command(
     _check_source(cfg, weights, layer, params)
     _check_tensors(inputs, deltas, output)
     _check_rolling(rolling, keep, train)
+    if memory < LEAST_MEMORY:
+        raise click.UsageError(f"--memory is {memory:,} bytes, expected at least {LEAST_MEMORY >> 20}MiB")
     if update_weights and not (cfg and train):
         raise click.UsageError("--update-weights needs CFG WEIGHTS and --train")
     model = read_model(cfg, weights, dialect) if cfg else None
