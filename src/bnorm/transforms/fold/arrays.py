@@ -18,7 +18,8 @@ from bnorm.darknet.layout import FORMS, Array
 from bnorm.darknet.parts import array_name
 from bnorm.darknet.weights import Floats, Weights
 from bnorm.statistics.normalisers import Key, Normaliser
-from bnorm.transforms.fold.plan import Fold, Kept
+from bnorm.transforms.fold.fates import Kept
+from bnorm.transforms.fold.plan import Fold
 from bnorm.transforms.response import Doubles, Probe, Stored, channel_inputs, probe, signs, window_size
 
 TOO_LARGE = Kept(("folded, its values exceed float32",))

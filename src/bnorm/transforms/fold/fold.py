@@ -29,8 +29,8 @@ from bnorm.errors import ProofError
 from bnorm.files import check_outputs
 from bnorm.statistics.normalisers import Key
 from bnorm.transforms.fold.arrays import TOO_LARGE
+from bnorm.transforms.fold.fates import Into, Kept
 from bnorm.transforms.fold.folded_model import DEFECT, FoldedModel, FoldOptions, fold_model
-from bnorm.transforms.fold.plan import Into, Kept
 from bnorm.transforms.fold.proof import Difference, LayerProof, Source
 from bnorm.transforms.fold.variances import BadVariance
 from bnorm.transforms.pair import Meter, NullWriter, Progress, Targets, Writer, targets, writing

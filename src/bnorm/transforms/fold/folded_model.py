@@ -22,7 +22,8 @@ from bnorm.darknet.weights import Floats, Weights
 from bnorm.errors import ProofError, WeightsError
 from bnorm.statistics.normalisers import Key, Normaliser, normalisers
 from bnorm.transforms.fold.arrays import Affine, affine, folded, lost_signs
-from bnorm.transforms.fold.plan import NOT_SELECTED, Folds, Kept, plan_folds, without_normalisation
+from bnorm.transforms.fold.fates import NOT_SELECTED, Kept
+from bnorm.transforms.fold.plan import Folds, plan_folds, without_normalisation
 from bnorm.transforms.fold.variances import BadChannels, BadVariance, judge_variances
 
 DEFECT = "a defect of bnorm: nothing was written"
@@ -38,7 +39,7 @@ class FoldOptions:
 
 
 class Piece(NamedTuple):
-    """A block of the new file, and the layers whose values exceed float32 in it: all that the part takes in."""
+    """A block of the new file, and if its values exceed float32 the layers that are folded into it."""
 
     values: Floats
     overflowing: frozenset[int]

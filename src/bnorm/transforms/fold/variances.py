@@ -11,7 +11,7 @@ import numpy as np
 from bnorm.batchnorm.epsilon import Vector
 from bnorm.darknet.parts import array_name
 from bnorm.statistics.normalisers import Key, Normaliser
-from bnorm.transforms.fold.plan import Kept
+from bnorm.transforms.fold.fates import Kept
 
 LARGEST = float(np.finfo(np.float32).max)
 

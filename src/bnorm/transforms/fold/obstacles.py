@@ -1,0 +1,131 @@
+"""Why a layer cannot be folded, or a `[batchnorm]` not into a layer beside it: by the cfg alone.
+
+The obstacles are texts, empty where there is none.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping
+from typing import NamedTuple
+
+from bnorm.darknet.edit import readers
+from bnorm.darknet.layout import FORMS
+from bnorm.darknet.network import Layer, Network
+from bnorm.darknet.parts import groups_of
+from bnorm.darknet.section_types import TYPES
+from bnorm.darknet.shapes import kernel
+from bnorm.transforms.fold.fates import Kept
+
+
+class Constraints(NamedTuple):
+    """What decides about the layers of a network."""
+
+    layers: tuple[Layer, ...]
+    readers: Mapping[int, Collection[int]]  # the layers that name each layer by number
+    groups: Mapping[int, tuple[int, ...]]  # for layers that share their arrays: all that use the same
+    fixed: Mapping[int, Kept]  # the layers that must stay as they are
+
+    def group(self, layer: int) -> tuple[int, ...]:
+        """Return the layers with the same arrays, first the one that has them in the file."""
+        return self.groups.get(layer, (layer,))
+
+
+def constraints(network: Network, fixed: Mapping[int, Kept]) -> Constraints:
+    """Return what decides about the layers of a network; those in `fixed` stay as they are, for these reasons."""
+    unread = {layer.index: Kept((reason,)) for layer in network.layers if (reason := _unread(layer))}
+    return Constraints(
+        layers=network.layers, readers=readers(network), groups=_sharing(network), fixed={**fixed, **unread}
+    )
+
+
+def obstacle_after(cfg: Constraints, layer: Layer, target: int) -> str:
+    """Return why a `[batchnorm]` cannot go into `target`, a layer before it; an empty text if it can."""
+    if target < 0:
+        return "no layer precedes it"
+    linear = cfg.layers[target]
+    kinds = {part.kind for part in linear.parts}
+    if len(linear.parts) != 1 or not kinds <= set(FORMS):
+        return _not_linear(linear)
+    activation = linear.section.text("activation", "logistic")
+    if activation != "linear":
+        return f"layer {target} has activation={activation}"
+    for key in ("antialiasing", "coordconv"):
+        if linear.section.flag(key):
+            return f"layer {target} has {key}"
+    if obstacle := _untouchable(cfg, target):
+        return obstacle
+    others = cfg.readers.get(layer.index - 1)
+    return f"layer {min(others)} also reads layer {layer.index - 1}" if others else ""
+
+
+def obstacle_before(cfg: Constraints, layer: Layer, target: int) -> str:
+    """Return why a `[batchnorm]` cannot go into `target`, a layer after it; an empty text if it can."""
+    if target == len(cfg.layers):
+        return "no layer follows it"
+    linear = cfg.layers[target]
+    if linear.type not in ("convolutional", "connected"):
+        return _not_linear(linear)
+    if linear.type == "convolutional" and kernel(linear.section)[1]:
+        return f"layer {target} pads its input"
+    if others := cfg.readers.get(layer.index):
+        return f"layer {min(others)} also reads it"
+    if is_binary(linear):
+        return f"layer {target} binarises its weights"
+    if linear.type == "convolutional" and not _whole_groups(linear):
+        return f"layer {target} has groups of different sizes"
+    return _untouchable(cfg, target)
+
+
+def _not_linear(layer: Layer) -> str:
+    return f"layer {layer.index} ([{layer.section.name}]) is not a convolution or fully connected layer"
+
+
+def _untouchable(cfg: Constraints, target: int) -> str:
+    """Return why nothing from outside can be folded into a linear layer; an empty text if something can."""
+    if target in cfg.groups:
+        return f"layer {target} shares its weights"
+    if target in cfg.fixed:
+        return f"layer {target} stays as it is: {'; '.join(cfg.fixed[target].reasons)}"
+    return ""
+
+
+def _unread(layer: Layer) -> str:
+    """Return why the file does not hold what a layer computes with; an empty text if it does.
+
+    `dontloadscales` leaves known values, see `statistics.normalisers`. A layer that shares another one's arrays has
+    none in the file anyway.
+    """
+    if shares_arrays(layer):
+        return ""
+    if layer.section.flag("dontload"):
+        return "dontload: its values are not in the file"
+    filters = layer.section.integer("numload", 0) if TYPES[layer.type].loads_filters else 0
+    if filters and filters != layer.parts[0].channels:
+        return f"numload: {filters} of its {layer.parts[0].channels} filters are in the file"
+    return ""
+
+
+def is_binary(layer: Layer) -> bool:
+    return layer.section.flag("binary") or layer.section.flag("xnor")
+
+
+def shares_arrays(layer: Layer) -> bool:
+    return any(part.shared is not None for part in layer.parts)
+
+
+def _sharing(network: Network) -> dict[int, tuple[int, ...]]:
+    """Return for each layer that shares its arrays all that use the same, first the one that has them in the file."""
+    root: dict[int, int] = {}
+    groups: dict[int, list[int]] = {}
+    for layer in network.layers:
+        for part in layer.parts:
+            if part.shared is not None:
+                base = root[layer.index] = root.get(part.shared, part.shared)
+                groups.setdefault(base, [base]).append(layer.index)
+    return {layer: group for group in map(tuple, groups.values()) for layer in group}
+
+
+def _whole_groups(layer: Layer) -> bool:
+    """Return whether the groups divide inputs and filters without remainder."""
+    groups = groups_of(layer.section)
+    return layer.incoming.channels % groups == 0 and layer.parts[0].channels % groups == 0
