@@ -1,100 +1,62 @@
-"""`bnorm inspect`: the JSON document against the reference data, and the forms for people and programs."""
+"""`reports.inspect`: the report against the reference data, its totals and rows, arguments, and how much it reads."""
 
 from __future__ import annotations
 
-import csv
-import io
-import json
 import math
-import os
-import re
-import subprocess
-import sys
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 import pytest
 
-from bnorm.cli import render
+import bnorm
 from bnorm.darknet.autodetect import read_model
 from bnorm.darknet.weights import Weights, open_weights
+from bnorm.reports.inspect import ChannelRow, Inspection, channel_rows
 from bnorm.statistics.channel_state import DEAD_BELOW
-from support.builders import TINY, cfg_source, patch, write_weights
-from support.golden import LAYOUTS, MODELS, Golden, needs_shared
+from support.builders import BN, TINY, cfg_source, odd_pair, patch, write_weights
+from support.golden import LAYOUTS, NETWORKS, Golden, golden
 from support.oracle import EXACT
 
-
-def no_constant(name: str):
-    raise AssertionError(f"{name} is no JSON")
+SCALES, VARIANCES = 36, 68  # offsets in the tiny file
 
 
-def document(invoke, *arguments: object, exit_code: int = 0) -> dict:
-    """The JSON document, which must be all that stands on stdout and must hold no NaN or Infinity."""
-    result = invoke("inspect", *arguments, "--format", "json", exit_code=exit_code)
-    return json.loads(result.stdout, parse_constant=no_constant)
+class Inspected(NamedTuple):
+    """A network of the reference data, and the one report on it that all tests below ask."""
+
+    case: Golden
+    report: Inspection
 
 
-DOCUMENTS: dict[Path, dict] = {}  # one run per file, for all that is asked about its document
+@pytest.fixture(scope="module", params=NETWORKS, ids=lambda path: path.stem)
+def inspected(request: pytest.FixtureRequest) -> Inspected:
+    """Every network of golden/layouts in turn, with its weights measured."""
+    case = golden(request.param)
+    return Inspected(case, bnorm.inspect(read_model(case.cfg, case.weights, case.dialect), weights=True))
 
 
-def inspect_golden(invoke, case: Golden) -> dict:
-    if case.weights not in DOCUMENTS:
-        DOCUMENTS[case.weights] = document(invoke, case.cfg, case.weights, "--dialect", case.dialect)
-    return DOCUMENTS[case.weights]
+# --- the reference data -----------------------------------------------------------------------------------------------
 
 
-# --- the document against the reference data --------------------------------------------------------------------------
+def test_the_report_has_every_layer_s_shape(inspected):
+    layers = [report.layer for report in inspected.report.layers]
+    assert [layer.index for layer in layers] == [row["i"] for row in inspected.case.layers]
+    for layer, row in zip(layers, inspected.case.layers, strict=True):
+        assert layer.output == (row["out_c"], row["out_h"], row["out_w"], row["outputs"])
 
 
-def test_the_document_has_these_keys(invoke, layout_case: Golden):
-    found = inspect_golden(invoke, layout_case)
-    assert list(found) == [
-        *["cfg", "weights", "dialect", "header", "input", "expected_bytes", "actual_bytes", "parameters"],
-        *["layers", "findings"],
+def test_the_report_has_every_array_and_the_number_of_parameters(inspected):
+    arrays = [
+        (array.layer, array.name, array.offset, math.prod(array.shape))
+        for report in inspected.report.layers
+        for array in report.arrays
     ]
-    assert list(found["header"]) == ["major", "minor", "revision", "seen", "bytes"]
-    assert list(found["input"]) == ["channels", "height", "width", "inputs"]
-    for layer in found["layers"]:
-        assert list(layer) == [
-            *["index", "type", "line", "output", "outputs", "batch_normalize", "parameters", "arrays"],
-            *["statistics", "channels"],
-        ]
-
-
-def test_the_document_says_what_the_file_is(invoke, layout_case: Golden):
-    found = inspect_golden(invoke, layout_case)
-    assert (found["cfg"], found["weights"]) == (str(layout_case.cfg), str(layout_case.weights))
-    assert found["dialect"] == layout_case.dialect
-    assert tuple(found["header"].values()) == (*layout_case.header, layout_case.seen, 20)
-    assert found["expected_bytes"] == found["actual_bytes"] == layout_case.size
-    assert found["parameters"] == sum(array["count"] for array in layout_case.arrays)
-
-
-def test_the_document_has_every_layer_s_shape(invoke, layout_case: Golden):
-    layers = inspect_golden(invoke, layout_case)["layers"]
-    assert [layer["index"] for layer in layers] == [row["i"] for row in layout_case.layers]
-    for layer, row in zip(layers, layout_case.layers, strict=True):
-        assert layer["output"] == {"channels": row["out_c"], "height": row["out_h"], "width": row["out_w"]}
-        assert layer["outputs"] == row["outputs"]
-
-
-def test_the_document_has_every_array_s_place(invoke, layout_case: Golden):
-    layers = inspect_golden(invoke, layout_case)["layers"]
-    found = [
-        (layer["index"], array["name"], array["offset"], math.prod(array["shape"]))
-        for layer in layers
-        for array in layer["arrays"]
-    ]
-    expected = [(array["layer"], array["name"], array["offset"], array["count"]) for array in layout_case.arrays]
-    assert found == expected
-    for layer in layers:
-        assert layer["parameters"] == sum(math.prod(array["shape"]) for array in layer["arrays"])
-
-
-def test_the_document_s_lines_are_those_of_the_sections(invoke, layout_case: Golden):
-    lines = layout_case.cfg.read_text().splitlines()
-    sections = [number for number, line in enumerate(lines, 1) if line.startswith("[")]
-    assert [layer["line"] for layer in inspect_golden(invoke, layout_case)["layers"]] == sections[1:]
+    expected = inspected.case.arrays
+    assert arrays == [(array["layer"], array["name"], array["offset"], array["count"]) for array in expected]
+    assert inspected.report.parameters == sum(array["count"] for array in expected)
+    for report in inspected.report.layers:
+        counts = [array["count"] for array in expected if array["layer"] == report.layer.index]
+        assert report.parameters == sum(counts)
 
 
 def statistics(case: Golden, layer: int) -> dict | None:
@@ -110,10 +72,10 @@ def statistics(case: Golden, layer: int) -> dict | None:
     gain = scales / (np.sqrt(variance) + 1e-6 if case.dialect == "pjreddie" else np.sqrt(variance + 1e-5))
     return {
         "channels": scales.size,
-        "scale_magnitude": {"low": scales.min(), "high": scales.max()},
-        "rolling_variance": {"low": variance.min(), "high": variance.max()},
-        "gain_magnitude": {"low": gain.min(), "high": gain.max()},
         "dead": np.count_nonzero(gain * np.sqrt(variance) < DEAD_BELOW),
+        "scale_magnitude": (scales.min(), scales.max()),
+        "rolling_variance": (variance.min(), variance.max()),
+        "gain_magnitude": (gain.min(), gain.max()),
     }
 
 
@@ -121,504 +83,210 @@ def _is(row: dict, layer: int, field: str) -> bool:
     return row["layer"] == layer and row["name"].rpartition(".")[2] == field
 
 
-def test_the_document_s_statistics_are_those_of_the_formula(invoke, layout_case: Golden):
+def test_the_statistics_are_those_of_the_formula(inspected):
     """The reference variances are all positive, so that the magnitude of one is the variance itself."""
-    for layer in inspect_golden(invoke, layout_case)["layers"]:
-        expected = statistics(layout_case, layer["index"])
-        found = layer["statistics"]
+    for report in inspected.report.layers:
+        expected, found = statistics(inspected.case, report.layer.index), report.statistics
         assert (found is None) == (expected is None)
         if found and expected:
-            assert (found["channels"], found["dead"]) == (expected["channels"], expected["dead"])
+            assert (found.channels, found.dead) == (expected["channels"], expected["dead"])
             for name in ("scale_magnitude", "rolling_variance", "gain_magnitude"):
-                ends = {end: found[name][end] for end in ("low", "high")}
+                ends = found.quantiles[name].low, found.quantiles[name].high
                 assert ends == pytest.approx(expected[name], rel=EXACT)
 
 
-# --- without weights --------------------------------------------------------------------------------------------------
+def test_the_totals_are_those_of_the_layers(inspected):
+    report = inspected.report
+    found = [layer.statistics for layer in report.layers if layer.statistics]
+    assert report.statistics == tuple(found)
+    assert report.channels == sum(each.channels for each in found)
+    assert report.dead == sum(each.dead for each in found)
 
 
-@pytest.mark.parametrize(
-    ("dialect", "version"), [("pjreddie", [0, 2, 0]), ("alexeyab", [0, 2, 5]), ("hank", [0, 2, 5])]
-)
-def test_without_weights_the_header_is_what_the_dialect_writes(invoke, tiny, dialect, version):
-    found = document(invoke, tiny[0], "--dialect", dialect)
-    assert list(found["header"].values()) == [*version, 0, 20]
-    assert (found["weights"], found["actual_bytes"], found["expected_bytes"]) == (None, None, 556)
+def test_there_is_a_row_for_every_channel_with_its_values(inspected):
+    rows = channel_rows(inspected.report.layers)
+    assert len(rows) == inspected.report.channels
+    by_part: dict[tuple[int, str], list[ChannelRow]] = {}
+    for row in rows:
+        by_part.setdefault((row.layer, row.part), []).append(row)
+    parts = {
+        (layer.layer.index, part): channels
+        for layer in inspected.report.layers
+        for part, channels in layer.channels.items()
+    }
+    assert list(by_part) == list(parts)
+    for key, channels in parts.items():
+        assert [row.channel for row in by_part[key]] == [*range(channels.scale.size)]
+        for name in ("scale", "bias", "mean", "variance", "gain", "offset", "above_zero"):
+            assert [getattr(row, name) for row in by_part[key]] == getattr(channels, name).tolist()
+        for name in ("weight_norm", "weight_max", "folded_max"):
+            values = getattr(channels, name)
+            known = [None] * channels.scale.size if values is None else values.tolist()
+            assert [getattr(row, name) for row in by_part[key]] == known
 
 
-def test_without_weights_there_are_arrays_and_no_statistics(invoke, tiny):
-    first, second = document(invoke, tiny[0])["layers"]
-    assert [array["name"] for array in second["arrays"]] == ["biases", "weights"]
-    assert (first["batch_normalize"], first["statistics"]) == (True, None)
+# --- one layer --------------------------------------------------------------------------------------------------------
 
 
-def test_without_weights_the_size_that_the_file_must_have_is_printed(invoke, tiny):
-    assert "none given; the file must have 556 bytes" in invoke("inspect", tiny[0]).stdout
+def test_totals_count_channels_and_dead_ones_of_all_layers(tmp_path):
+    layers = f"convolutional filters=4 {BN} | convolutional filters=6 {BN} | maxpool"
+    model = odd_pair(tmp_path, layers, {(0, "scales"): {1: 0.0, 2: 1e-9}, (1, "scales"): {5: 0.0}})
+    report = bnorm.inspect(model)
+    assert (report.channels, report.dead, len(report.statistics)) == (10, 3, 2)
+    assert report.parameters == model.layout.parameters
+    one = bnorm.inspect(model, [1])
+    assert (one.channels, one.dead, one.parameters) == (6, 1, one.layers[0].parameters)
 
 
-def test_an_input_without_image_has_no_shape(invoke, tmp_path):
-    cfg = tmp_path / "net.cfg"
-    cfg.write_text(cfg_source("12", "connected"))
-    assert document(invoke, cfg)["input"] == {"channels": 0, "height": 0, "width": 0, "inputs": 12}
-
-
-# --- numbers ----------------------------------------------------------------------------------------------------------
-
-SCALES, MEANS, VARIANCES = 36, 52, 68  # offsets in the tiny file
-
-
-@pytest.mark.parametrize(("value", "text"), [(math.nan, "nan"), (math.inf, "inf"), (-math.inf, "-inf")])
-def test_a_number_that_json_cannot_hold_is_a_string(invoke, tiny, value, text):
-    patch(tiny[1], VARIANCES, value)
-    variance = document(invoke, *tiny)["layers"][0]["statistics"]["rolling_variance"]
-    assert text in variance.values()
-
-
-@pytest.mark.parametrize("form", ["table", "csv", "markdown"])
-@pytest.mark.parametrize("value", [math.nan, math.inf, -math.inf, -1.0, 0.0, 3e38, 1e-45])
-@pytest.mark.parametrize("offset", [SCALES, VARIANCES])
-def test_any_number_can_be_shown(invoke, tiny, form, value, offset):
-    patch(tiny[1], offset, value)
-    assert invoke("inspect", *tiny, "--format", form).stdout
-
-
-def test_a_gain_without_root_is_not_a_number(invoke, tiny):
-    patch(tiny[1], VARIANCES, -1.0)
-    found = document(invoke, *tiny)["layers"][0]["statistics"]
-    assert found["rolling_variance"]["low"] == -1
-    assert set(found["gain_magnitude"].values()) == {"nan"}
+def test_the_state_of_a_channel_is_a_word(tmp_path):
+    changes = {
+        (0, "scales"): {0: 1.0, 1: 0.0, 2: 0.0, 3: 1e-4, 4: 1.0, 5: 1.0},
+        (0, "biases"): {1: 0.0, 2: 1.0},
+        (0, "rolling_variance"): dict.fromkeys(range(6), 1.0),
+    }
+    rows = channel_rows(bnorm.inspect(odd_pair(tmp_path, f"convolutional filters=6 {BN}", changes)).layers)
+    assert [row.state for row in rows] == ["", "dead", "constant", "near-dead", "", ""]
 
 
 @pytest.mark.parametrize(("offset", "dead"), [(SCALES, 1), (VARIANCES, 0)])
-def test_a_channel_without_scale_is_dead_and_one_without_variance_is_not(invoke, tiny, offset, dead):
-    """Its gain is scale / √ε: another input than that of the training comes through."""
-    assert document(invoke, *tiny)["layers"][0]["statistics"]["dead"] == 0
+def test_a_channel_without_scale_is_dead_and_one_without_variance_is_not(tiny, offset, dead):
+    """Its gain is scale / √ε: an input unlike the training data still drives it."""
+    assert bnorm.inspect(read_model(*tiny)).dead == 0
     patch(tiny[1], offset, 0.0)
-    found = document(invoke, *tiny)
-    assert found["layers"][0]["statistics"]["dead"] == dead
-    assert [row["id"] for row in found["findings"]][:1] == ["dead-channels" if dead else "variance-zero"]
+    report = bnorm.inspect(read_model(*tiny))
+    assert report.dead == dead
+    assert report.findings[0].id == ("dead-channels" if dead else "variance-zero")
 
 
 @pytest.mark.parametrize(("scale", "dead"), [(5e-7, 1), (-5e-7, 1), (2e-6, 0)])
-def test_a_channel_that_varies_by_less_than_a_millionth_is_dead(invoke, tiny, scale, dead):
+def test_a_channel_that_varies_by_less_than_a_millionth_is_dead(tiny, scale, dead):
     patch(tiny[1], SCALES, scale)
-    assert document(invoke, *tiny)["layers"][0]["statistics"]["dead"] == dead
+    assert bnorm.inspect(read_model(*tiny)).dead == dead
 
 
-# --- pairs that do not fit --------------------------------------------------------------------------------------------
+def test_a_gain_without_root_is_nan(tiny):
+    patch(tiny[1], VARIANCES, -1.0)
+    (statistics,) = bnorm.inspect(read_model(*tiny)).statistics
+    assert statistics.quantiles["rolling_variance"].low == -1
+    assert all(math.isnan(value) for value in statistics.quantiles["gain_magnitude"])
 
 
-@pytest.mark.parametrize("form", ["table", "json", "csv", "markdown"])
-def test_a_pair_that_does_not_fit_is_reported_and_is_exit_code_1(invoke, tiny, form):
-    cfg, weights = tiny
-    weights.write_bytes(weights.read_bytes()[:-4])
-    result = invoke("inspect", cfg, weights, "--format", form, exit_code=1)
-    assert "convolutional" in result.stdout
-    assert result.stderr.startswith(f"error: {weights}: ends inside layer 1 weights, after 7 of 8 floats")
+# --- arguments --------------------------------------------------------------------------------------------------------
 
 
-def test_a_pair_that_does_not_fit_has_both_sizes_in_its_document(invoke, tiny):
-    cfg, weights = tiny
-    weights.write_bytes(weights.read_bytes() + bytes(8))
-    found = document(invoke, cfg, weights, exit_code=1)
-    assert (found["expected_bytes"], found["actual_bytes"]) == (556, 564)
+@pytest.mark.parametrize("selection", [[2], [0, 7], [-1]])
+def test_a_layer_that_is_not_there_is_refused_with_the_range(tiny, selection):
+    with pytest.raises(ValueError, match="expected 0 to 1"):
+        bnorm.inspect(read_model(*tiny), selection)
 
 
-def test_statistics_behind_the_end_of_the_file_are_null(invoke, tiny):
-    cfg, weights = tiny
-    weights.write_bytes(weights.read_bytes()[:80])
-    first, _ = document(invoke, cfg, weights, exit_code=1)["layers"]
-    assert first["statistics"] is None
-
-
-# --- selected layers --------------------------------------------------------------------------------------------------
+def test_layers_are_selected_in_the_order_of_the_file(tiny):
+    model = read_model(*tiny)
+    for selection, expected in (([1, 0], [0, 1]), ({1}, [1]), (range(1), [0]), ([], []), (None, [0, 1])):
+        assert [layer.layer.index for layer in bnorm.inspect(model, selection).layers] == expected
 
 
 @pytest.mark.parametrize(
-    ("options", "layers"),
+    ("epsilon", "deviation"),
     [
-        (["--layer", "1"], [1]),
-        (["--layer", "0-1"], [0, 1]),
-        (["--layer", "1", "--layer", "0"], [0, 1]),
-        (["--layer", "1", "--layer", "1-1"], [1]),
-        ([], [0, 1]),
+        ("keras", lambda variance: math.sqrt(variance + 1e-3)),
+        ("opencv", lambda variance: math.sqrt(variance + 1e-6)),
+        ("pjreddie-cpu", lambda variance: math.sqrt(variance) + 1e-6),
+        (None, lambda variance: math.sqrt(variance + 1e-5)),
     ],
 )
-def test_only_the_chosen_layers_are_shown(invoke, tiny, options, layers):
-    assert [layer["index"] for layer in document(invoke, *tiny, *options)["layers"]] == layers
+def test_an_epsilon_may_be_the_name_of_a_runtime(tiny, epsilon, deviation):
+    report = bnorm.inspect(read_model(*tiny, "alexeyab"), epsilon=epsilon)
+    for row in channel_rows(report.layers):
+        assert row.gain == pytest.approx(row.scale / deviation(row.variance), rel=EXACT)
 
 
-@pytest.mark.parametrize("form", ["table", "markdown", "csv"])
-def test_other_layers_are_not_shown(invoke, tiny, form):
-    output = invoke("inspect", *tiny, "--format", form, "--layer", "1").stdout
-    assert output.count("convolutional") == 1
+def test_an_unknown_epsilon_is_refused_with_the_names(tiny):
+    with pytest.raises(ValueError, match="darknet, pjreddie-cpu, opencv, ultralytics, keras"):
+        bnorm.inspect(read_model(*tiny), epsilon="torch")
 
 
-# --- forms ------------------------------------------------------------------------------------------------------------
+# --- findings ---------------------------------------------------------------------------------------------------------
 
 
-def test_the_table_of_a_cfg(invoke, tiny):
-    cfg, _ = tiny
-    assert invoke("inspect", cfg, "--dialect", "pjreddie").stdout == (
-        f"cfg      {cfg}\n"
-        "         2 layers, 1 batch-normalised; input 3x8x8; dialect pjreddie\n"
-        "weights  none given; the file must have 556 bytes\n"
-        "layer type          output params |scale| variance |gain| dead\n"
-        "--------------------------------------------------------------\n"
-        "    0 convolutional  4x8x8    124\n"
-        "    1 convolutional  2x8x8     10\n"
-        "\n"
-        "total    134 parameters in 2 layers\n"
-    )
-
-
-def test_the_header_tells_writer_images_and_batches(invoke, tiny):
-    """12345 images in batches of 4."""
-    output = " ".join(invoke("inspect", *tiny).stdout.split())
-    assert "header 0.2.5, as written by alexeyab or hank" in output
-    assert "12,345 images seen = 3,086 batches of 4" in output
-
-
-def test_the_verdict_tells_that_a_pair_fits(invoke, tiny):
-    assert "verdict  fits: 556 bytes = 20 + 4 × 134 parameters" in invoke("inspect", *tiny).stdout
-
-
-@needs_shared("models")
-@pytest.mark.parametrize("name", ["yolo-fastest-1.1", "yolo-fastest-1.1-xl"])
-def test_a_detector_is_shown_within_80_columns(invoke, name):
-    model = MODELS / name
-    output = invoke("inspect", f"{model}.cfg", f"{model}.weights").stdout
-    wide = [line for line in output.splitlines() if len(line) > 80]
-    assert [line for line in wide if str(model) not in line] == []
-
-
-def rows_of_csv(invoke, *arguments: object) -> list[dict[str, str]]:
-    return list(csv.DictReader(io.StringIO(invoke("inspect", *arguments, "--format", "csv").stdout)))
-
-
-def test_csv_has_the_numbers_of_the_document(invoke, layout_case: Golden):
-    arguments = (layout_case.cfg, layout_case.weights, "--dialect", layout_case.dialect)
-    layers = inspect_golden(invoke, layout_case)["layers"]
-    for row, layer in zip(rows_of_csv(invoke, *arguments), layers, strict=True):
-        places = ("index", "line", "outputs", "parameters", "batch_normalize")
-        assert [int(row[name]) for name in places] == [layer[name] for name in places]
-        assert {name: int(row[name]) for name in layer["output"]} == layer["output"]
-        found = layer["statistics"]
-        assert row["gain_max"] == (str(found["gain_magnitude"]["high"]) if found else "")
-        assert row["dead"] == (str(found["dead"]) if found else "")
-
-
-def test_csv_has_a_heading_and_nothing_else_on_stdout(invoke, tiny):
-    first, *rows = invoke("inspect", *tiny, "--format", "csv").stdout.splitlines()
-    assert first.startswith("index,type,line,")
-    assert len(rows) == 2
-
-
-def test_markdown_is_a_table_of_equal_rows(invoke, layout_case: Golden):
-    arguments = (layout_case.cfg, layout_case.weights, "--dialect", layout_case.dialect)
-    output = invoke("inspect", *arguments, "--format", "markdown").stdout
-    grid = [line for line in output.splitlines() if line.startswith("|")]
-    cells = [re.split(r"(?<!\\)\|", line)[1:-1] for line in grid]
-    assert {len(row) for row in cells} == {9}
-    numbers = [row[0].strip() for row in cells[2:]]
-    assert [number for number in numbers if number] == [str(layer["i"]) for layer in layout_case.layers]
-    assert set("".join(cells[1])) <= set(" :-")
-
-
-# --- findings and notes -----------------------------------------------------------------------------------------------
-
-
-def test_what_is_odd_in_the_cfg_is_a_finding(invoke, tmp_path):
+def test_what_is_odd_in_the_cfg_is_a_finding_in_its_line(tmp_path):
     cfg = tmp_path / "net.cfg"
-    odd = TINY.replace("=leaky", "=leaky # why\ncolour=red")
-    cfg.write_bytes(odd.replace("\n", "\r\n").encode())
-    findings = document(invoke, cfg, "--dialect", "alexeyab")["findings"]
-    assert [list(finding) for finding in findings] == [["id", "severity", "layer", "channel", "message"]] * 3
-    assert [finding["id"] for finding in findings] == ["cfg-cr", "cfg-inline-comment", "cfg-unknown-key"]
-    assert [finding["message"].split(": ")[0] for finding in findings] == ["line 1", "line 12", "line 13"]
+    cfg.write_bytes(TINY.replace("=leaky", "=leaky # why\ncolour=red").replace("\n", "\r\n").encode())
+    found = bnorm.inspect(read_model(cfg, None, "alexeyab")).findings
+    assert [(finding.id, finding.line) for finding in found] == [
+        *[("cfg-cr", 1), ("cfg-inline-comment", 12), ("cfg-unknown-key", 13)]
+    ]
 
 
-def test_findings_stand_below_the_table(invoke, tmp_path):
-    cfg = tmp_path / "net.cfg"
-    cfg.write_text(TINY.replace("filters=4", "filters=4\nfilters=5"))
-    assert invoke("inspect", cfg, "--dialect", "alexeyab").stdout.endswith(
-        "warning  line 10: [convolutional] filters: given before, the first one counts\n         [cfg-duplicate-key]\n"
-    )
+def test_a_plain_model_has_no_findings(tiny):
+    assert bnorm.inspect(read_model(*tiny)).findings == ()
 
 
-def test_a_plain_cfg_has_no_findings(invoke, tiny):
-    assert document(invoke, *tiny)["findings"] == []
-
-
-@pytest.mark.parametrize("form", ["table", "json", "csv", "markdown"])
-def test_the_choice_of_a_dialect_is_one_note_on_stderr(invoke, tiny, form):
-    result = invoke("inspect", *tiny, "--format", form)
-    assert re.fullmatch(r"note: dialect alexeyab: [^\n]+\n", result.stderr)
-    assert "note:" not in result.stdout
-
-
-def test_a_given_dialect_needs_no_note(invoke, tiny):
-    assert invoke("inspect", *tiny, "--dialect", "hank").stderr == ""
-
-
-def test_the_numbers_findings_are_those_of_check(invoke, tiny):
+def test_the_findings_in_the_numbers_are_those_of_check(tiny):
     patch(tiny[1], VARIANCES + 8, -1.0)
-    (found,) = document(invoke, *tiny)["findings"]
-    assert [found[name] for name in ("id", "severity", "layer", "channel")] == ["variance-negative", "error", 0, 2]
+    (found,) = bnorm.inspect(read_model(*tiny)).findings
+    assert (found.id, found.layer, found.channel) == ("variance-negative", 0, 2)
+    assert (found,) == bnorm.check(*tiny).findings
 
 
-def test_other_layers_have_no_findings(invoke, tiny):
+def test_other_layers_have_no_findings(tiny):
     patch(tiny[1], VARIANCES + 8, -1.0)
-    assert document(invoke, *tiny, "--layer", "1")["findings"] == []
+    assert bnorm.inspect(read_model(*tiny), [1]).findings == ()
 
 
-def test_a_pair_that_does_not_fit_has_no_findings_in_its_numbers(invoke, tiny):
+def test_a_pair_that_does_not_fit_has_no_findings_in_its_numbers(tiny):
     cfg, weights = tiny
     patch(weights, VARIANCES + 8, -1.0)
     weights.write_bytes(weights.read_bytes()[:-4])
-    assert document(invoke, cfg, weights, exit_code=1)["findings"] == []
+    report = bnorm.inspect(read_model(cfg, weights))
+    assert report.findings == ()
+    assert report.misfit is not None
 
 
-# --- channels ---------------------------------------------------------------------------------------------------------
-
-CHANNEL_KEYS = [
-    *["part", "channel", "scale", "bias", "mean", "variance", "gain", "offset"],
-    *["weight_norm", "weight_max", "folded_max", "above_zero", "state"],
-]
-
-
-def test_the_document_has_every_channel(invoke, layout_case: Golden):
-    arguments = (layout_case.cfg, layout_case.weights, "--dialect", layout_case.dialect)
-    for layer in document(invoke, *arguments, "--channels")["layers"]:
-        assert (layer["channels"] is None) == (layer["statistics"] is None)
-        if layer["channels"] is not None:
-            assert [list(row) for row in layer["channels"]] == [CHANNEL_KEYS] * layer["statistics"]["channels"]
-            parts = layer["statistics"]["parts"] or {"": layer["statistics"]}
-            assert list(dict.fromkeys(row["part"] for row in layer["channels"])) == list(parts)
+def test_statistics_after_the_end_of_the_file_are_none(tiny):
+    cfg, weights = tiny
+    weights.write_bytes(weights.read_bytes()[:80])
+    report = bnorm.inspect(read_model(cfg, weights))
+    assert report.statistics == ()
+    assert report.layers[0].channels == {}
 
 
-def test_csv_has_the_channels_of_the_document(invoke, layout_case: Golden):
-    arguments = (layout_case.cfg, layout_case.weights, "--dialect", layout_case.dialect, "--channels")
-    rows = rows_of_csv(invoke, *arguments)
-    layers = document(invoke, *arguments)["layers"]
-    expected = [
-        {"layer": str(layer["index"])} | {name: "" if value is None else str(value) for name, value in row.items()}
-        for layer in layers
-        for row in layer["channels"] or []
-    ]
-    assert rows == expected
+def test_without_weights_there_are_arrays_and_no_statistics(tiny):
+    report = bnorm.inspect(read_model(tiny[0]))
+    assert [array.name for array in report.layers[1].arrays] == ["biases", "weights"]
+    assert (report.layers[0].layer.batch_normalize, report.statistics, report.misfit) == (True, (), None)
 
 
-@pytest.mark.parametrize("form", ["table", "markdown"])
-def test_a_table_has_a_row_per_channel(invoke, tiny, form):
-    output = invoke("inspect", *tiny, "--channels", "--format", form).stdout
-    rows = [line.replace("|", " ").split() for line in output.splitlines()]
-    assert [row[1] for row in rows if row[:1] == ["0"]] == ["0", "1", "2", "3"]
+# --- it reads no more than it needs -----------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize(("columns", "shown"), [("80", False), ("160", True)])
-def test_columns_that_do_not_fit_the_terminal_are_left_out(invoke, layout_case: Golden, columns, shown):
-    arguments = (layout_case.cfg, layout_case.weights, "--dialect", layout_case.dialect, "--channels")
-    output = invoke("inspect", *arguments, columns=columns).stdout
-    tables = [line for line in output.splitlines() if str(layout_case.cfg.parent) not in line]
-    assert max(map(len, tables)) <= int(columns)
-    if any("variance" in line for line in tables):
-        assert any(" norm " in line for line in tables) == (shown and "batchnorm" not in layout_case.cfg.name)
-
-
-ORDER = {"variance": [3, 1, 0, 2], "variance:desc": [3, 1, 0, 2], "variance:asc": [2, 0, 1, 3]}
-
-
-@pytest.mark.parametrize("order", ORDER)
-@pytest.mark.parametrize("top", [None, 1, 3, 9])
-def test_channels_are_sorted_and_cut(invoke, tiny, order, top):
-    for channel, variance in enumerate((2.0, 3.0, 1.0, 4.0)):
-        patch(tiny[1], VARIANCES + 4 * channel, variance)
-    options = ["--channels", "--sort", order, *(["--top", top] if top else [])]
-    expected = ORDER[order][:top]
-    assert [int(row["channel"]) for row in rows_of_csv(invoke, *tiny, *options)] == expected
-    layers = document(invoke, *tiny, *options)["layers"]
-    assert [row["channel"] for row in layers[0]["channels"]] == expected
-    assert len(layers) == 2
-
-
-def test_what_is_no_number_is_sorted_first_and_what_does_not_apply_last(invoke, tiny):
-    patch(tiny[1], VARIANCES + 8, math.nan)
-    for order in ("variance", "variance:asc"):
-        first, *_ = rows_of_csv(invoke, *tiny, "--channels", "--sort", order)
-        assert first["variance"] == "nan"
-        *_, last = rows_of_csv(invoke, *tiny, "--sort", order.replace("variance", "variance_max"))
-        assert (last["index"], last["variance_max"]) == ("1", "")
-
-
-def test_layers_are_sorted_and_cut_in_every_form(invoke, tiny):
-    assert [row["index"] for row in rows_of_csv(invoke, *tiny, "--sort", "parameters:asc")] == ["1", "0"]
-    assert [row["index"] for row in rows_of_csv(invoke, *tiny, "--sort", "scale_max:asc")] == ["0", "1"]
-    assert [layer["index"] for layer in document(invoke, *tiny, "--sort", "index", "--top", 1)["layers"]] == [1]
-    output = invoke("inspect", *tiny, "--sort", "index").stdout
-    assert output.index("    1 conv") < output.index("    0 conv")
-
-
-@pytest.mark.parametrize(
-    ("value", "text"),
-    [(99.4, "99"), (99.6, "100"), (-99.6, "-100"), (9999.4, "9999"), (0.012, "0.012"), (1e-3, "1.0e-3")],
-)
-def test_a_number_has_two_digits_or_its_whole_part(value, text):
-    assert render.number(value) == text
-
-
-def test_a_path_stays_whole_and_is_spelled_for_people_alone(tiny, tmp_path):
-    folder = tmp_path / ("a longer name × of a folder " * 4).strip()
-    folder.mkdir()
-    cfg = folder / "net.cfg"
-    cfg.write_bytes(tiny[0].read_bytes())
-    for command in ("inspect", "check"):
-        for encoding, form in (("utf-8", "table"), ("utf-8", "json")):
-            arguments = [sys.executable, "-m", "bnorm", command, cfg, "--format", form]
-            environment = {**os.environ, "PYTHONIOENCODING": encoding, "COLUMNS": "80"}
-            printed = subprocess.run(arguments, capture_output=True, check=True, env=environment).stdout.decode(
-                encoding
-            )
-            assert str(cfg) in printed
-
-
-def test_names_are_sorted_too_and_empty_ones_come_last(invoke, tmp_path):
-    cfg = tmp_path / "net.cfg"
-    cfg.write_text(cfg_source("1x4x4", "maxpool | convolutional filters=3 batch_normalize=1 | maxpool"))
-    weights = write_weights(cfg, tmp_path / "net.weights")
-    patch(weights, 20 + 4 * 4, 0.0)  # scales[1]
-    for order, expected in {"type": [0, 2, 1], "type:DESC": [0, 2, 1], "type:asc": [1, 0, 2]}.items():
-        assert [int(row["index"]) for row in rows_of_csv(invoke, cfg, weights, "--sort", order)] == expected
-    for order in ("state", "state:asc"):
-        first, *_ = rows_of_csv(invoke, cfg, weights, "--channels", "--sort", order)
-        assert first["channel"] == "1"
-
-
-def test_equal_rows_stay_in_the_order_of_the_file(invoke, layout_case: Golden):
-    arguments = (layout_case.cfg, layout_case.weights, "--dialect", layout_case.dialect)
-    for order in ("batch_normalize", "batch_normalize:asc"):
-        rows = rows_of_csv(invoke, *arguments, "--sort", order)
-        for value in "01":
-            places = [int(row["index"]) for row in rows if row["batch_normalize"] == value]
-            assert places == sorted(places)
-
-
-@pytest.mark.parametrize("options", [["--channels"], ["--epsilon", "opencv"]])
-def test_what_shows_numbers_of_the_weights_needs_them(invoke, tiny, options):
-    assert f"{options[0]} needs WEIGHTS" in invoke("inspect", tiny[0], *options, exit_code=2).stderr
-
-
-def test_a_column_of_the_other_table_is_hinted_at(invoke, tiny):
-    assert "with --channels others" in invoke("inspect", *tiny, "--sort", "gain", exit_code=2).stderr
-
-
-@pytest.mark.parametrize("name", ["net\x1b[31m.cfg", "net\nverdict  fits.cfg", "net\udcff.cfg"])
-def test_a_file_s_name_is_shown_and_not_obeyed(invoke, tiny, tmp_path, name):
-    """In a terminal, in a pull request, and in a file: a name may hold any bytes."""
-    cfg = tmp_path / name
-    cfg.write_bytes(tiny[0].read_bytes())
-    for command in ("inspect", "check"):
-        for form in ("table", "markdown"):
-            printed = invoke(command, cfg, tiny[1], "--format", form, columns="200").stdout
-            assert " ".join(repr(name)[1:-1].split()) in " ".join(printed.split())
-    invoke("inspect", cfg, "-o", tmp_path / "report", "--format", "json")
-    assert json.loads((tmp_path / "report").read_text())["layers"]
-
-
-@pytest.mark.parametrize(
-    "options",
-    [
-        ["--sort", "colour"],
-        ["--sort", "gain", "--top", 3],
-        ["--sort", "gain:up", "--channels"],
-        ["--channels", "--sort", "parameters"],
-        ["--top", 0],
-        ["--epsilon", "torch"],
-        ["--plot", "net.gif"],
-    ],
-)
-def test_a_wrong_option_is_exit_code_2(invoke, tiny, options):
-    assert invoke("inspect", *tiny, *options, exit_code=2).stdout == ""
-
-
-@pytest.mark.parametrize(
-    ("choice", "deviation"),
-    [
-        ("keras", lambda variance: math.sqrt(variance + 1e-3)),
-        ("0.5:outside", lambda variance: math.sqrt(variance) + 0.5),
-        ("opencv", lambda variance: math.sqrt(variance + 1e-6)),
-    ],
-)
-def test_gains_are_those_of_the_epsilon(invoke, tiny, choice, deviation):
-    for row in document(invoke, *tiny, "--channels", "--epsilon", choice)["layers"][0]["channels"]:
-        assert row["gain"] == pytest.approx(row["scale"] / deviation(row["variance"]), rel=EXACT)
-
-
-def test_only_what_is_needed_is_read(invoke, tiny, monkeypatch):
+@pytest.mark.parametrize(("weights", "selection", "floats"), [(False, None, 16), (True, None, 124), (True, [1], 0)])
+def test_only_what_is_needed_is_read(tiny, monkeypatch, weights, selection, floats):
     """Layer 1 normalises nothing, layer 0 has 108 weights."""
     read: list[int] = []
-    floats = Weights._floats
+    original = Weights._floats
 
     def counting(self, offset, count, array):
         read.append(count)
-        return floats(self, offset, count, array)
+        return original(self, offset, count, array)
 
     monkeypatch.setattr(Weights, "_floats", counting)
-    for options, expected in (([], 16), (["--channels"], 124), (["--channels", "--layer", "1"], 0)):
-        read.clear()
-        invoke("inspect", *tiny, *options)
-        assert sum(read) == expected
+    bnorm.inspect(read_model(*tiny), selection, weights=weights)
+    assert sum(read) == floats
 
 
-# --- histograms -------------------------------------------------------------------------------------------------------
+def test_the_parts_of_a_layer_have_statistics_of_their_own():
+    report = bnorm.inspect(read_model(LAYOUTS / "lstm.cfg", LAYOUTS / "lstm.alexeyab.weights"))
+    (layer,) = (layer for layer in report.layers if layer.parts)
+    assert list(layer.parts) == list(layer.channels) == "wf wi wg wo uf ui ug uo".split()
+    assert sum(part.channels for part in layer.parts.values()) == layer.statistics.channels
 
 
-def test_a_histogram_has_a_bar_per_half_decade(invoke, tiny):
-    for channel, scale in enumerate((1e-9, -0.2, 0.25, 500)):
-        patch(tiny[1], SCALES + 4 * channel, scale)
-    line = next(line for line in invoke("inspect", *tiny).stdout.splitlines() if line.startswith("    0"))
-    assert line.endswith(" ▄·█··▄")
-
-
-def test_a_terminal_of_ascii_gets_plain_bars(tiny):
-    environment = {**os.environ, "PYTHONIOENCODING": "ascii", "COLUMNS": "100"}
-    arguments = [sys.executable, "-m", "bnorm", "inspect", *tiny]
-    done = subprocess.run(arguments, capture_output=True, check=True, env=environment)
-    bars = next(line for line in done.stdout.decode().splitlines() if line.startswith("    0")).split()[-1]
-    assert set(bars) <= set("._:-=+*#@")
-    assert "@" in bars
-    report = tiny[0].with_name("report")
-    subprocess.run([*arguments, "-o", report], check=True, env=environment)
-    assert "█" in report.read_text()  # a file is UTF-8 from wherever it is written
-
-
-def test_a_layer_of_parts_has_a_row_for_each(invoke):
-    output = invoke("inspect", LAYOUTS / "lstm.cfg", LAYOUTS / "lstm.alexeyab.weights").stdout
-    names = [line.split()[0] for line in output.splitlines() if line.startswith("        ") and line[8] in "wu"]
-    assert names == ["wf", "wi", "wg", "wo", "uf", "ui", "ug", "uo"]
-
-
-# --- written files ----------------------------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize("form", ["table", "json", "csv", "markdown"])
-def test_a_file_holds_what_would_be_printed(invoke, tiny, tmp_path, form):
-    printed = invoke("inspect", *tiny, "--format", form).stdout
-    for _ in range(2):  # an old report is replaced, as `run` does
-        assert invoke("inspect", *tiny, "--format", form, "-o", tmp_path / "report").stdout == ""
-        assert (tmp_path / "report").read_text() == printed
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["report", "tiny.cfg", "tiny.weights"]
-
-
-@pytest.mark.parametrize("option", ["-o", "--plot"])
-def test_an_input_is_never_overwritten(invoke, tiny, tmp_path, option):
-    link = tmp_path / "link.png"
-    link.symlink_to(tiny[1])
-    before = tiny[1].read_bytes()
-    assert "is an input" in invoke("inspect", *tiny, option, link, exit_code=1).stderr
-    assert tiny[1].read_bytes() == before
-
-
-def test_a_report_that_cannot_be_written_is_an_error(invoke, tiny, tmp_path):
-    error = invoke("inspect", *tiny, "-o", tmp_path / "missing" / "report", exit_code=1).stderr
-    assert error.startswith(f"error: {tmp_path}/missing/report: no folder")
+def test_a_layer_may_be_normalised_without_stored_biases(tmp_path):
+    """pjreddie's [batchnorm] stores none: they are 0."""
+    cfg: Path = tmp_path / "net.cfg"
+    cfg.write_text(cfg_source("3x4x4", "batchnorm"))
+    weights = write_weights(cfg, tmp_path / "net.weights", "pjreddie")
+    rows = channel_rows(bnorm.inspect(read_model(cfg, weights, "pjreddie"), weights=True).layers)
+    assert [row.bias for row in rows] == [0.0] * 3
+    assert [row.weight_norm for row in rows] == [None] * 3

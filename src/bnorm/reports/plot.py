@@ -104,11 +104,13 @@ def _draw_panel(axis: Axes, panel: Panel, layers: list[Channels]) -> None:
     living = [_showable(column) & ~channels.dead for column, channels in zip(columns, layers, strict=True)]
     low, high = _limits(np.concatenate([column[mask] for column, mask in zip(columns, living, strict=True)]))
     _scale(axis, panel.label, low, high)
+    bars, crosses = {}, {}
     for position, (column, mask) in enumerate(zip(columns, living, strict=True)):
         if mask.any():
-            _bar(axis, position, np.clip(column[mask], low, high))
-        crosses = np.clip(np.where(_showable(column), column, low)[~mask], low, high)
-        axis.scatter(np.full(crosses.size, position), crosses, marker="x", s=22, color=RED, linewidths=1.1, zorder=5)
+            bars[position] = np.clip(column[mask], low, high)
+        crosses[position] = np.clip(np.where(_showable(column), column, low)[~mask], low, high)
+    _draw_bars(axis, bars)
+    axis.scatter(*_points(crosses), marker="x", s=22, color=RED, linewidths=1.1, zorder=5)
 
 
 def _showable(values: Vector) -> Mask:
@@ -140,13 +142,24 @@ def _scale(axis: Axes, label: str, low: float, high: float) -> None:
     axis.spines[["top", "right"]].set_visible(False)
 
 
-def _bar(axis: Axes, position: int, values: Vector) -> None:
-    levels = quantiles({"": values})[""]
-    outside = values[(values < levels.q10) | (values > levels.q90)]
-    axis.plot(np.full(outside.size, position), outside, ".", color=DOT, markersize=2.2, alpha=0.7, rasterized=True)
-    axis.vlines(position, levels.q10, levels.q90, color=LIGHT, linewidth=6)
-    axis.vlines(position, levels.q25, levels.q75, color=DARK, linewidth=6)
-    axis.plot(position, levels.q50, "_", color=INK, markersize=7, markeredgewidth=1.3)
+def _draw_bars(axis: Axes, bars: dict[int, Vector]) -> None:
+    """Draw the values at each position as two bars, a tick and dots."""
+    levels = {position: quantiles({"": values})[""] for position, values in bars.items()}
+    outside = {
+        position: values[(values < levels[position].q10) | (values > levels[position].q90)]
+        for position, values in bars.items()
+    }
+    axis.plot(*_points(outside), ".", color=DOT, markersize=2.2, alpha=0.7, rasterized=True)
+    spans = levels.values()
+    axis.vlines(list(bars), [span.q10 for span in spans], [span.q90 for span in spans], color=LIGHT, linewidth=6)
+    axis.vlines(list(bars), [span.q25 for span in spans], [span.q75 for span in spans], color=DARK, linewidth=6)
+    axis.plot(list(bars), [span.q50 for span in spans], "_", color=INK, markersize=7, markeredgewidth=1.3)
+
+
+def _points(values: dict[int, Vector]) -> tuple[Vector, Vector]:
+    """Return the positions and the values of all points of a panel."""
+    positions = np.repeat(list(values), [column.size for column in values.values()])
+    return positions.astype(np.float64), np.concatenate([np.empty(0), *values.values()])
 
 
 def _legend(axis: Axes) -> None:
