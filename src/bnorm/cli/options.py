@@ -2,20 +2,18 @@
 
 from __future__ import annotations
 
-import math
 import re
 from collections.abc import Callable
 from itertools import chain
 from pathlib import Path
-from typing import NamedTuple, NoReturn, TypeVar
+from typing import NamedTuple, TypeVar
 
 import click
 
-from bnorm.batchnorm.epsilon import RUNTIMES, Epsilon
+from bnorm.batchnorm.engine import LEAST_MEMORY
+from bnorm.batchnorm.epsilon import RUNTIMES, Epsilon, parse_epsilon
 from bnorm.darknet.dialects import DIALECTS
 from bnorm.darknet.model import Model
-
-LEAST_MEMORY = 16 << 20  # with less, scattered channels are read in small pieces, again and again
 
 FILE = click.Path(path_type=Path)
 
@@ -136,19 +134,10 @@ class EpsilonChoice(click.ParamType[Epsilon]):
     name = "NAME|VALUE[:PLACE]"
 
     def convert(self, value: str, param: click.Parameter | None, ctx: click.Context | None) -> Epsilon:
-        if value in RUNTIMES:
-            return RUNTIMES[value]
-        number, _, place = value.partition(":")
-        match = re.fullmatch(r"[0-9]{0,20}\.?[0-9]{0,20}(e[+-]?[0-9]{1,3})?", number, re.IGNORECASE)
-        if match is None or place not in ("", "inside", "outside") or (":" in value and not place):
-            self._refuse(value, param, ctx)
-        if not re.search("[0-9]", number.lower().partition("e")[0]) or not math.isfinite(float(number)):
-            self._refuse(value, param, ctx)
-        return Epsilon(float(number), inside=place != "outside")
-
-    def _refuse(self, value: str, param: click.Parameter | None, ctx: click.Context | None) -> NoReturn:
-        names = ", ".join(RUNTIMES)
-        self.fail(f"{value!r} is neither a value such as 1e-5 or 1e-6:outside nor one of {names}", param, ctx)
+        try:
+            return parse_epsilon(value)
+        except ValueError as error:
+            self.fail(str(error), param, ctx)
 
 
 def epsilon_option(default: str | None, shown: str | None = None) -> Callable[[Command], Command]:
