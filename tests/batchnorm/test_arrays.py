@@ -75,7 +75,7 @@ def test_an_argument_without_meaning_is_a_value_error_that_names_it(x, case):
 
 @pytest.mark.parametrize("arguments", [layer()[::-1], (layer()[0], tuple(layer()[1])), (tuple(layer()[0]), layer()[1])])
 def test_parameters_and_rolling_cannot_be_swapped(x, arguments):
-    with pytest.raises(TypeError, match="expected a (Parameters|Rolling)"):
+    with pytest.raises(TypeError, match=r"expected a (Parameters|Rolling)"):
         bnorm.batch_normalize(x, *arguments)
 
 

@@ -1,4 +1,4 @@
-"""`batchnorm.tiling.RowScheme`: the examples of the module's docstring, and that every value is in one row and piece."""
+"""`batchnorm.tiling.RowScheme`: the examples of its docstring; every value is in one row and one piece."""
 
 from __future__ import annotations
 

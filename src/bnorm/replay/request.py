@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import operator
 import os
 import re
 from collections.abc import Iterable
@@ -162,8 +163,9 @@ class Request:
 def parse_layer(layer: int | str | tuple[int, str]) -> tuple[int, str]:
     """Return number and part of `3`, `"3"`, `"3.wf"` or `(3, "wf")`; the part is "" for a whole layer."""
     if isinstance(layer, tuple):
-        return layer
-    match = re.fullmatch(r"([0-9]{1,9})(?:\.(.*))?", str(layer))
+        number, part = layer
+        return operator.index(number), part
+    match = re.fullmatch(r"([0-9]{1,9})(?:\.(.*))?", layer if isinstance(layer, str) else str(operator.index(layer)))
     if match is None:
         raise ValueError(f"layer={layer!r}, expected a layer such as 12, or a part such as '3.wf'")
     return int(match[1]), match[2] or ""
