@@ -106,7 +106,13 @@ def _run_channels(layer: Normalisation, channels: _Pass) -> BatchResult:
         shift = np.where(dominated, moments.mean, 0)
         sums = channels.sums(shift, moments=layer.train)
         moments = _moments(layer, sums, shift, channels.count)
-    gradients, maps = _output_maps(layer, moments or layer.rolling, sums, shift, channels.count)
+    statistics = moments or layer.rolling
+    maps = _forward_maps(layer, statistics, shift, channels.outputs)
+    gradients = None
+    if sums.deltas:
+        gradients, maps["dx"] = formulas.backward(
+            layer.parameters, statistics, shift, sums.deltas, channels.count, layer.arithmetic
+        )
     channels.apply(maps, shift)
     return BatchResult(moments, gradients)
 
@@ -126,19 +132,16 @@ def _moments(layer: Normalisation, sums: Sums, shift: Vector, count: int) -> Mom
     return formulas.moments(sums.values, shift, count, layer.arithmetic) if sums.values else None
 
 
-def _output_maps(
-    layer: Normalisation, statistics: Rolling | Moments, sums: Sums, shift: Vector, count: int
-) -> tuple[Gradients | None, dict[str, ChannelMap]]:
-    """Return the gradients per channel, and the map of every output that there may be."""
-    parameters, arithmetic = layer.parameters, layer.arithmetic
-    maps = {
-        "y": formulas.forward(parameters, statistics, shift, arithmetic),
-        "x_norm": formulas.normalise(statistics, shift, arithmetic),
-    }
-    if not sums.deltas:
-        return None, maps
-    gradients, maps["dx"] = formulas.backward(parameters, statistics, shift, sums.deltas, count, arithmetic)
-    return gradients, maps
+def _forward_maps(
+    layer: Normalisation, statistics: Rolling | Moments, shift: Vector, outputs: tuple[str, ...]
+) -> dict[str, ChannelMap]:
+    """Return the maps of `y` and `x_norm`, as far as they are among the outputs."""
+    maps: dict[str, ChannelMap] = {}
+    if "y" in outputs:
+        maps["y"] = formulas.forward(layer.parameters, statistics, shift, layer.arithmetic)
+    if "x_norm" in outputs:
+        maps["x_norm"] = formulas.normalise(statistics, shift, layer.arithmetic)
+    return maps
 
 
 # --- passes over the values -------------------------------------------------------------------------------------------
@@ -154,6 +157,7 @@ class _Pass:
         self._spans, self._tensors, self._team, self._advance = spans, tensors, team, advance
         self._tile = _Tile(spans[0], tensors, team)
         self.count = tensors.x.length  # N, the number of values of a channel
+        self.outputs = tuple(tensors.outputs)
 
     def _tiles(self) -> Iterable[_Tile]:
         for span in self._spans:

@@ -90,10 +90,10 @@ class RowScheme:
 
     def piece_starts(self, first: int, last: int) -> NDArray[np.intp]:
         """Return the rows from `first` to before `last` that begin a piece, counted from `first`, which begins one."""
-        rows = np.arange(first, last)
-        if self.places > PIECE:  # a piece never crosses a plane's end
-            rows %= self.rows_per_plane
-        return np.flatnonzero(rows % self.rows_per_piece == 0)
+        if self.places <= PIECE:
+            return np.arange(0, last - first, self.rows_per_piece)
+        rows_in_plane = np.arange(first, last) % self.rows_per_plane  # no piece crosses the end of a plane
+        return np.flatnonzero(rows_in_plane % self.rows_per_piece == 0)
 
 
 def tiles(extent: Extent, most: int) -> list[list[Span]]:
