@@ -262,6 +262,13 @@ def test_a_team_s_threads_work_at_a_time_and_none_is_told_of_an_overflow():
         team.each(overflow, range(6))
 
 
+def test_every_item_is_handed_out_once():
+    taken: list[int] = []
+    with Team(7) as team:
+        team.each(lambda item, _scratch: taken.append(item), range(20_000))
+    assert sorted(taken) == list(range(20_000))
+
+
 @pytest.mark.parametrize("fails", ["caller", "worker"])
 def test_after_an_error_nothing_more_is_begun(fails):
     both, done = threading.Barrier(2, timeout=60), []
