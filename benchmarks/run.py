@@ -17,7 +17,7 @@ from typing import NamedTuple
 import numpy as np
 
 from bnorm.batchnorm.arithmetic import ARITHMETICS
-from bnorm.batchnorm.engine import Layer, run_batch
+from bnorm.batchnorm.engine import Normalisation, run_batch
 from bnorm.batchnorm.formulas import Parameters, Rolling
 from bnorm.batchnorm.threads import Team, processors
 from bnorm.darknet.autodetect import read_model
@@ -92,7 +92,7 @@ class Case:
         """y, or dx."""
         out = np.empty_like(self.x)
         name, arithmetic = ("dx", "pjreddie-gpu") if mode == "backward" else ("y", "paper")
-        layer = Layer(self.parameters, self.rolling, ARITHMETICS[arithmetic], mode == "training")
+        layer = Normalisation(self.parameters, self.rolling, ARITHMETICS[arithmetic], mode == "training")
         delta = MemoryTensor(self.delta) if mode == "backward" else None
         run_batch(layer, MemoryTensor(self.x), delta, {name: MemoryTensor(out)}, self.team)
         return out

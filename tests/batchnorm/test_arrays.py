@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 import bnorm
+from bnorm.batchnorm.arithmetic import ARITHMETICS
 from support import oracle
 
 SHAPE = (4, 3, 5, 6)
@@ -46,22 +47,39 @@ def test_a_rule_moves_the_rolling_statistics(x):
     assert np.array_equal(rolling.mean, layer()[1].mean)
 
 
-@pytest.mark.parametrize(
-    ("changes", "message"),
-    [
-        ({"arithmetic": "torch"}, "expected an arithmetic of pjreddie"),
-        ({"layout": "chwn"}, "a layout of nchw, nhwc"),
-        ({"threads": 0}, "threads=0, expected at least 1"),
-        ({"x": np.zeros(SHAPE, "i4")}, "an array of int32, expected float16"),
-        ({"delta": np.zeros((4, 3, 5, 7), "f4")}, r"delta has the shape \(4, 3, 5, 7\)"),
-        ({"delta": np.zeros(SHAPE, complex)}, "an array of complex128"),
-        ({"parameters": layer(4)[0]}, "expected 3 values in each vector"),
-        ({"rolling": layer(2)[1]}, "expected 3 values in each vector"),
-        ({"x": np.zeros((1, 3), "f4"), "train": True}, "one value per channel has no variance"),
-        ({"x": np.zeros((0, 3), "f4")}, "none of them 0"),
-    ],
-)
-def test_what_does_not_fit_is_a_value_error(x, changes, message):
+WRONG = {
+    "arithmetic": ({"arithmetic": "torch"}, ["torch", *ARITHMETICS]),
+    "layout": ({"layout": "chwn"}, ["chwn", "nchw", "nhwc"]),
+    "threads": ({"threads": 0}, ["threads=0"]),
+    "integers": ({"x": np.zeros(SHAPE, "i4")}, ["x ", "int32", "float16"]),
+    "big-endian": ({"x": np.zeros(SHAPE, ">f4")}, ["x ", ">f4"]),
+    "objects": ({"x": np.zeros(SHAPE, object)}, ["x ", "object"]),
+    "shape of x": ({"x": np.zeros((0, 3), "f4")}, ["x ", "(0, 3)"]),
+    "shape of delta": ({"delta": np.zeros((4, 3, 5, 7), "f4")}, ["delta ", "(4, 3, 5, 7)", str(SHAPE)]),
+    "complex delta": ({"delta": np.zeros(SHAPE, complex)}, ["delta ", "complex128"]),
+    "scales": ({"parameters": layer(4)[0]}, ["scales ", "(4,)", "(3,)"]),
+    "complex biases": ({"parameters": bnorm.Parameters(np.ones(3), np.ones(3, complex))}, ["biases ", "complex128"]),
+    "rolling": ({"rolling": layer(2)[1]}, ["rolling mean ", "(2,)", "(3,)"]),
+    "one value": ({"x": np.zeros((1, 3), "f4"), "train": True}, ["x "]),
+}
+
+
+@pytest.mark.parametrize("case", WRONG)
+def test_an_argument_without_meaning_is_a_value_error_that_names_it(x, case):
+    changes, words = WRONG[case]
     parameters, rolling = layer()
-    with pytest.raises(ValueError, match=message):
+    with pytest.raises(ValueError) as caught:  # noqa: PT011 - what it says follows
         bnorm.batch_normalize(**{"x": x, "parameters": parameters, "rolling": rolling} | changes)
+    assert all(word in str(caught.value) for word in words)
+
+
+@pytest.mark.parametrize("arguments", [layer()[::-1], (layer()[0], tuple(layer()[1])), (tuple(layer()[0]), layer()[1])])
+def test_parameters_and_rolling_cannot_be_swapped(x, arguments):
+    with pytest.raises(TypeError, match=r"expected a (Parameters|Rolling)"):
+        bnorm.batch_normalize(x, *arguments)
+
+
+def test_x_and_delta_are_not_modified(x):
+    before = x.copy()
+    bnorm.batch_normalize(x, *layer(), train=True, delta=x)
+    assert np.array_equal(x, before)

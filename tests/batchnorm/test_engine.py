@@ -19,13 +19,13 @@ from hypothesis import strategies as st
 
 from bnorm.batchnorm import tiling
 from bnorm.batchnorm.arithmetic import ARITHMETICS
-from bnorm.batchnorm.engine import Layer, run_batch
+from bnorm.batchnorm.engine import Normalisation, run_batch
 from bnorm.batchnorm.formulas import Parameters, Rolling
 from bnorm.batchnorm.threads import Team
-from bnorm.tensors import tensor
+from bnorm.batchnorm.tiling import RowScheme
 from bnorm.tensors.npy import new_npy
 from bnorm.tensors.open import open_tensor
-from bnorm.tensors.tensor import MemoryTensor, Tensor
+from bnorm.tensors.tensor import MemoryTensor, Span, Tensor
 
 MIB = 1 << 20
 OUTPUTS = ("y", "x_norm", "dx")
@@ -50,10 +50,10 @@ class Batch(NamedTuple):
     arithmetic: str = "pjreddie"
 
     @property
-    def layer(self) -> Layer:
+    def layer(self) -> Normalisation:
         """One with other numbers in each channel."""
         channels = np.arange(1.0, self.x.shape[1] + 1)
-        return Layer(
+        return Normalisation(
             Parameters(np.cos(channels), np.sin(channels)),
             Rolling(np.sin(3 * channels), 1 + np.cos(channels) ** 2),
             ARITHMETICS[self.arithmetic],
@@ -265,6 +265,13 @@ def test_a_team_s_threads_work_at_a_time_and_none_is_told_of_an_overflow():
         team.each(overflow, range(6))
 
 
+def test_every_item_is_handed_out_once():
+    taken: list[int] = []
+    with Team(7) as team:
+        team.each(lambda item, _scratch: taken.append(item), range(20_000))
+    assert sorted(taken) == list(range(20_000))
+
+
 @pytest.mark.parametrize("fails", ["caller", "worker"])
 def test_after_an_error_nothing_more_is_begun(fails):
     both, done = threading.Barrier(2, timeout=60), []
@@ -371,16 +378,12 @@ SIZES = st.one_of(st.integers(1, 99), st.integers(1, 99_999), st.just(1 << 40))
 @example(MemoryTensor(np.empty((2, 2, 300, 301), "f2")), 7, 2)
 @example(MemoryTensor(np.empty((3, 257, 1, 1), "f2")), 3, 2)
 def test_tiles_and_their_blocks_cover_every_value_exactly_once(extent, most, threads):
-    times = np.zeros((extent.channels, extent.length), "u1")
+    times, scheme = np.zeros((extent.channels, extent.length), "u1"), RowScheme(extent.places)
     for tile in (tile for group in tiling.tiles(extent, most) for tile in group):
-        for block in tiling.blocks(extent.room(tile), tiling.together(extent.places), threads):
+        for block in tiling.blocks(extent.buffer(tile), scheme, threads):
             span = tile.part(block)
             times[span.channels, span.start : span.stop] += 1
     assert (times == 1).all()
-
-
-def values(span: tensor.Span) -> int:
-    return (span.last - span.first) * (span.stop - span.start)
 
 
 @settings(deadline=None, max_examples=100)
@@ -389,15 +392,16 @@ def values(span: tensor.Span) -> int:
 @example(MemoryTensor(np.broadcast_to(np.float16(0), (64, 64, 52, 52))), 1 << 40, 64)
 def test_tiles_and_blocks_are_no_larger_than_is_asked_unless_they_are_one_piece_or_row(extent, most, threads):
     """Memory is bounded by them; and with two blocks for each thread none waits long for another."""
-    piece = min(tiling.piece_images(extent.places) * min(extent.places, tiling.PIECE), extent.length)
-    row = min(tiling.together(extent.places) * min(extent.places, tiling.RUN), extent.length)
+    scheme = RowScheme(extent.places)
+    piece = min(scheme.images_per_piece * min(extent.places, tiling.PIECE), extent.length)
+    row = min(scheme.images_per_row * min(extent.places, tiling.RUN), extent.length)
     for tile in (tile for group in tiling.tiles(extent, most) for tile in group):
-        assert values(tile) <= max(most, piece)
-        share = values(tile) // (2 * threads)
-        for block in tiling.blocks(extent.room(tile), tiling.together(extent.places), threads):
-            assert values(block) <= max(min(share, tiling.BLOCK, tiling.BLOCKS // threads), row)
+        assert tile.size <= max(most, piece)
+        share = tile.size // (2 * threads)
+        for block in tiling.blocks(extent.buffer(tile), scheme, threads):
+            assert block.size <= max(min(share, tiling.BLOCK, tiling.BLOCKS // threads), row)
 
 
 def test_what_fits_is_one_tile():
     extent = MemoryTensor(np.empty((3, 5, 70, 71), "f2"))
-    assert tiling.tiles(extent, 1 << 40) == [[tensor.Span(0, 5, 0, 3 * 70 * 71)]]
+    assert tiling.tiles(extent, 1 << 40) == [[Span(0, 5, 0, 3 * 70 * 71)]]

@@ -11,8 +11,8 @@ import pytest
 
 import bnorm
 from bnorm.batchnorm.arithmetic import ARITHMETICS
-from bnorm.batchnorm.batches import run
-from bnorm.batchnorm.engine import Layer
+from bnorm.batchnorm.batches import run_batches
+from bnorm.batchnorm.engine import Normalisation
 from bnorm.batchnorm.formulas import Parameters, Rolling, average, exponential
 from bnorm.batchnorm.threads import Team
 from bnorm.tensors.tensor import MemoryTensor
@@ -61,7 +61,7 @@ class Results:
 def compute(case: Case, name: str, train: bool, rule=None) -> list[dict[str, np.ndarray]]:
     """Every result of every mini-batch."""
     arithmetic, vectors, results = ARITHMETICS[name], case.vectors(), Results()
-    layer = Layer(
+    layer = Normalisation(
         Parameters(vectors["scales"], vectors["biases"]),
         Rolling(vectors["rolling_mean"], vectors["rolling_variance"]),
         arithmetic,
@@ -69,7 +69,7 @@ def compute(case: Case, name: str, train: bool, rule=None) -> list[dict[str, np.
     )
     inputs, deltas = ([MemoryTensor(np.ascontiguousarray(part)) for part in parts] for parts in (case.x, case.delta))
     with Team(2) as team:
-        run(layer, inputs, deltas, rule or exponential(arithmetic.keep, arithmetic), results.open, team)
+        run_batches(layer, inputs, deltas, rule or exponential(arithmetic.keep, arithmetic), results, team)
     return results.steps
 
 

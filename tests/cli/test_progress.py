@@ -9,10 +9,9 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 
-from bnorm.batchnorm.threads import Team
 from bnorm.cli import progress as module
 from bnorm.darknet.autodetect import read_model
-from bnorm.replay.job import Request, execute
+from bnorm.replay.job import run
 from bnorm.transforms.fold.fold import fold
 from support.golden import sample
 
@@ -65,9 +64,7 @@ def test_run_counts_the_values_of_all_inputs(tmp_path):
     done = []
     np.save(tmp_path / "x.npy", np.ones((4, 3, 5, 6)))
     np.savez(tmp_path / "p.npz", **dict.fromkeys(("scales", "biases", "rolling_mean", "rolling_variance"), np.ones(3)))
-    request = Request((str(tmp_path / "x.npy"),) * 2, params=tmp_path / "p.npz")
-    with Team(2) as team:
-        execute(request, team, lambda *counts: done.append(counts))
+    run(params=tmp_path / "p.npz", inputs=[tmp_path / "x.npy"] * 2, progress=lambda *counts: done.append(counts))
     assert_counts(done)
     assert done[-1] == (2 * 4 * 3 * 5 * 6,) * 2
 

@@ -65,7 +65,7 @@ every_kind = pytest.mark.parametrize("kind", ZIP_KINDS.values(), ids=list(ZIP_KI
 def read_all(tensor: Tensor) -> np.ndarray:
     """All values as (N, C, L)."""
     span = Span(0, tensor.channels, 0, tensor.length)
-    values = tensor.room(span).array
+    values = tensor.buffer(span).array
     tensor.read(span, values)
     return values
 
@@ -234,7 +234,7 @@ def test_a_shape_that_asks_for_too_much_is_refused(write):
 
 @pytest.mark.usefixtures("frugal")
 def test_a_header_s_length_that_claims_4_gib_is_refused(write):
-    assert "is no .npy file" in refused(write(b"\x93NUMPY\x02\x00" + b"\xff" * 4 + bytes(400)))
+    assert "is not a .npy file" in refused(write(b"\x93NUMPY\x02\x00" + b"\xff" * 4 + bytes(400)))
 
 
 def short_member(values: np.ndarray, kept: int) -> bytes:
@@ -280,7 +280,7 @@ def test_a_member_that_ends_early_is_refused_whatever_follows_it(write, kind):
 
 @pytest.mark.parametrize("length", [0, 1, 4, 6, 7, 8, 9, 10, 11, 60, 127])
 def test_a_file_that_ends_inside_its_header_is_refused(write, length):
-    assert "is no .npy file" in refused(write(npy(X)[:length]))
+    assert "is not a .npy file" in refused(write(npy(X)[:length]))
 
 
 @pytest.mark.parametrize("length", [128, 129, 607])
@@ -290,7 +290,7 @@ def test_a_file_that_ends_inside_its_values_is_refused(write, length):
 
 @pytest.mark.parametrize("data", [b"404: Not Found\n", b"\0" * 999, b"\x80\x04K\x01.", b"<!DOCTYPE html>", b"P"])
 def test_what_is_no_npy_file_is_refused(write, data):
-    assert "is no .npy file" in refused(write(data))
+    assert "is not a .npy file" in refused(write(data))
 
 
 def test_an_unknown_version_of_npy_is_refused(write):
@@ -352,7 +352,7 @@ def test_an_archive_of_nothing_is_refused(write, key):
 
 
 def test_a_member_that_is_no_array_is_refused(write):
-    assert "is no .npy file" in refused(write(npz({"x.txt": b"hello"}), "x.npz"))
+    assert "is not a .npy file" in refused(write(npz({"x.txt": b"hello"}), "x.npz"))
 
 
 def test_an_encrypted_archive_is_refused(write):
@@ -495,7 +495,7 @@ VECTORS = {
     "cut": ({"scales": npy(np.ones(5))[:-1], "biases": npy(np.ones(5))}, "bytes of values, got 39"),
     "claims too much": ({"scales": claim("(1000000000000000,)"), "biases": npy(np.ones(5))}, "bytes of values, got 0"),
     "claims much": ({"scales": claim("(16000000,)") + bytes(9), "biases": npy(np.ones(5))}, "bytes of values, got 9"),
-    "negative": ({"scales": claim("(-5,)") + bytes(40), "biases": npy(np.ones(5))}, "is no .npy file of one array"),
+    "negative": ({"scales": claim("(-5,)") + bytes(40), "biases": npy(np.ones(5))}, "is not a .npy file of one array"),
 }
 
 
@@ -519,5 +519,5 @@ def test_an_archive_that_numpy_would_not_write_is_refused(tmp_path, kind):
     path = tmp_path / "x.npz"
     with zipfile.ZipFile(path, "w", kind) as archive:
         archive.writestr("x.npy", bytes(200))
-    with pytest.raises(TensorError, match="another packing, expected stored or deflated"):
+    with pytest.raises(TensorError, match="another compression, expected stored or deflated"):
         open_tensor(str(path))

@@ -1,24 +1,28 @@
-"""The engine on NumPy arrays: one call, one mini-batch."""
+"""Batch normalisation of NumPy arrays: one call, one mini-batch."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from contextlib import nullcontext
+from contextlib import AbstractContextManager, nullcontext
 from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
-from bnorm.batchnorm.arithmetic import ARITHMETICS
-from bnorm.batchnorm.batches import Batch, run
-from bnorm.batchnorm.engine import Layer
+from bnorm.batchnorm.arithmetic import arithmetic_by_name
+from bnorm.batchnorm.batches import Batch, run_batches
+from bnorm.batchnorm.engine import Normalisation
 from bnorm.batchnorm.formulas import Gradients, Moments, Parameters, Rolling, RollingRule, exponential
 from bnorm.batchnorm.threads import Team, processors
-from bnorm.tensors.tensor import LAYOUTS, MemoryTensor, Tensor, Values
+from bnorm.tensors.tensor import MemoryTensor, Tensor, Values, check_layout
 
 
 class Result(NamedTuple):
-    """What came out: `dx` and `gradients` with a delta, `moments` in training; `rolling` has moved in training."""
+    """The results of `batch_normalize`: `dx` and `gradients` with a delta, `moments` in training, else None.
+
+    `y` and `dx` have the shape and dtype of x, all vectors shape (C,) and float64. `rolling` holds the statistics
+    after the mini-batch: updated in training, as given otherwise.
+    """
 
     y: Values
     dx: Values | None
@@ -28,12 +32,16 @@ class Result(NamedTuple):
 
 
 class _Arrays(NamedTuple):
-    """A sink of tensors in memory."""
+    """Results and writer of a single mini-batch, in arrays."""
 
     tensors: Mapping[str, Tensor]
 
+    def open(self, _number: int, _like: Tensor) -> AbstractContextManager[_Arrays]:
+        """Return the one writer."""
+        return nullcontext(self)
+
     def finish(self, batch: Batch) -> None:
-        """The caller has the batch."""
+        """Do nothing: `run_batches` returns the batch."""
 
 
 def batch_normalize(
@@ -48,45 +56,69 @@ def batch_normalize(
     rule: RollingRule | None = None,
     threads: int | None = None,
 ) -> Result:
-    """Normalise `x` of shape (N, C), (C, H, W) or (N, C, H, W), and with `delta`, ∂loss/∂y, run backward, too.
+    """Return y of one mini-batch, and with `delta` the gradients.
 
-    `arithmetic` is a name in `ARITHMETICS`; in training `rule` moves the rolling statistics, by default that
-    arithmetic's exponential average for convolutions. `y` and `dx` have the dtype of `x`, results per channel are
-    float64. ValueError for shapes that do not fit each other, and in training for one value per channel.
+    x           (N, C), (C, H, W) or (N, C, H, W), or with layout "nhwc" (H, W, C) or (N, H, W, C); float16, float32 or
+                float64. It is not modified
+    parameters  scales and biases, each (C,)
+    rolling     mean and variance, each (C,): they normalise at inference, and are updated in training
+    arithmetic  whose formulas, a name in `ARITHMETICS`: "pjreddie", "alexeyab-gpu", "paper", ...
+    train       normalise by the moments of x
+    delta       ∂loss/∂y, of the shape of x and any of its dtypes: run backward as well
+    rule        (rolling, moments, number) -> rolling in training; default: the arithmetic's exponential average
+    threads     default: the processors that this process may use
+
+    Computes in float64 and rounds each value of y and dx once; the number of threads does not change a bit. Raises
+    ValueError for unknown names, for shapes that do not fit each other, for other dtypes and, in training, for one
+    value per channel; TypeError unless `parameters` is a `Parameters` and `rolling` a `Rolling`.
     """
-    if arithmetic not in ARITHMETICS or layout not in LAYOUTS:
-        raise ValueError(f"expected an arithmetic of {', '.join(ARITHMETICS)} and a layout of {', '.join(LAYOUTS)}")
+    chosen = arithmetic_by_name(arithmetic)
+    check_layout(layout)
     if threads is not None and threads < 1:
         raise ValueError(f"threads={threads}, expected at least 1")
-    x, delta = _array(x), None if delta is None else _array(delta)
-    tensor = MemoryTensor(x, layout)
-    _check(tensor, delta, parameters, rolling, train)
-    y, dx = np.empty_like(x), None if delta is None else np.empty_like(x)
-    deltas = [] if delta is None else [MemoryTensor(delta, layout)]
-    results = {"y": MemoryTensor(y, layout)} | ({} if dx is None else {"dx": MemoryTensor(dx, layout)})
-    chosen = ARITHMETICS[arithmetic]
-    layer = Layer(Parameters(*map(_vector, parameters)), Rolling(*map(_vector, rolling)), chosen, train)
-    moves = rule or exponential(chosen.keep, chosen)
+    inputs = _tensor("x", x, layout)
+    deltas = [] if delta is None else [_tensor("delta", delta, layout)]
+    if deltas and deltas[0].shape != inputs.shape:
+        raise ValueError(f"delta has the shape {deltas[0].shape}, expected that of x, {inputs.shape}")
+    if train and inputs.length == 1:
+        raise ValueError("x has one value per channel, expected more in training: one value has no variance")
+    vectors = _vectors(parameters, rolling, inputs.channels)
+    layer = Normalisation(*vectors, arithmetic=chosen, train=train)
+    arrays = {name: np.empty(inputs.shape, inputs.dtype) for name in ("y", "dx")[: 1 + len(deltas)]}
+    results = _Arrays({name: MemoryTensor(array, layout) for name, array in arrays.items()})
     with Team(threads or processors()) as team:
-        (batch,) = run(layer, [tensor], deltas, moves, lambda _number, _x: nullcontext(_Arrays(results)), team)
-    return Result(y, dx, batch.moments, batch.rolling, batch.gradients)
+        (batch,) = run_batches(layer, [inputs], deltas, rule or exponential(chosen.keep, chosen), results, team)
+    return Result(
+        y=arrays["y"], dx=arrays.get("dx"), moments=batch.moments, rolling=batch.rolling, gradients=batch.gradients
+    )
 
 
-def _array(values: Values) -> Values:
-    array = np.ascontiguousarray(values)
+def _tensor(name: str, values: Values, layout: str) -> MemoryTensor:
+    """Return an argument as a tensor, in C order."""
+    array = np.asarray(values)
     if array.dtype not in (np.float16, np.float32, np.float64):
-        raise ValueError(f"an array of {array.dtype}, expected float16, float32 or float64")
-    return array
+        raise ValueError(f"{name} has the dtype {array.dtype}, expected float16, float32 or float64")
+    try:
+        return MemoryTensor(np.ascontiguousarray(array), layout)
+    except ValueError as error:
+        raise ValueError(f"{name} has the shape {array.shape}, expected {error}") from None
 
 
-def _vector(values: NDArray[np.floating]) -> NDArray[np.float64]:
-    return np.asarray(values, np.float64)
+def _vectors(parameters: Parameters, rolling: Rolling, channels: int) -> tuple[Parameters, Rolling]:
+    """Return the same as float64, checked."""
+    if not isinstance(parameters, Parameters):
+        raise TypeError(f"parameters is a {type(parameters).__name__}, expected a Parameters(scales, biases)")
+    if not isinstance(rolling, Rolling):
+        raise TypeError(f"rolling is a {type(rolling).__name__}, expected a Rolling(mean, variance)")
+    named = {**parameters._asdict(), **{f"rolling {name}": vector for name, vector in rolling._asdict().items()}}
+    vectors = [_vector(name, vector, channels) for name, vector in named.items()]
+    return Parameters(*vectors[:2]), Rolling(*vectors[2:])
 
 
-def _check(x: MemoryTensor, delta: Values | None, parameters: Parameters, rolling: Rolling, train: bool) -> None:
-    if delta is not None and delta.shape != x.shape:
-        raise ValueError(f"delta has the shape {delta.shape}, expected that of x, {x.shape}")
-    if any(np.shape(vector) != (x.channels,) for vector in (*parameters, *rolling)):
-        raise ValueError(f"expected {x.channels} values in each vector, as x of shape {x.shape} has channels")
-    if train and x.length == 1:
-        raise ValueError("one value per channel has no variance")
+def _vector(name: str, values: NDArray[np.floating], channels: int) -> NDArray[np.float64]:
+    array = np.asarray(values)
+    if array.dtype.kind not in "fiu":
+        raise ValueError(f"{name} has the dtype {array.dtype}, expected real numbers")
+    if array.shape != (channels,):
+        raise ValueError(f"{name} has the shape {array.shape}, expected ({channels},): x has {channels} channels")
+    return array.astype(np.float64)

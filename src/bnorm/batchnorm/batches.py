@@ -1,4 +1,4 @@
-"""Run a layer of a model on consecutive mini-batches: parameters, rolling statistics, and where results go."""
+"""Consecutive mini-batches through one layer: each one moves the rolling statistics for the next."""
 
 from __future__ import annotations
 
@@ -9,73 +9,78 @@ from typing import NamedTuple, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from bnorm.batchnorm.engine import MEMORY, Layer, run_batch
+from bnorm.batchnorm.engine import MEMORY, Normalisation, run_batch
 from bnorm.batchnorm.formulas import Gradients, Moments, Rolling, RollingRule
 from bnorm.batchnorm.threads import Team
 from bnorm.tensors.tensor import Tensor
 
 
 class Batch(NamedTuple):
-    """One mini-batch's results per channel, as far as they apply."""
+    """One mini-batch's results per channel: `moments` in training, `gradients` with a delta."""
 
     moments: Moments | None
     gradients: Gradients | None
     rolling: Rolling
 
     def vectors(self) -> dict[str, NDArray[np.float64]]:
-        """The results by name, without those that do not apply."""
-        found: dict[str, NDArray[np.float64]] = {}
+        """Return the results by name, each of shape (C,), without those that do not apply."""
+        vectors: dict[str, NDArray[np.float64]] = {}
         if self.moments:
-            found |= {"mean": self.moments.mean, "variance": self.moments.variance}
-            found |= {"rolling_mean": self.rolling.mean, "rolling_variance": self.rolling.variance}
-        return found | (self.gradients._asdict() if self.gradients else {})
+            vectors |= {"mean": self.moments.mean, "variance": self.moments.variance}
+            vectors |= {"rolling_mean": self.rolling.mean, "rolling_variance": self.rolling.variance}
+        return vectors | (self.gradients._asdict() if self.gradients else {})
 
 
-class Sink(Protocol):
-    """Where one mini-batch's results go."""
+class Writer(Protocol):
+    """The results of one mini-batch."""
 
     @property
     def tensors(self) -> Mapping[str, Tensor]:
-        """Tensors to fill, by name."""
+        """The tensors to fill, by name: `y`, `x_norm`, `dx`."""
 
     def finish(self, batch: Batch) -> None:
         """Take the results per channel."""
 
 
-Progress = Callable[[int, int], None] | None  # told how many values are done, and of how many
+class Results(Protocol):
+    """The results of all mini-batches."""
 
-Sinks = Callable[[int, Tensor], AbstractContextManager[Sink]]  # (number, input) -> where its results go
+    def open(self, number: int, like: Tensor) -> AbstractContextManager[Writer]:
+        """Return a writer for one mini-batch, whose tensors have the shape, dtype and layout of its input."""
 
 
-def run(
-    layer: Layer,
+Progress = Callable[[int, int], None]  # called with the number of values that are done, and of all
+
+
+def run_batches(
+    layer: Normalisation,
     inputs: Sequence[Tensor],
     deltas: Sequence[Tensor],
     rule: RollingRule,
-    sinks: Sinks,
+    results: Results,
     team: Team,
     memory: int = MEMORY,
-    progress: Progress = None,
+    progress: Progress | None = None,
 ) -> list[Batch]:
-    """Run consecutive mini-batches; in training each one moves the rolling statistics for the next."""
+    """Run consecutive mini-batches, in training with `rule` between them; `deltas` are one for each input, or none."""
     batches: list[Batch] = []
-    advance = _counter(progress, sum(x.channels * x.length for x in inputs)) if progress else None
+    advance = _Counter(progress, sum(x.channels * x.length for x in inputs)) if progress else None
     for number, x in enumerate(inputs):
-        with sinks(number, x) as sink:
-            result = run_batch(layer, x, deltas[number] if deltas else None, sink.tensors, team, memory, advance)
+        with results.open(number, x) as writer:
+            result = run_batch(layer, x, deltas[number] if deltas else None, writer.tensors, team, memory, advance)
             if result.moments:
                 layer = layer._replace(rolling=rule(layer.rolling, result.moments, number))
-            batches.append(Batch(result.moments, result.gradients, layer.rolling))
-            sink.finish(batches[-1])
+            batches.append(Batch(moments=result.moments, gradients=result.gradients, rolling=layer.rolling))
+            writer.finish(batches[-1])
     return batches
 
 
-def _counter(progress: Callable[[int, int], None], total: int) -> Callable[[int], None]:
-    done = 0
+class _Counter:
+    """Adds up the values that are done, for `progress`."""
 
-    def advance(values: int) -> None:
-        nonlocal done
-        done += values
-        progress(done, total)
+    def __init__(self, progress: Progress, total: int) -> None:
+        self._progress, self._total, self._done = progress, total, 0
 
-    return advance
+    def __call__(self, values: int) -> None:
+        self._done += values
+        self._progress(self._done, self._total)

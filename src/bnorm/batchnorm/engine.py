@@ -1,4 +1,4 @@
-"""One layer's batch normalisation on tensors of any size: kernels × threads × a memory budget."""
+"""Batch normalisation of one mini-batch of any size: kernels × threads × a memory budget."""
 
 from __future__ import annotations
 
@@ -10,26 +10,32 @@ import numpy as np
 from bnorm.batchnorm import formulas, kernels, tiling
 from bnorm.batchnorm.arithmetic import Arithmetic
 from bnorm.batchnorm.epsilon import Vector
-from bnorm.batchnorm.formulas import Gradients, Line, Moments, Parameters, Rolling
+from bnorm.batchnorm.formulas import ChannelMap, DeltaSums, Gradients, Moments, Parameters, Rolling, Sums, ValueSums
 from bnorm.batchnorm.kernels import Scratch
 from bnorm.batchnorm.threads import Team
-from bnorm.tensors.tensor import Doubles, Span, Tensor
+from bnorm.batchnorm.tiling import RowScheme
+from bnorm.tensors.tensor import Doubles, Span, Tensor, Values
 
 MEMORY = 256 << 20  # bytes of tensors that are in memory at a time
 
-Advance = Callable[[int], None] | None  # told of every few values that are done
+LEAST_MEMORY = 16 << 20  # with less, scattered channels are read in small pieces, again and again
+
+Advance = Callable[[int], None]  # called with the number of values that are done since the last call
 
 
-class Layer(NamedTuple):
-    """What a layer brings to a mini-batch. In training the mini-batch's own moments normalise, else `rolling` does."""
+class Normalisation(NamedTuple):
+    """A layer's parameters, statistics and arithmetic for one mini-batch.
+
+    In training the mini-batch's own moments normalise, else `rolling` does.
+    """
 
     parameters: Parameters
     rolling: Rolling
     arithmetic: Arithmetic
     train: bool
 
-    def of(self, channels: slice) -> Layer:
-        """The same for some of the channels."""
+    def select(self, channels: slice) -> Normalisation:
+        """Return the same for some of the channels."""
         return self._replace(
             parameters=Parameters(*(vector[channels] for vector in self.parameters)),
             rolling=Rolling(*(vector[channels] for vector in self.rolling)),
@@ -43,30 +49,44 @@ class BatchResult(NamedTuple):
     gradients: Gradients | None
 
 
+class _Tensors(NamedTuple):
+    """The tensors of a mini-batch; `outputs` by name."""
+
+    x: Tensor
+    delta: Tensor | None
+    outputs: Mapping[str, Tensor]
+
+    @property
+    def bytes_per_value(self) -> int:
+        """Return the bytes of one value of every tensor together."""
+        tensors = (self.x, self.delta, *self.outputs.values())
+        return sum(tensor.dtype.itemsize for tensor in tensors if tensor is not None)
+
+
+@formulas.quiet
 def run_batch(
-    layer: Layer,
+    layer: Normalisation,
     x: Tensor,
     delta: Tensor | None,
     outputs: Mapping[str, Tensor],
     team: Team,
     memory: int = MEMORY,
-    advance: Advance = None,
+    advance: Advance | None = None,
 ) -> BatchResult:
-    """Run one mini-batch; `outputs` receive `y`, `x_norm` and `dx`, as far as they are there.
+    """Run one mini-batch: fill the `outputs` `y`, `x_norm` and `dx`, as far as they are given; return the vectors.
 
-    Tensors are taken by tiles that fit into `memory` bytes together. `advance` is told how many values are done.
-    Neither threads nor memory change a bit of the results.
+    All tensors have the shape of `x`; `dx` needs `delta`, ∂loss/∂y. Tiles of all tensors together fit into `memory`
+    bytes. Neither threads nor memory change a bit of the results.
     """
-    most = memory // sum(tensor.dtype.itemsize for tensor in (x, delta, *outputs.values()) if tensor is not None)
     tensors = _Tensors(x, delta, outputs)
-    with np.errstate(all="ignore"):  # NaN and infinity are values like others here
-        return _joined(
-            _run_tiles(layer.of(spans[0].channels), spans, tensors, team, advance) for spans in tiling.tiles(x, most)
-        )
+    return _concatenated(
+        _run_channels(layer.select(spans[0].channels), _Pass(spans, tensors, team, advance))
+        for spans in tiling.tiles(x, memory // tensors.bytes_per_value)
+    )
 
 
-def _joined(results: Iterable[BatchResult]) -> BatchResult:
-    """The results of some channels after the others."""
+def _concatenated(results: Iterable[BatchResult]) -> BatchResult:
+    """Return the results of consecutive groups of channels as one."""
     moments, gradients = zip(*results, strict=True)
     return BatchResult(
         Moments(*map(np.concatenate, zip(*moments, strict=True))) if moments[0] else None,
@@ -74,129 +94,146 @@ def _joined(results: Iterable[BatchResult]) -> BatchResult:
     )
 
 
-class _Settled(NamedTuple):
-    """What follows from the sums of some channels: their results, and the factors of every output."""
-
-    result: BatchResult
-    shift: Vector | None
-    lines: Mapping[str, Line]
-
-    def of(self, channels: slice) -> _Settled:
-        """The same for some of the channels, but for the results."""
-        shift = None if self.shift is None else self.shift[channels]
-        return self._replace(shift=shift, lines={name: line.of(channels) for name, line in self.lines.items()})
+# --- the flow ---------------------------------------------------------------------------------------------------------
 
 
-class _Tensors(NamedTuple):
-    """The tensors of a mini-batch."""
+def _run_channels(layer: Normalisation, channels: _Pass) -> BatchResult:
+    """Sum, compute the results per channel, and map every value."""
+    shift = _starting_shift(layer)
+    sums = channels.sums(shift, moments=layer.train)
+    moments = _moments(layer, sums, shift, channels.count)
+    if moments and (dominated := formulas.mean_dominates(moments.mean, moments.unbiased)).any():
+        shift = np.where(dominated, moments.mean, 0)
+        sums = channels.sums(shift, moments=layer.train)
+        moments = _moments(layer, sums, shift, channels.count)
+    statistics = moments or layer.rolling
+    maps = _forward_maps(layer, statistics, shift, channels.outputs)
+    gradients = None
+    if sums.deltas:
+        gradients, maps["dx"] = formulas.backward(
+            layer.parameters, statistics, shift, sums.deltas, channels.count, layer.arithmetic
+        )
+    channels.apply(maps, shift)
+    return BatchResult(moments, gradients)
 
-    x: Tensor
-    delta: Tensor | None
-    outputs: Mapping[str, Tensor]
+
+def _starting_shift(layer: Normalisation) -> Vector:
+    """Return the number to subtract from each channel, (C,), before anything is known of x.
+
+    At inference that is the rolling mean where it dominates the rolling variance; in training it is 0.
+    """
+    mean, variance = layer.rolling
+    if layer.train:
+        return np.zeros_like(mean)
+    return np.where(formulas.mean_dominates(mean, variance), mean, 0)
+
+
+def _moments(layer: Normalisation, sums: Sums, shift: Vector, count: int) -> Moments | None:
+    return formulas.moments(sums.values, shift, count, layer.arithmetic) if sums.values else None
+
+
+def _forward_maps(
+    layer: Normalisation, statistics: Rolling | Moments, shift: Vector, outputs: tuple[str, ...]
+) -> dict[str, ChannelMap]:
+    """Return the maps of `y` and `x_norm`, as far as they are among the outputs."""
+    maps: dict[str, ChannelMap] = {}
+    if "y" in outputs:
+        maps["y"] = formulas.forward(layer.parameters, statistics, shift, layer.arithmetic)
+    if "x_norm" in outputs:
+        maps["x_norm"] = formulas.normalise(statistics, shift, layer.arithmetic)
+    return maps
+
+
+# --- passes over the values -------------------------------------------------------------------------------------------
+
+
+class _Pass:
+    """The tiles of some channels: each pass goes over all of them.
+
+    Every tile is read again in each pass, unless it is the only one.
+    """
+
+    def __init__(self, spans: list[Span], tensors: _Tensors, team: Team, advance: Advance | None) -> None:
+        self._spans, self._tensors, self._team, self._advance = spans, tensors, team, advance
+        self._tile = _Tile(spans[0], tensors, team)
+        self.count = tensors.x.length  # N, the number of values of a channel
+        self.outputs = tuple(tensors.outputs)
+
+    def _tiles(self) -> Iterable[_Tile]:
+        for span in self._spans:
+            if self._tile.span != span:
+                self._tile = _Tile(span, self._tensors, self._team)
+            yield self._tile
+
+    def sums(self, shift: Vector, *, moments: bool) -> Sums:
+        """Return the sums of x − shift for the moments, if asked for, and those of delta, if there is one."""
+        if not moments and self._tensors.delta is None:
+            return Sums()
+        pieces = [tile.sums(shift, moments) for tile in self._tiles()]
+        joined = np.ascontiguousarray(np.concatenate(pieces, axis=-1))  # the order in memory decides that of adding
+        totals = list(np.add.reduce(joined, axis=-1))  # 2 or 4 times (C,)
+        return Sums(
+            values=ValueSums(*totals[:2]) if moments else None,
+            deltas=DeltaSums(*totals[2 * moments :]) if self._tensors.delta else None,
+        )
+
+    def apply(self, maps: Mapping[str, ChannelMap], shift: Vector) -> None:
+        """Compute and write all outputs."""
+        for tile in self._tiles():
+            tile.apply(maps, shift)
+            if self._advance:
+                self._advance(tile.span.size)
 
 
 class _Tile:
-    """A tile of the tensors, worked on in blocks: each is read when it is first needed, and written when it is done."""
+    """A tile of the tensors in memory, which threads work on block by block."""
 
     def __init__(self, span: Span, tensors: _Tensors, team: Team) -> None:
-        self.span, self.tensors, self.team = span, tensors, team
-        x, delta, outputs = tensors
-        self.x, self.delta = x.room(span), delta.room(span) if delta else None
-        self.outputs = {name: output.room(span) for name, output in outputs.items()}
-        self.images = tiling.together(x.places)
-        self.blocks = tiling.blocks(self.x, self.images, team.threads)
-        self.unread = set(self.blocks)
+        self.span, self._tensors, self._team = span, tensors, team
+        self._x = tensors.x.buffer(span)
+        self._delta = tensors.delta.buffer(span) if tensors.delta else None
+        self._outputs = {name: output.buffer(span) for name, output in tensors.outputs.items()}
+        self._scheme = RowScheme(tensors.x.places)
+        self._blocks = tiling.blocks(self._x, self._scheme, team.threads)
+        self._loaded = False
 
-    def sums(self, train: bool, shift: Vector | None) -> Doubles:
-        """The sums of each piece, of shape (2 or 4, c, pieces): see `kernels.sum_block`."""
-        count = tiling.rows(self.x, self.images)
-        rows = np.zeros((2 * train + 2 * bool(self.delta), self.x.channels, count))
+    def sums(self, shift: Vector, moments: bool) -> Doubles:
+        """Return the sums of each piece, shape (2 or 4, c, pieces): those of `kernels.sum_span`."""
+        first, last = self._scheme.rows(self.span)
+        rows = np.zeros((2 * moments + 2 * bool(self._delta), self._x.channels, last - first))
 
         def work(block: Span, scratch: Scratch) -> None:
-            first = tiling.row_at(block.start, self.x.places)
-            last = tiling.row_at(block.stop - 1, self.x.places) + 1
-            x, delta = self._load(block, None if shift is None else shift[block.channels], scratch)
-            kernels.sum_block(x, delta, train, self.images, rows[:, block.channels, first:last])
+            x, delta = self._load(block)
+            start, stop = self._scheme.rows(self.span.part(block))
+            out = rows[:, block.channels, start - first : stop - first]
+            images = self._scheme.images_per_row
+            kernels.sum_span(x, delta, shift[block.channels], scratch, out, moments=moments, images_per_row=images)
 
-        self.team.each(work, self.blocks)
-        return np.add.reduceat(rows, tiling.piece_starts(count, self.x.places, self.images), axis=-1)
+        self._each_block(work)
+        return np.add.reduceat(rows, self._scheme.piece_starts(first, last), axis=-1)
 
-    def apply(self, settled: _Settled) -> None:
+    def apply(self, maps: Mapping[str, ChannelMap], shift: Vector) -> None:
         """Compute and write all outputs."""
-        last = next(reversed(self.outputs), "")
 
         def work(block: Span, scratch: Scratch) -> None:
-            part = settled.of(block.channels)
-            x, delta = self._load(block, part.shift, scratch)
-            for name, view in self.outputs.items():
-                out = view.part(block)
-                kernels.apply(part.lines[name], x, delta, scratch, out, last=name == last)
-                self.tensors.outputs[name].write(self.span.part(block), out)
+            x, delta = self._load(block)
+            chosen = {name: maps[name].select(block.channels) for name in self._outputs}
+            outputs = {name: output.part(block) for name, output in self._outputs.items()}
+            kernels.map_span(chosen, x, delta, shift[block.channels], scratch, outputs)
+            for name, values in outputs.items():
+                self._tensors.outputs[name].write(self.span.part(block), values)
 
-        self.team.each(work, self.blocks)
+        self._each_block(work)
 
-    def _load(self, block: Span, shift: Vector | None, scratch: Scratch) -> tuple[Doubles, Doubles | None]:
-        """The block's x, less the shift, and delta."""
-        x, delta = self.x.part(block), self.delta.part(block) if self.delta else None
-        if block in self.unread:
-            self.tensors.x.read(self.span.part(block), x)
-            if self.tensors.delta and delta is not None:
-                self.tensors.delta.read(self.span.part(block), delta)
-            self.unread.remove(block)
-        return scratch.load("x", x, shift), None if delta is None else scratch.load("delta", delta)
+    def _each_block(self, work: Callable[[Span, Scratch], None]) -> None:
+        self._team.each(work, self._blocks)
+        self._loaded = True  # every block was read in this pass or an earlier one
 
-
-def _run_tiles(layer: Layer, spans: list[Span], tensors: _Tensors, team: Team, advance: Advance) -> BatchResult:
-    """All tiles of some channels: first they are summed, then each is read again, unless it is the only one."""
-    tile = _Tile(spans[0], tensors, team)
-
-    def at(span: Span) -> _Tile:
-        nonlocal tile
-        if tile.span != span:
-            tile = _Tile(span, tensors, team)
-        return tile
-
-    def sum_less(shift: Vector | None) -> Doubles:
-        sums = [at(span).sums(layer.train, shift) for span in spans]
-        pieces = np.ascontiguousarray(np.concatenate(sums, axis=-1))  # whose order in memory decides that of adding
-        return np.asarray(np.add.reduce(pieces, axis=-1))
-
-    settled = _settle(layer, tensors, sum_less)
-    for span in spans:
-        at(span).apply(settled)
-        if advance:
-            advance((span.last - span.first) * (span.stop - span.start))
-    return settled.result
-
-
-def _settle(layer: Layer, tensors: _Tensors, sum_less: Callable[[Vector | None], Doubles]) -> _Settled:
-    """All that follows from the sums of x less a shift.
-
-    At inference the rolling mean of each channel is subtracted whose rolling variance is small beside it. In training
-    nothing is, unless the variance turns out to be small beside the mean; then each such channel's mean is, and all is
-    summed again.
-    """
-    parameters, rolling, arithmetic, train = layer
-    delta, outputs, length = tensors.delta, tensors.outputs, tensors.x.length
-    statistics: Rolling | Moments = rolling
-    moments, gradients = None, None
-    lines: dict[str, Line] = {}
-    about = np.zeros_like(rolling.mean) if train else np.where(formulas.far(*rolling), rolling.mean, 0)
-    shift = about if about.any() else None
-    sums = sum_less(shift) if train or delta else np.empty((2, 0))
-    if train:
-        statistics = moments = formulas.moments(sums[0], sums[1], about, length, arithmetic)
-        far = formulas.far(moments.mean, moments.unbiased)
-        if far.any():
-            shift = about = np.where(far, moments.mean, 0)
-            sums = sum_less(shift)
-            statistics = moments = formulas.moments(sums[0], sums[1], about, length, arithmetic)
-    if delta:
-        gradients, lines["dx"] = formulas.backward(
-            parameters, statistics, about, (sums[-2], sums[-1]), length, arithmetic
-        )
-    if "y" in outputs:
-        lines["y"] = formulas.forward(parameters, statistics, about, arithmetic)
-    if "x_norm" in outputs:
-        lines["x_norm"] = formulas.normalise(statistics, about, arithmetic)
-    return _Settled(BatchResult(moments, gradients), shift, lines)
+    def _load(self, block: Span) -> tuple[Values, Values | None]:
+        """Return the block's x and delta, each (n, c, l), which the first pass over the tile reads."""
+        x, delta = self._x.part(block), self._delta.part(block) if self._delta else None
+        if not self._loaded:
+            self._tensors.x.read(self.span.part(block), x)
+            if self._tensors.delta and delta is not None:
+                self._tensors.delta.read(self.span.part(block), delta)
+        return x, delta

@@ -1,4 +1,4 @@
-"""Batch normalisation itself: the formulas of each fork and of the paper, on vectors of one value per channel.
+"""The formulas of batch normalisation, of each fork and of the paper, on vectors of one value per channel.
 
 For the values x of one channel, N of them in a mini-batch (N = batch · height · width):
 
@@ -13,16 +13,18 @@ For the values x of one channel, N of them in a mini-batch (N = batch · height 
                  variance_delta = −½ · Σδ(x − mean) · deviation(variance)⁻³
                  dx = δ / deviation(variance) + variance_delta · 2(x − mean) / N + mean_delta / N
 
-What the forks disagree on is a row of `ARITHMETICS`: where ε stands in each deviation and how large it is, what the
-variance divides by, and what rolling keeps. Sources: pjreddie `batchnorm_layer.c`, `blas.c`, `blas_kernels.cu`;
-AlexeyAB the same and `connected_layer.c`; hank `batchnorm_layer.cpp`, `blas.cpp`; the paper is arXiv:1502.03167,
-section 3, algorithms 1 and 2. All vectors have shape (C,) and are float64.
+The forks differ in the value and position of ε in each deviation, in the divisor of the variance and in the fraction
+that rolling keeps: a row of `ARITHMETICS` holds these choices. Sources: pjreddie `batchnorm_layer.c`, `blas.c`,
+`blas_kernels.cu`; AlexeyAB the same and `connected_layer.c`; hank `batchnorm_layer.cpp`, `blas.cpp`; the paper is
+arXiv:1502.03167, section 3, algorithms 1 and 2. All vectors have shape (C,) and are float64.
+
+Sums are taken of x minus a shift per channel, so that a mean far from zero does not cancel their digits.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import NamedTuple, ParamSpec, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -30,18 +32,27 @@ from numpy.typing import NDArray
 from bnorm.batchnorm.arithmetic import Arithmetic
 from bnorm.batchnorm.epsilon import Epsilon, Vector
 
-FAR = 1 << 10  # mean² in variances from which on the variance, from sums of x itself, loses too many of its digits
+FAR = 1 << 10  # ratio mean² / variance above which a variance from unshifted sums of x loses ten bits or more
+
+P = ParamSpec("P")
+
+R = TypeVar("R")
+
+
+def quiet(function: Callable[P, R]) -> Callable[P, R]:
+    """Decorate a function that computes with numbers from files: NaN and infinity are values, not worth a warning."""
+    return np.errstate(all="ignore")(function)
 
 
 class Parameters(NamedTuple):
-    """What training learns: γ and β."""
+    """The learned parameters γ and β, each of shape (C,)."""
 
     scales: Vector
     biases: Vector
 
 
 class Rolling(NamedTuple):
-    """The statistics that inference uses."""
+    """The statistics that inference uses, each of shape (C,)."""
 
     mean: Vector
     variance: Vector
@@ -56,7 +67,7 @@ class Moments(NamedTuple):
 
 
 class Gradients(NamedTuple):
-    """What backward gives per channel."""
+    """The results of backward per channel."""
 
     scale_updates: Vector
     bias_updates: Vector
@@ -64,98 +75,127 @@ class Gradients(NamedTuple):
     variance_delta: Vector
 
 
-class Line(NamedTuple):
-    """A result of every value: `x · (x − shift) + delta · ∂loss/∂y + constant`, with one factor of each per channel."""
+class ValueSums(NamedTuple):
+    """Sums over the values of each channel: x = Σ(x − shift), xx = Σ(x − shift)²."""
+
+    x: Vector
+    xx: Vector
+
+
+class DeltaSums(NamedTuple):
+    """Sums over the values of each channel: delta = Σ delta, delta_x = Σ delta · (x − shift)."""
+
+    delta: Vector
+    delta_x: Vector
+
+
+class Sums(NamedTuple):
+    """The sums of one mini-batch; None for those that were not asked for."""
+
+    values: ValueSums | None = None
+    deltas: DeltaSums | None = None
+
+
+class ChannelMap(NamedTuple):
+    """A result for every value, `x · (x − shift) + delta · ∂loss/∂y + constant`, of x already shifted.
+
+    Each factor has shape (C,); `delta` is None for a result that does not depend on ∂loss/∂y.
+    """
 
     x: Vector
     delta: Vector | None
     constant: Vector
 
-    def of(self, channels: slice) -> Line:
-        """The same for some of the channels."""
-        return Line(self.x[channels], None if self.delta is None else self.delta[channels], self.constant[channels])
+    def select(self, channels: slice) -> ChannelMap:
+        """Return the map of some of the channels."""
+        delta = None if self.delta is None else self.delta[channels]
+        return ChannelMap(x=self.x[channels], delta=delta, constant=self.constant[channels])
 
 
+@quiet
 def gain_offset(parameters: Parameters, rolling: Rolling, epsilon: Epsilon) -> tuple[Vector, Vector]:
-    """What the layer does at inference, `y = gain·x + offset`: gain = scale / deviation, offset = bias − mean·gain."""
-    with np.errstate(all="ignore"):
-        gain = parameters.scales / epsilon.deviation(rolling.variance)
-        return gain, parameters.biases - rolling.mean * gain
+    """Return those of inference, y = gain·x + offset: gain = scale / deviation, offset = bias − mean · gain."""
+    gain = parameters.scales / epsilon.deviation(rolling.variance)
+    return gain, parameters.biases - rolling.mean * gain
 
 
-def moments(total: Vector, squares: Vector, shift: Vector, count: int, arithmetic: Arithmetic) -> Moments:
-    """From Σ(x − shift) and Σ(x − shift)² over `count` values.
+def moments(sums: ValueSums, shift: Vector, count: int, arithmetic: Arithmetic) -> Moments:
+    """Return the moments of `count` values per channel.
 
-    PJ `blas.c: mean_cpu, variance_cpu`; AB `blas_kernels.cu: fast_variance_kernel` divides by N.
+    pjreddie `blas.c: mean_cpu, variance_cpu`; AlexeyAB `blas_kernels.cu: fast_variance_kernel` divides by N.
     """
-    drift = total / count
-    about = np.maximum(squares - total * drift, 0)  # Σ(x − mean)², which rounding may push below 0
-    unbiased = about / (count - 1)
-    return Moments(shift + drift, about / count if arithmetic.biased else unbiased, unbiased)
+    drift = sums.x / count  # mean − shift
+    squares = np.maximum(sums.xx - sums.x * drift, 0)  # Σ(x − mean)², which rounding may make negative
+    unbiased = squares / (count - 1)
+    variance = squares / count if arithmetic.biased else unbiased
+    return Moments(mean=shift + drift, variance=variance, unbiased=unbiased)
 
 
-def far(mean: Vector, variance: Vector) -> NDArray[np.bool_]:
-    """Where the mean is so far from zero that, with no shift, Σx² and (Σx)² / N cancel in their first ten bits."""
-    with np.errstate(all="ignore"):
-        near: NDArray[np.bool_] = mean**2 <= FAR * variance
-    return np.isfinite(mean) & ~near  # squares beyond float64 make a variance that is no number
+@quiet
+def mean_dominates(mean: Vector, variance: Vector) -> NDArray[np.bool_]:
+    """Return a mask of the channels where mean² > FAR · variance: Σx² and (Σx)² / N share their first ten bits."""
+    near: NDArray[np.bool_] = mean**2 <= FAR * variance
+    return np.isfinite(mean) & ~near  # "not near", so that squares beyond float64, whose variance is NaN, count
 
 
-def normalise(statistics: Rolling | Moments, shift: Vector, arithmetic: Arithmetic) -> Line:
-    """x_norm = (x − mean) / deviation."""
+def normalise(statistics: Rolling | Moments, shift: Vector, arithmetic: Arithmetic) -> ChannelMap:
+    """Return the map of x_norm = (x − mean) / deviation."""
     inverse = 1 / arithmetic.forward.deviation(statistics.variance)
-    return Line(inverse, None, (shift - statistics.mean) * inverse)
+    return ChannelMap(x=inverse, delta=None, constant=(shift - statistics.mean) * inverse)
 
 
-def forward(parameters: Parameters, statistics: Rolling | Moments, shift: Vector, arithmetic: Arithmetic) -> Line:
-    """y = scale · x_norm + bias (PJ `normalize_cpu, scale_bias, add_bias`)."""
+def forward(parameters: Parameters, statistics: Rolling | Moments, shift: Vector, arithmetic: Arithmetic) -> ChannelMap:
+    """Return the map of y = scale · x_norm + bias (pjreddie `normalize_cpu, scale_bias, add_bias`)."""
     gain = parameters.scales / arithmetic.forward.deviation(statistics.variance)
-    return Line(gain, None, parameters.biases + (shift - statistics.mean) * gain)
+    return ChannelMap(x=gain, delta=None, constant=parameters.biases + (shift - statistics.mean) * gain)
 
 
 def backward(
     parameters: Parameters,
     statistics: Rolling | Moments,
     shift: Vector,
-    sums: tuple[Vector, Vector],
+    sums: DeltaSums,
     count: int,
     arithmetic: Arithmetic,
-) -> tuple[Gradients, Line]:
-    """The gradients per channel and dx, from Σ delta and Σ delta·(x − shift).
+) -> tuple[Gradients, ChannelMap]:
+    """Return the gradients per channel, and the map of dx.
 
-    PJ `backward_bias, backward_scale_cpu, mean_delta_cpu, variance_delta_cpu, normalize_delta_cpu`. At inference
-    darknet puts the rolling statistics into the same formulas (`backward_batchnorm_layer`); in the paper they are
+    pjreddie `backward_bias, backward_scale_cpu, mean_delta_cpu, variance_delta_cpu, normalize_delta_cpu`. At inference
+    darknet uses the rolling statistics in the same formulas (`backward_batchnorm_layer`); in the paper they are
     constants.
     """
-    total, along = sums
     drift = statistics.mean - shift
-    about = along - drift * total  # Σ delta · (x − mean)
+    centred = sums.delta_x - drift * sums.delta  # Σ delta · (x − mean)
     scales = parameters.scales
     deviation = arithmetic.backward.deviation(statistics.variance)
-    mean_delta = -scales * total / deviation
-    variance_delta = -0.5 * scales * about / deviation**3
-    scale_updates = about / arithmetic.forward.deviation(statistics.variance)
-    gradients = Gradients(scale_updates, total, mean_delta, variance_delta)
+    gradients = Gradients(
+        scale_updates=centred / arithmetic.forward.deviation(statistics.variance),
+        bias_updates=sums.delta,
+        mean_delta=-scales * sums.delta / deviation,
+        variance_delta=-0.5 * scales * centred / deviation**3,
+    )
     direct = scales / arithmetic.direct.deviation(statistics.variance)
     if arithmetic.constant_statistics and isinstance(statistics, Rolling):
-        return gradients, Line(np.zeros_like(direct), direct, np.zeros_like(direct))
-    slope = 2 * variance_delta / count
-    return gradients, Line(slope, direct, mean_delta / count - slope * drift)
-
-
-def roll(rolling: Rolling, batch: Moments, keep: float, arithmetic: Arithmetic) -> Rolling:
-    """keep · rolling + (1 − keep) · moment (PJ `forward_batchnorm_layer`: scal_cpu, axpy_cpu)."""
-    variance = batch.unbiased if arithmetic.unbiased_rolling else batch.variance
-    with np.errstate(all="ignore"):
-        mean = keep * rolling.mean + (1 - keep) * batch.mean
-        return Rolling(mean, keep * rolling.variance + (1 - keep) * variance)
+        return gradients, ChannelMap(x=np.zeros_like(direct), delta=direct, constant=np.zeros_like(direct))
+    slope = 2 * gradients.variance_delta / count
+    return gradients, ChannelMap(x=slope, delta=direct, constant=gradients.mean_delta / count - slope * drift)
 
 
 RollingRule = Callable[[Rolling, Moments, int], Rolling]  # (rolling so far, this mini-batch, its number) -> rolling
 
 
+@quiet
+def roll(rolling: Rolling, batch: Moments, keep: float, arithmetic: Arithmetic) -> Rolling:
+    """Return keep · rolling + (1 − keep) · moment (pjreddie `forward_batchnorm_layer`: scal_cpu, axpy_cpu)."""
+    variance = batch.unbiased if arithmetic.unbiased_rolling else batch.variance
+    return Rolling(
+        mean=keep * rolling.mean + (1 - keep) * batch.mean,
+        variance=keep * rolling.variance + (1 - keep) * variance,
+    )
+
+
 def exponential(keep: float, arithmetic: Arithmetic) -> RollingRule:
-    """darknet's: rolling = keep · rolling + (1 − keep) · moment."""
+    """Return darknet's rule: rolling = keep · rolling + (1 − keep) · moment."""
 
     def rule(rolling: Rolling, moments: Moments, _number: int) -> Rolling:
         return roll(rolling, moments, keep, arithmetic)
@@ -163,10 +203,12 @@ def exponential(keep: float, arithmetic: Arithmetic) -> RollingRule:
     return rule
 
 
+@quiet
 def average(rolling: Rolling, moments: Moments, number: int) -> Rolling:
-    """The paper's, algorithm 2: the mean of the mini-batches' means, and of their unbiased variances."""
+    """Return the mean of all mini-batches' means and of their unbiased variances: the paper's rule, algorithm 2."""
     if number == 0:
-        return Rolling(moments.mean, moments.unbiased)
-    with np.errstate(all="ignore"):
-        mean = rolling.mean + (moments.mean - rolling.mean) / (number + 1)
-        return Rolling(mean, rolling.variance + (moments.unbiased - rolling.variance) / (number + 1))
+        return Rolling(mean=moments.mean, variance=moments.unbiased)
+    return Rolling(
+        mean=rolling.mean + (moments.mean - rolling.mean) / (number + 1),
+        variance=rolling.variance + (moments.unbiased - rolling.variance) / (number + 1),
+    )

@@ -1,72 +1,98 @@
-"""The loops over values: exact sums and affine maps, on blocks that stay in cache.
+"""Sums and maps of one span: the loops over values, in NumPy.
 
-A tensor of N images, C channels and L places gives each channel M = N·L values, numbered i = n·L + l. It lies in memory
-as (N, C, L), channels apart, or as (N, L, C), channels last. Blocks are cut so that their values lie together in
-memory. Every value is converted to float64 when it enters a scratch block of shape (n, c, l).
+`sum_span` and `map_span` are all that the engine calls. Both take the values of a span as they are stored, (n, c, l)
+for n images, c channels and l places; convert them to float64 in scratch blocks that stay in cache; and subtract
+`shift`, shape (c,).
 
-The sums do not depend, to the last bit, on how the work is cut, on the number of threads, on the memory budget or on
-the order in memory. The values of a channel make rows, by their number alone: a plane is cut into runs of `RUN` places,
-each a dot product; where planes are small, some images make a row, added place by place and then along the places.
-Rows of about `PIECE` values of a plane, or of some images, make a piece. Blocks are cut between rows, tiles between
-pieces. Each step is one call of NumPy's, which adds in an order that only the lengths of the axes decide.
+To the last bit, a sum depends only on the lengths of the axes of each NumPy call, and these follow from the grouping
+into rows (see `tiling`). Large planes: each row is one dot product. Small planes: several images form one row; they
+are summed element by element, then across the row.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 
 from bnorm.batchnorm.epsilon import Vector
-from bnorm.batchnorm.formulas import Line
+from bnorm.batchnorm.formulas import ChannelMap
 from bnorm.batchnorm.tiling import RUN
 from bnorm.tensors.tensor import Doubles, Values
 
-WIDE = 512  # places from which on a factor for each plane is faster than one for each place
+WIDE = 512  # places from which on one factor per plane is faster than one per place
 
-LINE = 64  # bytes of a line of cache
+CACHE_LINE = 64  # bytes
 
 ONES = np.ones(RUN)
 
 
 class Scratch:
-    """One thread's buffers, kept from block to block."""
+    """The float64 buffers of one thread, kept from block to block."""
 
     def __init__(self) -> None:
         self.buffers: dict[str, Doubles] = {}
 
     def block(self, name: str, shape: tuple[int, ...]) -> Doubles:
-        """The named buffer in this shape, from the start of a line of cache on: elsewhere NumPy's loops are slower."""
+        """Return the named buffer in this shape, aligned to a cache line: NumPy's loops are slower elsewhere."""
         size = math.prod(shape)
         if name not in self.buffers or self.buffers[name].size < size:
-            raw = np.empty(size + LINE // 8)
-            self.buffers[name] = raw[-raw.ctypes.data % LINE // 8 :]
+            raw = np.empty(size + CACHE_LINE // 8)
+            self.buffers[name] = raw[-raw.ctypes.data % CACHE_LINE // 8 :]
         return self.buffers[name][:size].reshape(shape)
 
     def load(self, name: str, values: Values, shift: Vector | None = None) -> Doubles:
-        """Values (n, c, l) as float64, less `shift` (c)."""
+        """Return a float64 copy of values (n, c, l), minus `shift` (c,)."""
         block = self.block(name, values.shape)
         np.copyto(block, values)
-        if shift is not None:
+        if shift is not None and np.count_nonzero(shift):  # much faster than shift.any()
             block -= shift[:, np.newaxis]
         return block
 
 
-def sum_rows(arrays: Sequence[Doubles], images: int, out: Doubles) -> None:
-    """Sum each row of a scratch block (n, c, l), or of the product of two: `out` has shape (c, rows)."""
-    if images == 1:
+# --- sums -------------------------------------------------------------------------------------------------------------
+
+
+def sum_span(
+    x: Values,
+    delta: Values | None,
+    shift: Vector,
+    scratch: Scratch,
+    out: Doubles,
+    *,
+    moments: bool,
+    images_per_row: int,
+) -> None:
+    """Write the sums of each row into `out`, shape (2 or 4, c, rows).
+
+    These are Σx and Σx² with `moments`, then Σ delta and Σ delta·x with a delta; x being x − shift.
+    """
+    shifted = scratch.load("x", x, shift)
+    factors: list[list[Doubles]] = [[shifted], [shifted, shifted]] if moments else []
+    if delta is not None:
+        upstream = scratch.load("delta", delta)
+        factors += [[upstream], [upstream, shifted]]
+    for arrays, sums in zip(factors, out, strict=True):
+        sum_rows(arrays, images_per_row, sums)
+
+
+def sum_rows(arrays: Sequence[Doubles], images_per_row: int, out: Doubles) -> None:
+    """Sum each row of an array (n, c, l), or of the product of two, into `out`, shape (c, rows)."""
+    if images_per_row == 1:
         _sum_runs(arrays, out)
         return
-    whole = len(arrays[0]) // images * images
-    _sum_images([array[:whole] for array in arrays], images, out[:, : whole // images])
-    if rest := len(arrays[0]) - whole:
-        _sum_images([array[whole:] for array in arrays], rest, out[:, -1:])
+    images = len(arrays[0])
+    whole = images // images_per_row * images_per_row
+    _sum_images([array[:whole] for array in arrays], images_per_row, out[:, : whole // images_per_row])
+    if images > whole:
+        _sum_images([array[whole:] for array in arrays], images - whole, out[:, -1:])
 
 
 def _sum_runs(arrays: Sequence[Doubles], out: Doubles) -> None:
+    """Sum RUN places of a plane at a time, and the remaining places."""
     images, channels, places = arrays[0].shape
-    planes = out.reshape(channels, images, -1).swapaxes(0, 1)
+    planes = out.reshape(channels, images, -1).swapaxes(0, 1)  # (n, c, rows of a plane)
     whole = places // RUN * RUN
     if whole:
         shape = (images, channels, -1, RUN)
@@ -76,35 +102,56 @@ def _sum_runs(arrays: Sequence[Doubles], out: Doubles) -> None:
 
 
 def _dot(values: Doubles, factors: Doubles | None = None, *, out: Doubles) -> None:
-    """A dot product of every run, with ones if there are no factors: that is faster than NumPy's sum."""
+    """Write dot products along the last axis; without factors, with ones, which is faster than NumPy's sum."""
     np.vecdot(values, ONES[: values.shape[-1]] if factors is None else factors, out=out)
 
 
-def _sum_images(arrays: Sequence[Doubles], images: int, out: Doubles) -> None:
-    """Add so many images at a time place by place, and then along the places."""
+def _sum_images(arrays: Sequence[Doubles], images_per_row: int, out: Doubles) -> None:
+    """Sum groups of whole images element by element, then across the places."""
     _, channels, places = arrays[0].shape
-    if channels * places == 1:  # two of it, since NumPy adds a lone one in another order
+    if channels * places == 1:  # repeated, because NumPy adds a single column in another order
         arrays = [np.repeat(array, 2, axis=1) for array in arrays]
-    grouped = [array.reshape(-1, images, array.shape[1] * places) for array in arrays]
+    grouped = [array.reshape(-1, images_per_row, array.shape[1] * places) for array in arrays]  # (rows, images, c·l)
     sums = np.add.reduce(grouped[0], axis=1) if len(grouped) == 1 else np.einsum("gik,gik->gk", *grouped)
     np.add.reduce(sums[:, : channels * places].reshape(-1, channels, places), axis=2, out=out.T)
 
 
-def sum_block(x: Doubles, delta: Doubles | None, train: bool, images: int, out: Doubles) -> None:
-    """In training Σx and Σx², then, with a delta, Σ delta and Σ delta·x of each row: `out` is (2 or 4, c, rows)."""
-    wanted = [[x], [x, x]] if train else []
-    wanted += [] if delta is None else [[delta], [delta, x]]
-    for arrays, sums in zip(wanted, out, strict=True):
-        sum_rows(arrays, images, sums)
+# --- maps -------------------------------------------------------------------------------------------------------------
 
 
-def apply(line: Line, x: Doubles, delta: Doubles | None, scratch: Scratch, out: Values, *, last: bool) -> None:
-    """Write `line` for scratch blocks (n, c, l), rounded once. Delta is used up, and x the last time."""
+def map_span(
+    maps: Mapping[str, ChannelMap],
+    x: Values,
+    delta: Values | None,
+    shift: Vector,
+    scratch: Scratch,
+    outputs: Mapping[str, Values],
+) -> None:
+    """Write each output, (n, c, l), by the map of its name; every value is rounded once, to the output's dtype."""
+    shifted = scratch.load("x", x, shift)
+    upstream = None if delta is None else scratch.load("delta", delta)
+    last = list(outputs)[-1] if outputs else ""
+    for name, out in outputs.items():
+        # Nothing reads x and delta after the last map, so it need not copy them to other scratch blocks.
+        apply(maps[name], shifted, upstream, scratch, out, may_overwrite=name == last)
+
+
+def apply(
+    channel_map: ChannelMap,
+    x: Doubles,
+    delta: Doubles | None,
+    scratch: Scratch,
+    out: Values,
+    *,
+    may_overwrite: bool,
+) -> None:
+    """Write a map of scratch blocks (n, c, l) into `out`; `may_overwrite` x and delta with intermediate values."""
     images, channels, places = x.shape
     wide = places >= WIDE
     shape = x.shape if wide else (images, channels * places)
 
-    def each(vector: Vector) -> Doubles:
+    def spread(vector: Vector) -> Doubles:
+        """Return one factor per plane, (c, 1), or one per place, (c·l,)."""
         column = vector[:, np.newaxis]
         if wide:
             return column
@@ -112,10 +159,10 @@ def apply(line: Line, x: Doubles, delta: Doubles | None, scratch: Scratch, out: 
         np.copyto(row, column)
         return row.reshape(-1)
 
-    work = x if last else scratch.block("work", x.shape)
-    result = np.multiply(x.reshape(shape), each(line.x), out=work.reshape(shape))
-    if line.delta is not None and delta is not None:
-        upstream = delta.reshape(shape)
-        result += np.multiply(upstream, each(line.delta), out=upstream)
-    result += each(line.constant)
+    work = x if may_overwrite else scratch.block("work", x.shape)
+    result = np.multiply(x.reshape(shape), spread(channel_map.x), out=work.reshape(shape))
+    if channel_map.delta is not None and delta is not None:
+        term = delta if may_overwrite else scratch.block("term", delta.shape)
+        result += np.multiply(delta.reshape(shape), spread(channel_map.delta), out=term.reshape(shape))
+    result += spread(channel_map.constant)
     np.copyto(out, work)

@@ -6,22 +6,48 @@ import os
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor, wait
 from contextlib import suppress
-from typing import Self, TypeVar
+from threading import Lock
+from typing import Generic, Self, TypeVar
 
 import numpy as np
 
 from bnorm.batchnorm.kernels import Scratch
 
-BUFFER = 16  # values that NumPy converts or gathers at a time: rows from this length on are never copied together
+BUFFER = 16  # values that NumPy converts or gathers at a time: longer rows are never copied together
 
 Item = TypeVar("Item")
 
 
-class Team:
-    """Threads, each with its scratch buffers; NumPy works outside the interpreter's lock. A context manager.
+class _Queue(Generic[Item]):
+    """Items for several threads: each item is handed out once.
 
-    The caller's thread is one of them. Each takes the next item when it is done with one: handing every item to a
-    pool would wake the caller as often, and cost more than the work.
+    The lock makes that true for an interpreter without a global lock as well, where threads may not share an iterator.
+    """
+
+    def __init__(self, items: Sequence[Item]) -> None:
+        self._items, self._next, self._lock = items, 0, Lock()
+
+    def __iter__(self) -> Iterator[Item]:
+        while (number := self._take()) < len(self._items):
+            yield self._items[number]
+
+    def _take(self) -> int:
+        with self._lock:
+            number = self._next
+            self._next += 1
+        return number
+
+    def stop(self) -> None:
+        """Hand out nothing more."""
+        with self._lock:
+            self._next = len(self._items)
+
+
+class Team:
+    """Threads, each with its scratch buffers. A context manager; NumPy computes outside the interpreter's lock.
+
+    The caller's thread is one of them. Each takes the next item when it has finished one: submitting every item to a
+    pool would wake the caller as often, and cost more than the work (see benchmarks/README.md).
     """
 
     def __init__(self, threads: int) -> None:
@@ -40,36 +66,31 @@ class Team:
         self.close()
 
     def each(self, task: Callable[[Item, Scratch], None], items: Sequence[Item]) -> None:
-        """Run the task on every item; the first error is raised, and nothing more is begun after it."""
-        queue = iter(items)  # a list's iterator, which hands out each item once, whichever thread asks
-
-        def drain(scratch: Scratch) -> None:
-            try:
-                with np.errstate(all="ignore"):  # which each thread has of its own
-                    np.setbufsize(BUFFER)
-                    for item in queue:
-                        task(item, scratch)
-            finally:
-                _exhaust(queue)
-
+        """Run the task on every item. After an error nothing more is started, and the first error is raised."""
+        queue = _Queue(items)
         futures: list[Future[None]] = []
         try:
-            with suppress(RuntimeError):  # the system has no more threads: fewer do the same
-                futures.extend(self._pool.submit(drain, scratch) for scratch in self._scratch[1 : len(items)])
-            drain(self._scratch[0])
+            with suppress(RuntimeError):  # the system has no more threads: fewer give the same results
+                futures.extend(self._pool.submit(_drain, queue, task, own) for own in self._scratch[1 : len(items)])
+            _drain(queue, task, self._scratch[0])
         finally:
-            _exhaust(queue)
+            queue.stop()
             wait(futures)
         for future in futures:
             future.result()
 
 
-def _exhaust(items: Iterator[object]) -> None:
-    """Let nothing more begin."""
-    for _ in items:
-        pass
+def _drain(queue: _Queue[Item], task: Callable[[Item, Scratch], None], scratch: Scratch) -> None:
+    """Run the task on items of the queue until it is empty."""
+    try:
+        with np.errstate(all="ignore"):  # both settings are each thread's own
+            np.setbufsize(BUFFER)
+            for item in queue:
+                task(item, scratch)
+    finally:
+        queue.stop()
 
 
 def processors() -> int:
-    """The processors that this process may use."""
+    """Return the number of processors that this process may use."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1

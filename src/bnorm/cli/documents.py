@@ -10,16 +10,11 @@ from typing import TYPE_CHECKING, Any
 from bnorm.checks.findings import SEVERITIES, Finding, Kind
 
 if TYPE_CHECKING:  # a command need not wait for the modules of the others
-    import numpy as np
-    from numpy.typing import NDArray
-
     from bnorm.checks.check import Check
     from bnorm.darknet.model import Model
-    from bnorm.replay.job import Outcome
-    from bnorm.replay.results import Range
+    from bnorm.replay.job import ResultRow, RunReport
     from bnorm.reports.inspect import ChannelRow, Inspection, LayerReport
     from bnorm.statistics.channels import Statistics
-    from bnorm.tensors.tensor import Tensor
     from bnorm.transforms.fold.fold import FoldReport
 
 Document = dict[str, Any]
@@ -147,38 +142,31 @@ def fold_document(report: FoldReport) -> Document:
 # --- run --------------------------------------------------------------------------------------------------------------
 
 
-def run_document(outcome: Outcome, results: Sequence[Document]) -> Document:
+def run_document(report: RunReport, results: Sequence[Document]) -> Document:
     """Return the document of `bnorm run`, with results as `run_result` makes them."""
-    request = outcome.request
-    model = request.model
-    layer, part = request.place
+    request, source = report.request, report.model_layer
     return {
-        "cfg": str(model.network.text.path) if model else None,
-        "weights": _path(model.weights) if model else None,
-        "dialect": model.dialect.name if model else None,
-        "layer": layer if model else None,
-        "part": part if model else None,
-        "arithmetic": request.formulas().name,
+        "cfg": str(source.model.network.text.path) if source else None,
+        "weights": _path(source.model.weights) if source else None,
+        "dialect": source.model.dialect.name if source else None,
+        "layer": source.layer if source else None,
+        "part": source.part if source else None,
+        "arithmetic": report.arithmetic,
         "train": request.train,
         "output": _path(request.output),
         "results": list(results),
     }
 
 
-def run_result(
-    source: str, result: str, values: Tensor | NDArray[np.floating], span: Range | None, path: str | None
-) -> Document:
-    """Return one entry of `results`: the name, type, shape and range of what came of the input `source`.
-
-    Tensors that were written to `path` are not read again: their span is None.
-    """
+def run_result(row: ResultRow) -> Document:
+    """Return one entry of `results`; min, max and not_finite are None for a tensor that was written, and not read."""
     return {
-        "input": source,
-        "result": result,
-        "dtype": str(values.dtype),
-        "shape": list(values.shape),
-        "min": span.low if span else None,
-        "max": span.high if span else None,
-        "not_finite": span.not_finite if span else None,
-        "path": path,
+        "input": row.input,
+        "result": row.name,
+        "dtype": row.dtype,
+        "shape": list(row.shape),
+        "min": row.range.low if row.range else None,
+        "max": row.range.high if row.range else None,
+        "not_finite": row.range.not_finite if row.range else None,
+        "path": row.path,
     }

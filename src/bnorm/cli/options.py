@@ -6,7 +6,6 @@ since click 8.4.
 
 from __future__ import annotations
 
-import math
 import re
 from collections.abc import Callable
 from itertools import chain
@@ -15,7 +14,7 @@ from typing import NamedTuple, TypeVar
 
 import click
 
-from bnorm.batchnorm.epsilon import RUNTIMES, Epsilon
+from bnorm.batchnorm.epsilon import RUNTIMES, Epsilon, parse_epsilon
 from bnorm.darknet.dialects import DIALECTS
 from bnorm.darknet.model import Model
 
@@ -80,20 +79,12 @@ def sorting(text: str) -> Sorting:
     return Sorting(column=column, ascending=order == "asc")
 
 
-EPSILON = re.compile(
-    r"(?P<value>(?:[0-9]{1,20}\.?[0-9]{0,20}|\.[0-9]{1,20})(?:[eE][+-]?[0-9]{1,3})?)(?::(?P<side>inside|outside))?"
-)
-
-
 def epsilon(text: str) -> Epsilon:
     """Return a runtime's ε, or a value and its side of the root: `opencv`, `1e-5`, `1e-6:outside`."""
-    if text in RUNTIMES:
-        return RUNTIMES[text]
-    match = EPSILON.fullmatch(text)
-    if match is None or not math.isfinite(float(match["value"])):
-        names = ", ".join(RUNTIMES)
-        raise click.BadParameter(f"{text!r} is neither a value such as 1e-5 or 1e-6:outside nor one of {names}")
-    return Epsilon(value=float(match["value"]), inside=match["side"] != "outside")
+    try:
+        return parse_epsilon(text)
+    except ValueError as error:
+        raise click.BadParameter(str(error)) from None
 
 
 # --- arguments and options --------------------------------------------------------------------------------------------

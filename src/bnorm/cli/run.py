@@ -2,26 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 import click
 
 from bnorm.batchnorm.arithmetic import ARITHMETICS
-from bnorm.batchnorm.engine import MEMORY
-from bnorm.batchnorm.threads import Team, processors
+from bnorm.batchnorm.engine import LEAST_MEMORY, MEMORY
 from bnorm.cli import options, render, terminal
 from bnorm.cli.documents import Document, run_document, run_result
 from bnorm.cli.page import BLANK, Column, Line, Page, Records, Table
 from bnorm.cli.progress import progress
 from bnorm.darknet.autodetect import read_model
-from bnorm.replay.job import Outcome, Request, execute
-from bnorm.replay.results import Range
+from bnorm.replay.job import RunReport, run
+from bnorm.replay.request import ROLLING
 from bnorm.tensors.tensor import LAYOUTS
-
-ROLLING = ("ema", "average")
-
-LEAST_MEMORY = 16 << 20  # bytes; with less, scattered channels are read in many small pieces
 
 
 @click.command(name="run")
@@ -136,28 +131,29 @@ def command(
     if update_weights and not (cfg and train):
         raise click.UsageError("--update-weights needs CFG WEIGHTS and --train")
     model = read_model(cfg, weights, dialect) if cfg else None
-    request = Request(
-        inputs=inputs,
-        deltas=deltas,
-        model=model,
-        place=layer or (0, ""),
-        params=params,
-        train=train,
-        arithmetic=arithmetic,
-        rolling=rolling,
-        keep=keep,
-        stages=stages,
-        layout=layout,
-        shape=shape,
-        output=output,
-        update_weights=update_weights,
-        memory=memory,
-    )
-    with Team(threads or processors()) as team, progress("running") as advance:
-        outcome = execute(request, team, advance)
+    with progress("running") as advance:
+        report = run(
+            model,
+            layer,
+            params=params,
+            inputs=inputs,
+            deltas=deltas,
+            train=train,
+            arithmetic=arithmetic,
+            rolling=rolling,
+            keep=keep,
+            stages=stages,
+            layout=layout,
+            shape=shape,
+            output=output,
+            update_weights=update_weights,
+            memory=memory,
+            threads=threads,
+            progress=advance,
+        )
     if model:
         terminal.note(model)
-    render.show(_page(outcome), format_)
+    render.show(_page(report), format_)
 
 
 def _check_source(cfg: Path | None, weights: Path | None, layer: options.LayerPart | None, params: Path | None) -> None:
@@ -204,15 +200,15 @@ COLUMNS = (
 )
 
 
-def _page(outcome: Outcome) -> Page:
-    request = outcome.request
-    results = list(_results(outcome))
+def _page(report: RunReport) -> Page:
+    request = report.request
+    results = [run_result(row) for row in report.results]
     by_input = [Column("input", "input", lambda name: Path(name).name, right=False)] if len(request.inputs) > 1 else []
     mode = "training" if request.train else "inference"
     return Page(
-        document=lambda: run_document(outcome, results),
+        document=lambda: run_document(report, results),
         records=_records(results),
-        summary=(Line(None, f"{mode} in the arithmetic of {request.formulas().name}"), BLANK),
+        summary=(Line(None, f"{mode} in the arithmetic of {report.arithmetic}"), BLANK),
         table=Table([*by_input, *COLUMNS], results),
         footer=[Line(None, f"written to {request.output}")] if request.output else (),
     )
@@ -221,19 +217,3 @@ def _page(outcome: Outcome) -> Page:
 def _records(results: Sequence[Document]) -> Records:
     rows = [result | {"shape": _shape_text(result["shape"])} for result in results]
     return Records(list(rows[0]), [list(row.values()) for row in rows])
-
-
-def _results(outcome: Outcome) -> Iterator[Document]:
-    for number, (source, x) in enumerate(zip(outcome.request.inputs, outcome.inputs, strict=True)):
-        for name in outcome.wanted.tensors:
-            span = outcome.summaries[number].tensors[name].range() if outcome.summaries else None
-            yield run_result(source, name, x, span, _path(outcome, number, name))
-        for name, values in outcome.wanted.select(outcome.batches[number]).items():
-            yield run_result(source, name, values, Range.of(values), _path(outcome, number, name))
-
-
-def _path(outcome: Outcome, number: int, name: str) -> str | None:
-    folder = outcome.request.folder(number)
-    if folder is None:
-        return None
-    return f"{folder}:{name}" if outcome.request.archived() else str(folder / f"{name}.npy")

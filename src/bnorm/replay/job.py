@@ -1,169 +1,226 @@
-"""A run from files to files: what `bnorm run` is asked for, and what came of it."""
+"""`bnorm.run`: saved tensors through one layer, from files to files."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from contextlib import AbstractContextManager, ExitStack, nullcontext
+import os
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
+from numpy.typing import NDArray
 
-from bnorm.batchnorm.arithmetic import ARITHMETICS, Arithmetic
-from bnorm.batchnorm.batches import Batch, Progress, Sink, run
-from bnorm.batchnorm.engine import MEMORY, Layer
-from bnorm.batchnorm.formulas import RollingRule, average, exponential
-from bnorm.batchnorm.threads import Team
+from bnorm.batchnorm.batches import Batch, Progress, Results, run_batches
+from bnorm.batchnorm.engine import MEMORY, Normalisation
+from bnorm.batchnorm.formulas import Rolling, quiet
+from bnorm.batchnorm.threads import Team, processors
 from bnorm.darknet.model import Model
-from bnorm.errors import OutputError
-from bnorm.files import check_folder, check_outputs, replacing
-from bnorm.replay import results
-from bnorm.replay.layer import Source, check_tensors, from_model, from_params, update_weights
-from bnorm.replay.results import Summary, Wanted
+from bnorm.files import replacing
+from bnorm.replay.layer import StoredLayer, check_tensors, update_weights
+from bnorm.replay.outputs import FINAL, OutputPlan, plan_outputs
+from bnorm.replay.request import Inference, ModelLayer, ParamsFile, Request, Training, parse_layer, tensor_names
+from bnorm.replay.results import (
+    ArchiveResults,
+    FolderResults,
+    Summaries,
+    ValueRange,
+    Wanted,
+    value_range,
+    wanted_results,
+)
 from bnorm.tensors.npy import write_npy
-from bnorm.tensors.open import file_of, open_tensor
+from bnorm.tensors.open import open_tensor
 from bnorm.tensors.tensor import FileTensor, Tensor
 
-
-class Request(NamedTuple):
-    """What to run, on what, and where the results go.
-
-    `place` is a layer's number and the name of a part or "", in `model`; or `params` names a .npz archive. `keep`
-    overrides what the exponential average, `rolling="ema"`, keeps; "average" is the paper's.
-    """
-
-    inputs: tuple[str, ...]
-    deltas: tuple[str, ...] = ()
-    model: Model | None = None
-    place: tuple[int, str] = (0, "")
-    params: Path | None = None
-    train: bool = False
-    arithmetic: str | None = None
-    rolling: str = "ema"
-    keep: float | None = None
-    stages: bool = False
-    layout: str = "nchw"
-    shape: tuple[int, ...] | None = None
-    output: Path | None = None
-    update_weights: Path | None = None
-    memory: int = MEMORY
-
-    def formulas(self) -> Arithmetic:
-        """Those asked for, else the dialect's on the CPU, else pjreddie's."""
-        return ARITHMETICS[self.arithmetic or (self.model.dialect.name if self.model else "pjreddie")]
-
-    def archived(self) -> bool:
-        """Whether the results go into one .npz archive."""
-        return self.output is not None and self.output.suffix == ".npz"
-
-    def folder(self, number: int) -> Path | None:
-        """Where the results of one input go: the output itself, or with several inputs a folder in it."""
-        return self.output / f"{number:03}" if self.output and len(self.inputs) > 1 else self.output
-
-    def files_read(self) -> list[Path]:
-        """All that is read, and so must not be written."""
-        model = [self.model.network.text.path, self.model.weights] if self.model else []
-        return [path for path in (*model, self.params) if path] + [file_of(name) for name in self.inputs + self.deltas]
+TensorNames = str | os.PathLike[str] | Sequence[str | os.PathLike[str]]
 
 
-class Outcome(NamedTuple):
-    """What came of a request, in the order of the inputs; `summaries` only where nothing was written."""
+class ResultRow(NamedTuple):
+    """One result of one input. `range` is None for a tensor that was written, which is not read again."""
+
+    input: str
+    name: str
+    dtype: str
+    shape: tuple[int, ...]
+    range: ValueRange | None
+    path: str | None  # the file that holds it, or FILE.npz:NAME
+
+
+@dataclass(frozen=True, slots=True, repr=False)
+class RunReport:
+    """The results of a run: a `Batch` of vectors for each input, and a `ResultRow` for each result of each input."""
 
     request: Request
-    wanted: Wanted
-    inputs: Sequence[Tensor]
-    batches: Sequence[Batch]
-    summaries: Sequence[Summary]
+    arithmetic: str
+    batches: tuple[Batch, ...]
+    results: tuple[ResultRow, ...]
+
+    @property
+    def model_layer(self) -> ModelLayer | None:
+        """Return the layer of a model that was run, None for parameters from a file."""
+        return self.request.source if isinstance(self.request.source, ModelLayer) else None
+
+    @property
+    def rolling(self) -> Rolling:
+        """Return the rolling statistics after the last input."""
+        return self.batches[-1].rolling
+
+    def __repr__(self) -> str:
+        mode = "training" if self.request.train else "inference"
+        output = f", output={str(self.request.output)!r}" if self.request.output else ""
+        counts = f"inputs={len(self.batches)}, results={len(self.results)}"
+        return f"<RunReport: {mode}, {self.arithmetic}, {counts}{output}>"
 
 
-@np.errstate(all="ignore")  # a file may hold any number, signalling NaN too: no news to the user
-def execute(request: Request, team: Team, progress: Progress = None) -> Outcome:
-    """Read, check everything, run, write. A `BnormError` before any output exists where something does not fit."""
-    source = from_model(request.model, *request.place) if request.model else from_params(request.params or Path())
-    layer = Layer(source.parameters, source.rolling, request.formulas(), request.train)
-    with ExitStack() as stack:
-        inputs, deltas = (
-            [stack.enter_context(open_tensor(name, request.shape, request.layout)) for name in names]
-            for names in (request.inputs, request.deltas)
-        )
-        return _run(request, source, layer, inputs, deltas, team, progress)
+def run(
+    model: Model | None = None,
+    layer: int | str | tuple[int, str] | None = None,
+    *,
+    params: str | os.PathLike[str] | None = None,
+    inputs: TensorNames,
+    deltas: TensorNames = (),
+    train: bool = False,
+    arithmetic: str | None = None,
+    rolling: str = "ema",
+    keep: float | None = None,
+    stages: bool = False,
+    layout: str = "nchw",
+    shape: tuple[int, ...] | None = None,
+    output: str | os.PathLike[str] | None = None,
+    update_weights: str | os.PathLike[str] | None = None,
+    memory: int = MEMORY,
+    threads: int | None = None,
+    progress: Progress | None = None,
+) -> RunReport:
+    """Run the batch normalisation of one layer on saved tensors: at inference, in training, and backward.
+
+    model, layer    a model with weights, and a layer of it: 12, or the part "3.wf" or (3, "wf")
+    params          instead of these, a .npz archive of scales, biases, rolling_mean and rolling_variance
+    inputs          one tensor or several consecutive mini-batches: X.npy, X.npz, X.npz:KEY; raw float32 with `shape`
+    deltas          ∂loss/∂y of each input, in the same order: run backward as well
+    train           normalise by each mini-batch's own moments, and update the rolling statistics
+    arithmetic      a name in `ARITHMETICS`; default: the CPU path of the model's dialect, or "pjreddie"
+    rolling, keep   in training, "ema", with the fraction of the old statistics that it keeps, or "average"
+    stages          also write x_norm, mean_delta and variance_delta
+    layout          "nchw" or "nhwc"
+    output          a folder for .npy files, or FILE.npz; by default nothing is written, and ranges are reported
+    update_weights  a new file: the model's weights with this layer's rolling statistics replaced
+    memory          bytes of tensors in memory at a time, at least 16 MiB; no result depends on it
+    threads         default: the processors that this process may use; no result depends on it
+    progress        called with the number of values that are done, and of all
+
+    Raises ValueError for arguments that have no meaning, a `BnormError` for files that do not fit, before anything is
+    written.
+    """
+    if threads is not None and threads < 1:
+        raise ValueError(f"threads={threads}, expected at least 1")
+    request = Request(
+        source=_source(model, layer, params),
+        inputs=tensor_names(inputs),
+        deltas=tensor_names(deltas),
+        mode=_mode(train, rolling, keep),
+        arithmetic=arithmetic,
+        stages=stages,
+        layout=layout,
+        shape=shape,
+        output=None if output is None else Path(output),
+        update_weights=None if update_weights is None else Path(update_weights),
+        memory=memory,
+    )
+    with Team(threads or processors()) as team:
+        return execute(request, team, progress)
 
 
-def _run(
-    request: Request,
-    source: Source,
-    layer: Layer,
-    inputs: Sequence[FileTensor],
-    deltas: Sequence[FileTensor],
-    team: Team,
-    progress: Progress,
-) -> Outcome:
-    check_tensors(inputs, deltas, len(source.parameters.scales), request.train)
-    wanted = Wanted.of(layer.arithmetic, train=request.train, backward=bool(deltas), stages=request.stages)
-    _check_outputs(request, wanted)
-    summaries: list[Summary] = []
-
-    def sink(number: int, x: Tensor) -> AbstractContextManager[Sink]:
-        target = request.folder(number)
-        if target is None:
-            summaries.append(Summary.of(wanted, x))
-            return nullcontext(summaries[-1])
-        return (results.archive if request.archived() else results.folder)(target, wanted, x)
-
-    batches = run(layer, inputs, deltas, _rule(request, source), sink, team, request.memory, progress)
-    _write_final(request, wanted, batches[-1])
-    return Outcome(request, wanted, inputs, batches, summaries)
+def _source(
+    model: Model | None, layer: int | str | tuple[int, str] | None, params: str | os.PathLike[str] | None
+) -> ModelLayer | ParamsFile:
+    if params is not None and model is None and layer is None:
+        return ParamsFile(Path(params))
+    if params is not None or model is None or layer is None:
+        raise ValueError("expected a model and a layer, or params alone")
+    return ModelLayer(model, *parse_layer(layer))
 
 
-def _rule(request: Request, source: Source) -> RollingRule:
-    if request.rolling == "average":
-        return average
+def _mode(train: bool, rolling: str, keep: float | None) -> Inference | Training:
+    training = Training(rolling=rolling, keep=keep)
+    if not train and training != Training():
+        raise ValueError("rolling or keep without train, expected them in training only")
+    return training if train else Inference()
+
+
+@quiet
+def execute(request: Request, team: Team, progress: Progress | None = None) -> RunReport:
+    """Check everything, run, write; raises a `BnormError` before any output exists where something does not fit."""
     arithmetic = request.formulas()
-    kept = arithmetic.keep_connected if source.connected else arithmetic.keep
-    return exponential(kept if request.keep is None else request.keep, arithmetic)
+    wanted = wanted_results(arithmetic, train=request.train, backward=bool(request.deltas), stages=request.stages)
+    plan = plan_outputs(
+        request.output, request.update_weights, wanted.names, inputs=len(request.inputs), train=request.train
+    )
+    plan.check(request.files_read())
+    stored = request.source.read()
+    layer = Normalisation(
+        parameters=stored.parameters, rolling=stored.rolling, arithmetic=arithmetic, train=request.train
+    )
+    results = _results(plan, wanted)
+    with ExitStack() as stack:
+        inputs, deltas = _open(request, stored, stack)
+        rule = request.training.rule(arithmetic, connected=stored.connected)
+        batches = run_batches(layer, inputs, deltas, rule, results, team, request.memory, progress)
+        _write_final(request, plan, wanted.select(batches[-1]), batches[-1].rolling)
+    rows = tuple(_rows(request, plan, wanted, inputs, batches, results))
+    return RunReport(request=request, arithmetic=arithmetic.name, batches=tuple(batches), results=rows)
 
 
-FINAL = ("rolling_mean", "rolling_variance")
+def _open(request: Request, stored: StoredLayer, stack: ExitStack) -> tuple[list[FileTensor], list[FileTensor]]:
+    """Open inputs and deltas, and check that they fit the layer."""
+    inputs, deltas = (
+        [stack.enter_context(open_tensor(name, request.shape, request.layout)) for name in names]
+        for names in (request.inputs, request.deltas)
+    )
+    check_tensors(inputs, deltas, len(stored.parameters.scales), request.train)
+    return inputs, deltas
 
 
-def _check_outputs(request: Request, wanted: Wanted) -> None:
-    """Results replace older ones, but nothing that is read; the updated weights replace nothing at all."""
-    read = request.files_read()
-    updated = [request.update_weights] if request.update_weights else []
-    check_outputs(updated, read)
-    folders = _folders(request, wanted)
-    check_outputs([*_targets(request, folders), *updated], read, force=True)
-    for path in updated:
-        if path.resolve() in [folder.resolve() for folder in folders]:
-            raise OutputError(path, "is the folder for the results, expected another name for the weights")
+def _results(plan: OutputPlan, wanted: Wanted) -> FolderResults | ArchiveResults | Summaries:
+    if plan.archive:
+        return ArchiveResults(wanted=wanted, path=plan.archive)
+    return FolderResults(wanted=wanted, folders=plan.folders) if plan.folders else Summaries(wanted)
 
 
-def _folders(request: Request, wanted: Wanted) -> dict[Path, tuple[str, ...]]:
-    """The folders that results go into, and what goes into each."""
-    if request.output is None or request.archived():
-        return {}
-    names = (*wanted.tensors, *wanted.vectors)
-    if len(request.inputs) == 1:
-        return {request.output: names}
-    numbered = {folder: names for number in range(len(request.inputs)) if (folder := request.folder(number))}
-    return {request.output: FINAL if request.train else (), **numbered}
-
-
-def _targets(request: Request, folders: dict[Path, tuple[str, ...]]) -> list[Path]:
-    """The files that results go into, in folders that exist already; a new folder holds nothing to check."""
-    if request.output and request.archived():
-        return [request.output]
-    for folder in folders:
-        check_folder(folder, new_parent=folder != request.output)
-    return [folder / f"{name}.npy" for folder, names in folders.items() if folder.is_dir() for name in names]
-
-
-def _write_final(request: Request, wanted: Wanted, last: Batch) -> None:
-    """The statistics that several mini-batches leave, and the weights that hold them."""
-    if request.output and request.train and len(request.inputs) > 1:
-        with replacing(*(request.output / f"{name}.npy" for name in FINAL)) as files:
-            vectors = wanted.select(last)
+def _write_final(request: Request, plan: OutputPlan, last: dict[str, NDArray[np.floating]], rolling: Rolling) -> None:
+    """Write the statistics that several mini-batches leave, and the weights that hold them."""
+    if plan.final:
+        with replacing(*plan.final) as files:
             for file, name in zip(files, FINAL, strict=True):
-                write_npy(file, vectors[name])
-    if request.model and request.update_weights:
-        update_weights(request.model, *request.place, last.rolling, request.update_weights)
+                write_npy(file, last[name])
+    if plan.updated_weights and isinstance(request.source, ModelLayer):
+        update_weights(request.source.model, request.source.layer, request.source.part, rolling, plan.updated_weights)
+
+
+def _rows(
+    request: Request,
+    plan: OutputPlan,
+    wanted: Wanted,
+    inputs: Sequence[Tensor],
+    batches: Sequence[Batch],
+    results: Results,
+) -> Iterator[ResultRow]:
+    """Yield the results of each input: its tensors, then its vectors."""
+    summaries = results.summaries if isinstance(results, Summaries) else []
+    for number, (x, batch) in enumerate(zip(inputs, batches, strict=True)):
+        source = request.inputs[number]
+        for name in wanted.tensors:
+            seen = summaries[number].tensors[name].range() if summaries else None
+            path = plan.path_of(number, name)
+            yield ResultRow(input=source, name=name, dtype=str(x.dtype), shape=x.shape, range=seen, path=path)
+        for name, values in wanted.select(batch).items():
+            yield ResultRow(
+                input=source,
+                name=name,
+                dtype=str(values.dtype),
+                shape=values.shape,
+                range=value_range(values),
+                path=plan.path_of(number, name),
+            )

@@ -1,4 +1,4 @@
-"""Run a layer of a model on consecutive mini-batches: parameters, rolling statistics, and where results go."""
+"""The layer to run: read from a model or from a .npz archive, and its new statistics written back."""
 
 from __future__ import annotations
 
@@ -16,28 +16,30 @@ from bnorm.tensors.npz import read_vectors
 from bnorm.tensors.tensor import FileTensor
 
 
-class Source(NamedTuple):
-    """A layer's normalisation: its parameters and statistics, and whether it is a connected layer's."""
+class StoredLayer(NamedTuple):
+    """A layer's parameters and statistics as float64; `connected` chooses between the two `keep` of an arithmetic."""
 
     parameters: Parameters
     rolling: Rolling
     connected: bool
 
 
-def from_model(model: Model, layer: int, part: str = "") -> Source:
-    """The arrays of a layer's, or its part's, batch normalisation; a `CfgError` where it has none."""
-    normalisation(model, layer, part)
+def layer_from_model(model: Model, layer: int, part: str = "") -> StoredLayer:
+    """Return the batch normalisation of a layer, or of its part; raises `CfgError` where it has none."""
+    normalisation_arrays(model, layer, part)
     with open_weights(model) as weights:
         weights.require_fit()
         item = next(item for item in model.network.layers[layer].parts if item.name == part)
         normaliser = read_normaliser(weights, layer, item)
-    return Source(normaliser.parameters, normaliser.rolling, item.kind == "connected")
+    return StoredLayer(
+        parameters=normaliser.parameters, rolling=normaliser.rolling, connected=normaliser.kind == "connected"
+    )
 
 
-def normalisation(model: Model, layer: int, part: str) -> dict[str, Array]:
-    """The stored arrays of a layer's or a part's batch normalisation, by field."""
+def normalisation_arrays(model: Model, layer: int, part: str) -> dict[str, Array]:
+    """Return the stored arrays of a batch normalisation by field; raises `CfgError` where there is none."""
     path, layers = model.network.text.path, model.network.layers
-    if layer >= len(layers):
+    if not 0 <= layer < len(layers):
         raise CfgError(path, f"has no layer {layer}, expected 0 to {len(layers) - 1}")
     arrays = {array.field: array for array in model.layout.arrays if (array.layer, array.part) == (layer, part)}
     if not set(NORMALISATION) <= set(arrays):
@@ -46,21 +48,25 @@ def normalisation(model: Model, layer: int, part: str) -> dict[str, Array]:
 
 
 def _not_normalised(model: Model, layer: int, part: str) -> BnormError:
-    found = model.network.layers[layer]
-    names = [item.name for item in found.parts if item.batch_normalize and item.name]
-    place = f"is layer {layer}, and {part!r} is none of its parts" if part else f"is layer {layer}"
+    chosen = model.network.layers[layer]
+    names = [item.name for item in chosen.parts if item.batch_normalize and item.name]
+    what = f"is layer {layer}, which has no part {part!r}" if part else f"is layer {layer}"
     expected = f"one of its parts {', '.join(names)}" if names else "a layer whose batch normalisation is in the file"
-    return found.section.error(f"{place}, expected {expected}")
+    return chosen.section.error(f"{what}, expected {expected}")
 
 
-def from_params(path: Path) -> Source:
-    """The arrays `scales`, `biases`, `rolling_mean` and `rolling_variance` of a .npz archive."""
+def layer_from_params(path: Path) -> StoredLayer:
+    """Return the arrays `scales`, `biases`, `rolling_mean` and `rolling_variance` of a .npz archive."""
     scales, biases, mean, variance = read_vectors(path, ("scales", "biases", "rolling_mean", "rolling_variance"))
-    return Source(Parameters(scales, biases), Rolling(mean, variance), False)
+    return StoredLayer(
+        parameters=Parameters(scales=scales, biases=biases),
+        rolling=Rolling(mean=mean, variance=variance),
+        connected=False,
+    )
 
 
 def check_tensors(inputs: Sequence[FileTensor], deltas: Sequence[FileTensor], channels: int, train: bool) -> None:
-    """A `TensorError` for a tensor that does not fit the layer, or a delta that does not fit its input."""
+    """Raise `TensorError` for an input that does not fit the layer, and for a delta that does not fit its input."""
     for x in inputs:
         if x.channels != channels:
             what = f"has {x.channels} channels in {x.shape}, expected {channels}, as the layer has"
@@ -74,6 +80,6 @@ def check_tensors(inputs: Sequence[FileTensor], deltas: Sequence[FileTensor], ch
 
 def update_weights(model: Model, layer: int, part: str, rolling: Rolling, output: Path) -> None:
     """Write a copy of the model's weights with the rolling statistics of one layer or part replaced."""
-    arrays = normalisation(model, layer, part)
+    arrays = normalisation_arrays(model, layer, part)
     new = {"rolling_mean": rolling.mean, "rolling_variance": rolling.variance}
     copy(model, output, {(layer, arrays[field].name): values for field, values in new.items()})

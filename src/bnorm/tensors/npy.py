@@ -1,7 +1,12 @@
-"""Files of tensors: .npy, .npz, and raw float32.
+"""The .npy format: the header, read and written.
 
-Types: float16, float32 and float64, little-endian, in C order; anything else is refused. Nothing is ever unpickled, and
-nothing is allocated or unpacked beyond what a header's shape says.
+Types are float16, float32 and float64, little-endian, in C order; anything else is refused. Nothing is ever unpickled,
+and nothing is allocated beyond what a header's shape says.
+
+The header is the text of a Python dictionary (NumPy `lib/format.py`). It is read here by a closed grammar and never
+evaluated, because NumPy's own reader does not survive hostile text: `"-" * 9000 + "1"` raises MemoryError,
+`"(" * 9000` tokenize.TokenError, and the `3L` of Python 2 is a warning. A file of any content must end in a
+`TensorError` or be read.
 """
 
 from __future__ import annotations
@@ -36,26 +41,37 @@ _VALUES = {"descr": "'.*'", "fortran_order": "True|False", "shape": rf"\(\)|\( *
 _LENGTHS = {(1, 0): "<H", (2, 0): "<I", (3, 0): "<I"}  # the type of the header's length, by version
 
 
-def _header(path: Path, file: IO[bytes]) -> tuple[tuple[int, ...], DType]:
-    """Shape and type of a .npy stream, which then stands at the values.
-
-    The header is the text of a Python dictionary (NumPy `lib/format`); only its plain form is taken, nothing is
-    evaluated.
-    """
+def read_header(path: Path, file: IO[bytes]) -> tuple[tuple[int, ...], DType]:
+    """Return shape and dtype of a .npy stream, which is then at its first value; raises `TensorError`."""
     start = file.read(8)
     if len(start) < 8 or start[:6] != b"\x93NUMPY":
-        raise TensorError(path, "is no .npy file", cause="raw float32 needs --shape")
-    length = _LENGTHS.get((start[6], start[7]))
-    if length is None:
+        raise TensorError(path, "is not a .npy file", cause="raw float32 needs --shape")
+    length_format = _LENGTHS.get((start[6], start[7]))
+    if length_format is None:
         raise TensorError(path, "has an unknown version of the .npy format, expected 1.0, 2.0 or 3.0")
-    data = file.read(struct.calcsize(length))
-    size = struct.unpack(length, data)[0] if len(data) == struct.calcsize(length) else MOST_HEADER + 1
-    text = file.read(size).decode("latin-1") if size <= MOST_HEADER else ""
-    match = _HEADER.fullmatch(text) if len(text) == size else None
-    items = dict(zip(match.groups()[::2], match.groups()[1::2], strict=True)) if match else {}
-    if len(items) != 3 or not all(re.fullmatch(_VALUES[key], items[key]) for key in items):
-        raise TensorError(path, f"is no .npy file of one array, {EXPECTED}", cause="objects and records are never read")
+    items = _items(_text(file, length_format))
+    if items is None:
+        what = f"is not a .npy file of one array, {EXPECTED}"
+        raise TensorError(path, what, cause="objects and records are never read")
     return _shape(path, items), _dtype(path, items)
+
+
+def _text(file: IO[bytes], length_format: str) -> str:
+    """Return the header's text, or an empty text where it is cut or longer than any real one."""
+    data = file.read(struct.calcsize(length_format))
+    if len(data) < struct.calcsize(length_format):
+        return ""
+    (size,) = struct.unpack(length_format, data)
+    text = file.read(size) if size <= MOST_HEADER else b""
+    return text.decode("latin-1") if len(text) == size else ""
+
+
+def _items(text: str) -> dict[str, str] | None:
+    """Return the text of each of the three values, or None where the header is anything else."""
+    match = _HEADER.fullmatch(text)
+    items = dict(zip(match.groups()[::2], match.groups()[1::2], strict=True)) if match else {}
+    complete = len(items) == 3 and all(re.fullmatch(_VALUES[key], items[key]) for key in items)
+    return items if complete else None
 
 
 def _shape(path: Path, items: dict[str, str]) -> tuple[int, ...]:
@@ -76,7 +92,7 @@ def _dtype(path: Path, items: dict[str, str]) -> DType:
 
 
 def new_npy(path: Path, file: BinaryIO, like: Tensor) -> FileTensor:
-    """A .npy file of the same shape, type and layout, to be filled by spans. The file is as long as it will be."""
+    """Begin a .npy file of the same shape, dtype and layout, at its full length; return the tensor to fill."""
     np.lib.format.write_array_header_1_0(file, {"descr": like.dtype.str, "fortran_order": False, "shape": like.shape})
     file.flush()
     offset = file.tell()
@@ -85,5 +101,5 @@ def new_npy(path: Path, file: BinaryIO, like: Tensor) -> FileTensor:
 
 
 def write_npy(file: BinaryIO, array: NDArray[np.floating]) -> None:
-    """A whole .npy file."""
+    """Write a whole .npy file."""
     np.lib.format.write_array(file, array, allow_pickle=False)

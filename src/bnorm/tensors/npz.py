@@ -1,4 +1,4 @@
-"""Archives of .npy files."""
+"""Archives of .npy files: .npz."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import tempfile
 import zipfile
 import zlib
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from math import prod
 from pathlib import Path
 from typing import IO, BinaryIO
@@ -16,53 +16,73 @@ import numpy as np
 from numpy.typing import NDArray
 
 from bnorm.errors import TensorError
-from bnorm.tensors.npy import _header
-from bnorm.tensors.tensor import DType, FileTensor, _checked, _kept
+from bnorm.files import open_regular
+from bnorm.tensors.npy import read_header
+from bnorm.tensors.tensor import DType, FileTensor, file_tensor
 from bnorm.text import short
+
+LOCAL_HEADER = 30  # bytes of a ZIP local file header before the file name
+
+FILE_NAME_LENGTH = 26  # offset in it of "file name length" (2 bytes), which "extra field length" (2 bytes) follows
 
 CHUNK = 1 << 20  # bytes that are copied at a time
 
 MOST_CHANNELS = 1 << 20
 
-MOST_UNPACKED = 256 << 20  # bytes of a packed array from which on it must not unpack to more than
+MOST_UNPACKED = 256 << 20  # bytes that a packed array may always unpack to; above, the ratio is limited
 
-MOST_RATIO = 100  # times as many: DEFLATE makes 1000 of zeros, and 2 or 3 of what a network computes
+MOST_RATIO = 100  # unpacked bytes per packed byte: DEFLATE reaches 1000 for zeros, 2 or 3 for what a network computes
 
 
-def _open_member(path: Path, key: str, layout: str) -> FileTensor:
-    """One array of an archive: where it stands if it is stored as it is, else unpacked into a temporary file."""
-    with _archive(path) as archive:
+def open_member(path: Path, file: BinaryIO, key: str, layout: str) -> FileTensor:
+    """Return one array of an open archive, or its only one without a key; raises `TensorError`.
+
+    A stored array is read in place, from `file`; a packed one is first unpacked into a temporary file.
+    """
+    with _archive(path, file) as archive:
         info = _member(path, archive, key)
         with archive.open(info) as stream:
             shape, dtype, header = _member_header(path, info, stream)
             if info.compress_type != zipfile.ZIP_STORED:
-                with _kept(_unpacked(path, stream, prod(shape) * dtype.itemsize)) as file:
-                    return _checked(path, file, 0, shape, dtype, layout)
-    with _kept(path.open("rb")) as file:
-        file.seek(info.header_offset + 26)
-        name, extra = (int.from_bytes(file.read(2), "little") for _ in range(2))
-        return _checked(path, file, info.header_offset + 30 + name + extra + header, shape, dtype, layout)
+                with ExitStack() as stack:
+                    unpacked = stack.enter_context(tempfile.TemporaryFile())
+                    _unpack(path, stream, unpacked, prod(shape) * dtype.itemsize)
+                    tensor = file_tensor(path, unpacked, 0, shape, dtype, layout)
+                    stack.pop_all()  # the tensor keeps the file open
+                    return tensor
+    return file_tensor(path, file, _data_offset(file, info) + header, shape, dtype, layout)
+
+
+def _data_offset(file: BinaryIO, info: zipfile.ZipInfo) -> int:
+    """Return where a member's data begins in the file, which `zipfile` does not tell.
+
+    That is after the local file header (APPNOTE.TXT 4.3.7), whose length depends on two of its own fields.
+    """
+    file.seek(info.header_offset + FILE_NAME_LENGTH)
+    name_length, extra_length = (int.from_bytes(file.read(2), "little") for _ in range(2))
+    return info.header_offset + LOCAL_HEADER + name_length + extra_length
 
 
 @contextmanager
-def _archive(path: Path) -> Iterator[zipfile.ZipFile]:
-    """An open archive; whatever its modules raise about its content becomes a `TensorError`."""
+def _archive(path: Path, file: BinaryIO) -> Iterator[zipfile.ZipFile]:
+    """Open an archive; whatever its modules raise about its content becomes a `TensorError`."""
     try:
-        with zipfile.ZipFile(path) as archive:
+        with zipfile.ZipFile(file) as archive:
             # NumPy writes no others, and an LZMA stream may ask for 4 GiB before it gives a byte.
             if any(info.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED) for info in archive.infolist()):
-                raise TensorError(path, "holds members of another packing, expected stored or deflated ones")
+                raise TensorError(path, "has members of another compression, expected stored or deflated ones")
             yield archive
     except (zipfile.BadZipFile, zlib.error, EOFError, ValueError, RuntimeError) as error:
-        raise TensorError(path, f"is no sound .npz archive: {error}") from None
+        raise TensorError(path, f"is not a valid .npz archive: {error}") from None
     except OSError as error:
         if error.errno not in (None, errno.EINVAL):
             raise
         # A wrong offset in the archive is a wrong argument to the system.
-        raise TensorError(path, f"is no sound .npz archive: {error}") from None
+        raise TensorError(path, f"is not a valid .npz archive: {error}") from None
 
 
 def _member(path: Path, archive: zipfile.ZipFile, key: str) -> zipfile.ZipInfo:
+    """Return the member of this name, or the only one; raises `TensorError` for one made to fill memory or disk."""
     members = {info.filename.removesuffix(".npy"): info for info in archive.infolist()}
     wanted = key or (next(iter(members)) if len(members) == 1 else "")
     if wanted not in members:
@@ -80,8 +100,8 @@ def _member(path: Path, archive: zipfile.ZipFile, key: str) -> zipfile.ZipInfo:
 
 
 def _member_header(path: Path, info: zipfile.ZipInfo, stream: IO[bytes]) -> tuple[tuple[int, ...], DType, int]:
-    """Shape, type and length of the header; the member must be as long as they say."""
-    shape, dtype = _header(path, stream)
+    """Return shape, dtype and the header's length; raises `TensorError` unless the member is as long as they say."""
+    shape, dtype = read_header(path, stream)
     expected, got = prod(shape) * dtype.itemsize, info.file_size - stream.tell()
     if expected != got:
         what = f"{short(info.filename)} has the shape {shape}, expected {expected:,} bytes of values, got {got:,}"
@@ -89,22 +109,20 @@ def _member_header(path: Path, info: zipfile.ZipInfo, stream: IO[bytes]) -> tupl
     return shape, dtype, stream.tell()
 
 
-def _unpacked(path: Path, stream: IO[bytes], nbytes: int) -> BinaryIO:
-    """The next `nbytes` of the stream in a file without a name; no more is unpacked, whatever the archive holds."""
+def _unpack(path: Path, stream: IO[bytes], target: BinaryIO, nbytes: int) -> None:
+    """Write the next `nbytes` of the stream; no more is unpacked, whatever the archive holds."""
     left = nbytes
-    with _kept(tempfile.TemporaryFile()) as target:
-        while left and (data := stream.read(min(left, CHUNK))):
-            target.write(data)
-            left -= len(data)
-        if left:
-            raise TensorError(path, f"expected {nbytes:,} bytes of values, got {nbytes - left:,}")
-        target.flush()
-        return target
+    while left and (data := stream.read(min(left, CHUNK))):
+        target.write(data)
+        left -= len(data)
+    if left:
+        raise TensorError(path, f"expected {nbytes:,} bytes of values, got {nbytes - left:,}")
+    target.flush()
 
 
 def read_vectors(path: Path, names: tuple[str, ...]) -> list[NDArray[np.float64]]:
-    """1-D arrays of one length from a .npz archive, as float64."""
-    with _archive(path) as archive:
+    """Return arrays of one length, (C,), from a .npz archive as float64; raises `TensorError`."""
+    with open_regular(path, TensorError) as file, _archive(path, file) as archive:
         vectors = [_vector(path, archive, name) for name in names]
     if len({len(vector) for vector in vectors}) > 1:
         counts = ", ".join(str(len(vector)) for vector in vectors)
@@ -113,6 +131,7 @@ def read_vectors(path: Path, names: tuple[str, ...]) -> list[NDArray[np.float64]
 
 
 def _vector(path: Path, archive: zipfile.ZipFile, name: str) -> NDArray[np.float64]:
+    """Return one array of shape (C,) as float64."""
     info = _member(path, archive, name)
     with archive.open(info) as stream:
         shape, dtype, _ = _member_header(path, info, stream)
@@ -125,7 +144,7 @@ def _vector(path: Path, archive: zipfile.ZipFile, name: str) -> NDArray[np.float
 
 
 def write_npz(file: BinaryIO, members: Iterable[tuple[str, BinaryIO]]) -> None:
-    """An archive of .npy files, stored as they are and without times, so that the same arrays give the same bytes."""
+    """Write an archive of .npy files, uncompressed and without times, so that the same arrays give the same bytes."""
     with zipfile.ZipFile(file, "w", zipfile.ZIP_STORED) as archive:
         for name, source in members:
             source.seek(0)

@@ -2,40 +2,43 @@
 
 from __future__ import annotations
 
+from contextlib import ExitStack
 from pathlib import Path
 
 import numpy as np
 
 from bnorm.errors import TensorError
 from bnorm.files import open_regular
-from bnorm.tensors.npy import _header
-from bnorm.tensors.npz import _open_member
-from bnorm.tensors.tensor import FileTensor, _checked, _kept
+from bnorm.tensors.npy import read_header
+from bnorm.tensors.npz import open_member
+from bnorm.tensors.tensor import FileTensor, check_layout, file_tensor
+
+ZIP_SIGNATURE = b"PK\x03\x04"  # of a local file header
 
 
 def open_tensor(name: str, shape: tuple[int, ...] | None = None, layout: str = "nchw") -> FileTensor:
     """Open `X.npy`, `X.npz` of one array, `X.npz:key`, or with a `shape` a file of raw little-endian float32.
 
-    `TensorError` where it is none of these, or has an unfit type or shape. Nothing of its values is read.
+    No values are read. Raises `TensorError` for any other content, dtype or shape, ValueError for an unknown layout.
     """
-    if shape is not None:
-        return _open_raw(Path(name), shape, layout)
-    path, key = file_of(name), name.partition(".npz:")[2]
-    with open_regular(path, TensorError) as file:
-        start = file.read(4)
-    if start == b"PK\x03\x04":
-        return _open_member(path, key, layout)
-    with _kept(path.open("rb")) as file:
-        found, dtype = _header(path, file)
-        return _checked(path, file, file.tell(), found, dtype, layout)
+    check_layout(layout)
+    path = file_of(name) if shape is None else Path(name)
+    with ExitStack() as stack:
+        file = stack.enter_context(open_regular(path, TensorError))
+        if shape is not None:
+            tensor = file_tensor(path, file, 0, shape, np.dtype("<f4"), layout)
+        elif file.read(4) == ZIP_SIGNATURE:
+            tensor = open_member(path, file, name.partition(".npz:")[2], layout)
+        else:
+            file.seek(0)
+            header = read_header(path, file)
+            tensor = file_tensor(path, file, file.tell(), *header, layout)
+        if tensor.file is file:  # and no temporary file with the unpacked values
+            stack.pop_all()
+        return tensor
 
 
 def file_of(name: str) -> Path:
-    """The file of a tensor's name: `X.npz` of `X.npz:key`."""
+    """Return the file of a tensor's name: `X.npz` of `X.npz:key`."""
     archive, dot, _ = name.partition(".npz:")
     return Path(archive + ".npz" if dot else name)
-
-
-def _open_raw(path: Path, shape: tuple[int, ...], layout: str) -> FileTensor:
-    with _kept(open_regular(path, TensorError)) as file:
-        return _checked(path, file, 0, shape, np.dtype("<f4"), layout)

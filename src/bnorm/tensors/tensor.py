@@ -1,21 +1,14 @@
-"""The loops over values: exact sums and affine maps, on blocks that stay in cache.
+"""Tensors: how values lie in memory, and tensors in memory or in files of any size.
 
-A tensor of N images, C channels and L places gives each channel M = N·L values, numbered i = n·L + l. It lies in memory
-as (N, C, L), channels apart, or as (N, L, C), channels last. Blocks are cut so that their values lie together in
-memory. Every value is converted to float64 when it enters a scratch block of shape (n, c, l).
-
-The sums do not depend, to the last bit, on how the work is cut, on the number of threads, on the memory budget or on
-the order in memory. The values of a channel make rows, by their number alone: a plane is cut into runs of `RUN` places,
-each a dot product; where planes are small, some images make a row, added place by place and then along the places.
-Rows of about `PIECE` values of a plane, or of some images, make a piece. Blocks are cut between rows, tiles between
-pieces. Each step is one call of NumPy's, which adds in an order that only the lengths of the axes decide.
+A tensor of N images, C channels and L places (H·W) gives each channel N·L values, numbered i = n·L + l. It lies in
+memory as (N, C, L), channels first, or as (N, L, C), channels last. Shapes (N, C), (C, H, W) and (N, C, H, W) are
+accepted, or (H, W, C) and (N, H, W, C) in the layout "nhwc".
 """
 
 from __future__ import annotations
 
 import os
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from math import prod
 from pathlib import Path
 from typing import BinaryIO, NamedTuple, Protocol, Self
@@ -32,7 +25,7 @@ Doubles = NDArray[np.float64]
 
 
 class Span(NamedTuple):
-    """Some channels, and some of their values by number: whole images, or a part of one."""
+    """Channels `first` to before `last`, and their values `start` to before `stop`: whole images, or a part of one."""
 
     first: int
     last: int
@@ -41,16 +34,21 @@ class Span(NamedTuple):
 
     @property
     def channels(self) -> slice:
-        """The channels."""
+        """Return the channels as a slice."""
         return slice(self.first, self.last)
 
+    @property
+    def size(self) -> int:
+        """Return the number of values of all channels."""
+        return (self.last - self.first) * (self.stop - self.start)
+
     def part(self, span: Span) -> Span:
-        """A span that is counted from this one's beginning."""
+        """Return as a span of the tensor what is counted from the beginning of this one."""
         return Span(self.first + span.first, self.first + span.last, self.start + span.start, self.start + span.stop)
 
 
 class Extent(Protocol):
-    """How many values a tensor has, and how they lie."""
+    """The sizes of a tensor, and its order in memory."""
 
     @property
     def images(self) -> int:
@@ -66,11 +64,11 @@ class Extent(Protocol):
 
     @property
     def channels_last(self) -> bool:
-        """Whether the channels of one place lie together."""
+        """True if the channels of one place are contiguous in memory."""
 
 
 class View(NamedTuple):
-    """An array of shape (N, C, L) to work on, and whether its channels stand last in memory."""
+    """An array of shape (N, C, L) to work on, in either order in memory."""
 
     array: Values
     channels_last: bool
@@ -91,7 +89,7 @@ class View(NamedTuple):
         return int(self.array.shape[2])
 
     def part(self, span: Span) -> Values:
-        """The span's values, (n, c, l)."""
+        """Return the span's values, shape (n, c, l)."""
         image, place = divmod(span.start, self.places)
         if place or span.stop - span.start < self.places:
             return self.array[image : image + 1, span.channels, place : place + span.stop - span.start]
@@ -105,8 +103,14 @@ LAYOUTS = ("nchw", "nhwc")
 Transfer = Callable[[BinaryIO, memoryview, int], int]  # read_at and write_at
 
 
+def check_layout(layout: str) -> None:
+    """Raise ValueError for a layout that is not in `LAYOUTS`."""
+    if layout not in LAYOUTS:
+        raise ValueError(f"layout={layout!r}, expected one of {', '.join(LAYOUTS)}")
+
+
 class Geometry(NamedTuple):
-    """How a shape lies in memory: (N, C, L) channels apart, or (N, L, C) channels last."""
+    """The axes of a tensor in memory: (N, C, L), or (N, L, C) with channels last."""
 
     images: int
     channels: int
@@ -114,25 +118,27 @@ class Geometry(NamedTuple):
     channels_last: bool
 
     @classmethod
-    def of(cls, shape: tuple[int, ...], layout: str) -> Geometry:
-        """ValueError for a shape that is no tensor."""
+    def from_shape(cls, shape: tuple[int, ...], layout: str) -> Geometry:
+        """Return the axes of a shape; raises ValueError for an unknown layout, and for a shape without a geometry."""
+        check_layout(layout)
         if not 2 <= len(shape) <= 4 or 0 in shape:
             raise ValueError("2 to 4 dimensions, none of them 0")
         images = shape[0] if len(shape) != 3 else 1
         rest = shape if len(shape) == 3 else shape[1:]
         channels = rest[-1] if layout == "nhwc" else rest[0]
         places = prod(rest) // channels
-        if channels == 1:  # both layouts are the same then, and all images one
-            return cls(1, 1, images * places, False)
-        return cls(images, channels, places, layout == "nhwc" and places > 1)
+        if channels == 1:  # both layouts are the same then, and all images are contiguous like one
+            return cls(images=1, channels=1, places=images * places, channels_last=False)
+        last = layout == "nhwc" and places > 1
+        return cls(images=images, channels=channels, places=places, channels_last=last)
 
 
 class Tensor:
-    """A tensor of a shape and layout; where its values are, the two subclasses know."""
+    """A tensor of a shape, dtype and layout; its values are in memory or in a file, depending on the subclass."""
 
     def __init__(self, shape: tuple[int, ...], dtype: DType, layout: str = "nchw") -> None:
         self.shape, self.dtype, self.layout = shape, dtype, layout
-        self.geometry = Geometry.of(shape, layout)
+        self.geometry = Geometry.from_shape(shape, layout)
 
     @property
     def images(self) -> int:
@@ -151,59 +157,64 @@ class Tensor:
 
     @property
     def length(self) -> int:
-        """M = N·L, the number of values of a channel."""
+        """Return N·L, the number of values of a channel."""
         return self.images * self.places
 
     @property
     def channels_last(self) -> bool:
-        """Whether the channels of one place lie together."""
+        """True if the channels of one place are contiguous in memory."""
         return self.geometry.channels_last
 
-    def room(self, span: Span) -> View:
-        """Where the span's values are, or room for them, valid until the next call."""
+    def buffer(self, span: Span) -> View:
+        """Return a view of the span, or an empty buffer for it, which the next call reuses."""
         raise NotImplementedError
 
     def read(self, span: Span, values: Values) -> None:
-        """Fill the span's part of the room. Threads may read and write different spans at a time."""
+        """Fill `values`, the span's part of the buffer. Threads may read and write different spans at a time."""
         raise NotImplementedError
 
     def write(self, span: Span, values: Values) -> None:
-        """Keep the span's part of the room."""
+        """Store `values`, the span's part of the buffer."""
         raise NotImplementedError
 
 
 def as_view(values: Values, images: int, channels: int, places: int, channels_last: bool) -> View:
-    """Values in C order as (N, C, L), whichever of the axes stands last in memory."""
+    """Return a view, shape (N, C, L), of values in C order."""
     if channels_last:
         return View(values.reshape(images, places, channels).transpose(0, 2, 1), True)
     return View(values.reshape(images, channels, places), False)
 
 
 class MemoryTensor(Tensor):
-    """A NumPy array, worked on where it is; it must be in C order."""
+    """A NumPy array in C order, which is read and written in place."""
 
     def __init__(self, array: Values, layout: str = "nchw") -> None:
         super().__init__(array.shape, array.dtype, layout)
         self.view = as_view(array, *self.geometry)
 
-    def room(self, span: Span) -> View:
+    def buffer(self, span: Span) -> View:
         return self.view._replace(array=self.view.part(span))
 
     def read(self, span: Span, values: Values) -> None:
-        """The values are in their places already."""
+        """Do nothing: the buffer is the array itself."""
 
     write = read
 
 
 def buffer_view(buffer: Values, span: Span, tensor: Tensor) -> View:
-    """A buffer as the room for a span of the tensor: whole images, or a part of one."""
+    """Return a buffer as the view of a span of the tensor: whole images, or a part of one."""
     length, places = span.stop - span.start, tensor.places
     images = length // places or 1
     return as_view(buffer, images, span.last - span.first, length // images, tensor.channels_last)
 
 
 class FileTensor(Tensor):
-    """Values in a file, from `offset` on: close it, or use it in a `with` statement."""
+    """Values in a file, from `offset` (bytes) on: close it, or use it in a `with` statement.
+
+    `buffer` holds the values of one span at a time; `read` and `write` move parts of it from and to the file, one
+    system call for each run of values that are contiguous there. They use no position in the file, so that threads
+    may call them at a time. A file that ends early is a `TensorError`, a failing device an OSError that names the file.
+    """
 
     def __init__(
         self, path: Path, file: BinaryIO, offset: int, shape: tuple[int, ...], dtype: DType, layout: str = "nchw"
@@ -222,11 +233,10 @@ class FileTensor(Tensor):
     def __exit__(self, *_: object) -> None:
         self.close()
 
-    def room(self, span: Span) -> View:
-        size = (span.stop - span.start) * (span.last - span.first)
-        if self._buffer.size < size:
-            self._buffer = np.empty(size, self.dtype)
-        return buffer_view(self._buffer[:size], span, self)
+    def buffer(self, span: Span) -> View:
+        if self._buffer.size < span.size:
+            self._buffer = np.empty(span.size, self.dtype)
+        return buffer_view(self._buffer[: span.size], span, self)
 
     def read(self, span: Span, values: Values) -> None:
         for at, run in self._runs(span, values):
@@ -237,7 +247,7 @@ class FileTensor(Tensor):
             self._transfer(at, run, write_at)
 
     def _runs(self, span: Span, array: Values) -> Iterator[tuple[int, Values]]:
-        """Where each run of values that lie together begins in the file, counted in values, and its part of `array`."""
+        """Yield each contiguous run: where it begins in the file, counted in values, and its part of `array`."""
         _, channels, places, last = self.geometry
         image, place = divmod(span.start, places)
         if last:
@@ -267,18 +277,14 @@ class FileTensor(Tensor):
             done += moved
 
 
-@contextmanager
-def _kept(file: BinaryIO) -> Iterator[BinaryIO]:
-    """A file that is closed only where an error comes between."""
-    try:
-        yield file
-    except BaseException:
-        file.close()
-        raise
+def file_tensor(
+    path: Path, file: BinaryIO, offset: int, shape: tuple[int, ...], dtype: DType, layout: str
+) -> FileTensor:
+    """Return the tensor of an open file; raises `TensorError` unless the shape is one, and the file as long as it says.
 
-
-def _checked(path: Path, file: BinaryIO, offset: int, shape: tuple[int, ...], dtype: DType, layout: str) -> FileTensor:
-    """The tensor, if its shape is one and the file has exactly its size."""
+    The caller closes the file after an error.
+    """
+    check_layout(layout)
     try:
         tensor = FileTensor(path, file, offset, shape, dtype, layout)
     except ValueError as error:
