@@ -5,12 +5,12 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-from click.testing import CliRunner
 from hypothesis import HealthCheck, settings
 
 from bnorm.cli import main
 from support.builders import TINY, write_weights
 from support.golden import NETWORKS, Golden, golden
+from support.runner import runner
 
 # Machines that others share are slow at times: no test may fail for that.
 settings.register_profile("shared", deadline=None, suppress_health_check=[HealthCheck.too_slow])
@@ -28,7 +28,7 @@ def invoke():
     """Run `bnorm` with these arguments; prints what it printed, and insists on the exit code."""
 
     def run(*arguments: object, exit_code: int = 0, columns: str = "80"):
-        result = CliRunner(env={"COLUMNS": columns}).invoke(main, [str(argument) for argument in arguments])
+        result = runner(COLUMNS=columns).invoke(main, [str(argument) for argument in arguments])
         print(result.output)
         if result.exception and not isinstance(result.exception, SystemExit):
             raise result.exception

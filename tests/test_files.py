@@ -3,20 +3,27 @@
 from __future__ import annotations
 
 import errno
-import fcntl
 import os
 import stat
+import subprocess
+import sys
+import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from tempfile import TemporaryFile
+from threading import Thread
 
 import pytest
 
 from bnorm import files
 from bnorm.errors import CfgError, OutputError
-from bnorm.files import check_outputs, open_regular, replacing
+from bnorm.files import check_outputs, open_regular, read_at, replacing, write_at
+
+posix = pytest.mark.skipif(os.name != "posix", reason="pipes, devices and folders that can be opened")
 
 
 def write(*targets: Path, data: bytes = b"new", error: BaseException | None = None) -> None:
-    """Replace the targets, or fail behind the first bytes of each."""
+    """Replace the targets, or fail after the first bytes of each."""
     with replacing(*targets) as opened:
         for file in opened:
             file.write(data)
@@ -96,6 +103,7 @@ def test_a_symbolic_link_is_replaced_and_what_it_points_to_stays(tmp_path):
     assert ((tmp_path / "old").read_bytes(), (tmp_path / "a").read_bytes()) == (b"old", b"new")
 
 
+@posix
 def test_an_output_may_have_the_longest_name_that_the_system_takes(tmp_path):
     target = tmp_path / ("x" * 255)
     write(target)
@@ -170,12 +178,14 @@ def test_a_folder_is_no_output(tmp_path, force):
     assert refused(tmp_path, force=force) == "is not a regular file, expected a new name"
 
 
+@posix
 @pytest.mark.parametrize("force", [False, True])
 def test_a_device_is_no_output(force):
     """Renaming over /dev/null would replace it for everybody."""
     assert refused(Path("/dev/null"), force=force) == "is not a regular file, expected a new name"
 
 
+@posix
 def test_a_pipe_is_no_output(tmp_path):
     os.mkfifo(tmp_path / "pipe")
     assert refused(tmp_path / "pipe", force=True) == "is not a regular file, expected a new name"
@@ -208,12 +218,14 @@ def test_a_link_to_a_regular_file_is_opened(tmp_path):
         assert file.read() == b"data"
 
 
+@posix
 @pytest.mark.parametrize("name", ["/dev/null", "/dev/zero"])
 def test_a_device_is_no_input(name):
     with pytest.raises(CfgError, match=f"{name}: is a pipe or a device, expected a regular file"):
         open_regular(Path(name), CfgError)
 
 
+@posix
 def test_a_pipe_is_refused_before_it_is_opened(tmp_path):
     """Opening one would wait for somebody who writes to it."""
     os.mkfifo(tmp_path / "pipe")
@@ -226,35 +238,149 @@ def test_a_folder_is_the_system_s_error(tmp_path):
         open_regular(tmp_path, CfgError)
 
 
-# --- locks ------------------------------------------------------------------------------------------------------------
+# --- reading and writing at an offset ---------------------------------------------------------------------------------
 
 
-def test_a_lock_that_another_program_keeps_is_not_waited_for_long(tmp_path, monkeypatch):
+@pytest.fixture(params=["positioned", "one position"])
+def _system(request, monkeypatch):
+    """A system with positioned reads and writes, and one without."""
+    if request.param == "one position":
+        monkeypatch.delattr(os, "preadv", raising=False)
+        monkeypatch.delattr(os, "pwritev", raising=False)
+
+
+@pytest.mark.usefixtures("_system")
+@pytest.mark.parametrize("buffering", [0, -1])
+def test_bytes_are_read_at_their_offset(tmp_path, buffering):
+    (tmp_path / "a").write_bytes(bytes(range(100)))
+    with (tmp_path / "a").open("rb", buffering=buffering) as file:
+        for offset, length in [(90, 10), (3, 5), (0, 1)]:
+            data = bytearray(length)
+            assert read_at(file, memoryview(data), offset) == length
+            assert data == bytes(range(offset, offset + length))
+
+
+@pytest.mark.usefixtures("_system")
+def test_at_the_end_of_the_file_fewer_bytes_are_read(tmp_path):
+    (tmp_path / "a").write_bytes(b"abc")
+    data = bytearray(b"----")
+    with (tmp_path / "a").open("rb") as file:
+        assert [read_at(file, memoryview(data), offset) for offset in (1, 3, 99)] == [2, 0, 0]
+    assert data == b"bc--"
+
+
+@pytest.mark.usefixtures("_system")
+@pytest.mark.parametrize("buffering", [0, -1])
+def test_bytes_are_written_at_their_offset_and_can_be_read_at_once(tmp_path, buffering):
+    with (tmp_path / "a").open("xb", buffering=buffering) as file:
+        file.write(b"head")
+        file.flush()
+        assert write_at(file, memoryview(b"xyz"), 6) == 3
+        assert write_at(file, memoryview(b"uv"), 4) == 2
+        assert (tmp_path / "a").read_bytes() == b"headuvxyz"
+
+
+@pytest.mark.usefixtures("_system")
+def test_threads_share_a_file():
+    length, count = 1 << 10, 400
+    with TemporaryFile() as file, ThreadPoolExecutor(8) as pool:
+
+        def there_and_back(number: int) -> bool:
+            block = number.to_bytes(2, "big") * (length // 2)
+            write_at(file, memoryview(block), number * length)
+            data = bytearray(length)
+            return read_at(file, memoryview(data), number * length) == length and data == block
+
+        assert all(pool.map(there_and_back, range(count)))
+
+
+# --- sets that two processes write ------------------------------------------------------------------------------------
+
+
+def test_of_two_writers_of_a_set_one_renames_after_the_other(tmp_path, monkeypatch):
+    """Without the lock, the second pair would come between the two renames of the first one."""
+    targets = tmp_path / "weights", tmp_path / "cfg"
+    second = Thread(target=write, args=targets, kwargs={"data": b"second"})
+    replace = Path.replace
+
+    def replace_and_wait(path: Path, target: Path) -> Path:
+        result = replace(path, target)
+        if second.ident is None:  # the first rename of all
+            second.start()
+            second.join(0.5)  # seconds in which nothing would keep it from renaming both
+        return result
+
+    monkeypatch.setattr(Path, "replace", replace_and_wait)
+    write(*targets, data=b"first")
+    second.join(60)
+    assert {path.name: path.read_bytes() for path in tmp_path.iterdir()} == {"weights": b"second", "cfg": b"second"}
+
+
+HOLD = """
+import sys, time
+from pathlib import Path
+from bnorm.files import _alone_in
+with _alone_in(Path(sys.argv[1])):
+    print("locked", flush=True)
+    time.sleep(60)
+"""
+
+
+@pytest.fixture
+def holder(tmp_path):
+    """Another process, which holds the lock of the folder."""
+    process = subprocess.Popen([sys.executable, "-c", HOLD, str(tmp_path)], stdout=subprocess.PIPE)
+    assert process.stdout.readline() == b"locked\n"
+    yield process
+    process.kill()
+    process.communicate()
+
+
+@pytest.mark.usefixtures("holder")
+def test_a_lock_that_is_never_released_is_an_error(tmp_path, monkeypatch):
     monkeypatch.setattr(files, "PATIENCE", 0.05)
-    with (tmp_path / "other").open("wb"):
-        descriptor = os.open(tmp_path, os.O_RDONLY)
-        fcntl.flock(descriptor, fcntl.LOCK_EX)
-        with replacing(tmp_path / "out") as (file,):
-            file.write(b"new")
-        os.close(descriptor)
+    with pytest.raises(OutputError) as caught:
+        write(tmp_path / "out")
+    assert caught.value.path == tmp_path
+    assert [path for path in tmp_path.iterdir() if not path.name.endswith("-lock")] == []
+
+
+def test_the_lock_of_a_process_that_is_killed_is_released(tmp_path, holder):
+    Thread(target=lambda: (time.sleep(0.1), holder.kill())).start()
+    write(tmp_path / "out")
     assert (tmp_path / "out").read_bytes() == b"new"
 
 
+@posix
+def test_a_file_locks_a_folder_that_cannot_be_opened(tmp_path, monkeypatch):
+    """Windows deletes the file when it is closed; here the test does."""
+    monkeypatch.setitem(sys.modules, "fcntl", None)
+    monkeypatch.setattr(os, "O_TEMPORARY", 0, raising=False)
+    monkeypatch.setattr(files, "PATIENCE", 0.05)
+    write(tmp_path / "out", data=b"old")
+    (lock,) = set(tmp_path.iterdir()) - {tmp_path / "out"}
+    assert files.MARK in lock.name
+    with pytest.raises(OutputError):
+        write(tmp_path / "out")
+    lock.unlink()
+    write(tmp_path / "out")
+    assert (tmp_path / "out").read_bytes() == b"new"
+
+
+@posix
 def test_renames_are_synced_where_there_are_no_locks(tmp_path, monkeypatch):
-    def no_locks(_descriptor: int, _kind: int) -> None:
+    def no_locks(_folder: Path) -> int:
         raise OSError(errno.EBADF, "Bad file descriptor")
 
     synced: list[bool] = []
-    monkeypatch.setattr(fcntl, "flock", no_locks)
+    monkeypatch.setattr(files, "_try_lock", no_locks)
     monkeypatch.setattr(os, "fsync", lambda file: synced.append(stat.S_ISDIR(os.fstat(file).st_mode)))
-    with replacing(tmp_path / "out"):
-        pass
+    write(tmp_path / "out")
     assert synced == [False, True]
 
 
-def test_one_folder_under_two_names_is_locked_once(tmp_path):
+def test_the_folder_of_a_set_may_have_two_names(tmp_path):
     (tmp_path / "a").mkdir()
     (tmp_path / "b").symlink_to("a")
-    with replacing(tmp_path / "a" / "x", tmp_path / "b" / "y"):
-        pass
+    write(tmp_path / "a" / "x", tmp_path / "b" / "y")
     assert sorted(path.name for path in (tmp_path / "a").iterdir()) == ["x", "y"]

@@ -1,6 +1,6 @@
 """bnorm: darknet model files, their batch normalisation, and what is wrong with them.
 
-The names below are the library; each is imported when it is first used.
+The names below are the public interface. Each is imported when it is first used: `import bnorm` does not import NumPy.
 """
 
 from __future__ import annotations
@@ -8,45 +8,57 @@ from __future__ import annotations
 import importlib
 from typing import TYPE_CHECKING, Any
 
-if TYPE_CHECKING:
-    from bnorm.batchnorm.arrays import Result, batch_normalize
-    from bnorm.batchnorm.formulas import Parameters, Rolling
-    from bnorm.checks.check import check
-    from bnorm.darknet.autodetect import read_model
-    from bnorm.darknet.weights import open_weights
-    from bnorm.errors import BnormError
-    from bnorm.reports.inspect import inspect
-    from bnorm.transforms.fold.fold import fold
+if TYPE_CHECKING:  # for type checkers and editors; a test compares it with the table
+    from bnorm.batchnorm.arrays import Result as Result
+    from bnorm.batchnorm.arrays import batch_normalize as batch_normalize
+    from bnorm.batchnorm.epsilon import Epsilon as Epsilon
+    from bnorm.batchnorm.formulas import Parameters as Parameters
+    from bnorm.batchnorm.formulas import Rolling as Rolling
+    from bnorm.checks.check import Check as Check
+    from bnorm.checks.check import check as check
+    from bnorm.checks.findings import Finding as Finding
+    from bnorm.darknet.autodetect import read_model as read_model
+    from bnorm.darknet.model import Model as Model
+    from bnorm.darknet.weights import Weights as Weights
+    from bnorm.darknet.weights import open_weights as open_weights
+    from bnorm.errors import BnormError as BnormError
+    from bnorm.errors import CfgError as CfgError
+    from bnorm.errors import OutputError as OutputError
+    from bnorm.errors import ProofError as ProofError
+    from bnorm.errors import TensorError as TensorError
+    from bnorm.errors import WeightsError as WeightsError
+    from bnorm.reports.inspect import ChannelRow as ChannelRow
+    from bnorm.reports.inspect import Inspection as Inspection
+    from bnorm.reports.inspect import LayerReport as LayerReport
+    from bnorm.reports.inspect import inspect as inspect
+    from bnorm.transforms.fold.fold import FoldedLayer as FoldedLayer
+    from bnorm.transforms.fold.fold import FoldReport as FoldReport
+    from bnorm.transforms.fold.fold import fold as fold
 
 __version__ = "0.1.0"
-__all__ = [
-    "BnormError",
-    "Parameters",
-    "Result",
-    "Rolling",
-    "batch_normalize",
-    "check",
-    "fold",
-    "inspect",
-    "open_weights",
-    "read_model",
-]
 
-_HOMES = {
-    "BnormError": "errors",
-    "Parameters": "batchnorm.formulas",
-    "Result": "batchnorm.arrays",
-    "Rolling": "batchnorm.formulas",
-    "batch_normalize": "batchnorm.arrays",
-    "check": "checks.check",
-    "fold": "transforms.fold.fold",
-    "inspect": "reports.inspect",
-    "open_weights": "darknet.weights",
-    "read_model": "darknet.autodetect",
+_NAMES = {
+    "batchnorm.arrays": "Result batch_normalize",
+    "batchnorm.epsilon": "Epsilon",
+    "batchnorm.formulas": "Parameters Rolling",
+    "checks.check": "Check check",
+    "checks.findings": "Finding",
+    "darknet.autodetect": "read_model",
+    "darknet.model": "Model",
+    "darknet.weights": "Weights open_weights",
+    "errors": "BnormError CfgError OutputError ProofError TensorError WeightsError",
+    "reports.inspect": "ChannelRow Inspection LayerReport inspect",
+    "transforms.fold.fold": "FoldReport FoldedLayer fold",
 }
+_HOMES = {name: module for module, names in _NAMES.items() for name in names.split()}
+__all__ = sorted(_HOMES)
 
 
 def __getattr__(name: str) -> Any:
     if name in _HOMES:
         return getattr(importlib.import_module(f"bnorm.{_HOMES[name]}"), name)
     raise AttributeError(f"module 'bnorm' has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return [*__all__, "__version__"]

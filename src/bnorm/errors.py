@@ -1,13 +1,14 @@
-"""What can go wrong, as four kinds that send the user to four different places.
+"""The exceptions of bnorm: each kind sends the user to another place.
 
     BnormError
     ├── CfgError       the .cfg file, with the line
     ├── WeightsError   the .weights file
-    ├── TensorError    a tensor given to `run`
-    └── OutputError    a file that was to be written
+    ├── TensorError    a tensor or an archive of arrays
+    ├── OutputError    a file that cannot or must not be written
+    └── ProofError     a defect of bnorm itself, detected before it wrote anything
 
-A message is one sentence: `<path>[:line]: <what is wrong>, expected <x>, got <y>`; a second line, where there is one,
-names the likely cause. Anything that is not a `BnormError` or an `OSError` is a bug in bnorm and keeps its traceback.
+The message is `<path>[:line]: <what is wrong>, expected <x>, got <y>`, followed by a second line if the likely cause is
+known. An argument that cannot be used is a ValueError. Any other exception, except an `OSError`, is a bug in bnorm.
 """
 
 from __future__ import annotations
@@ -18,9 +19,10 @@ from bnorm.text import printable
 
 
 class BnormError(Exception):
-    """Something is wrong with a file: `path`, `line` (or None), `what`, and the likely `cause` (or an empty text).
+    """A file cannot be used. All facts are attributes; `str(error)` is the message.
 
-    `finding` is the id that `check` reports it by, a row of `findings.KINDS`; by default its class's.
+    `path` is the file, `line` a line number or None, `what` is wrong, `cause` is the likely cause or "". `finding` is
+    the id that `check` reports the error by, a row of `findings.KINDS`; by default that of the class.
     """
 
     finding = ""
@@ -28,13 +30,18 @@ class BnormError(Exception):
     def __init__(
         self, path: Path | str, what: str, *, line: int | None = None, cause: str = "", finding: str = ""
     ) -> None:
+        super().__init__(path, what)  # what an error is unpickled from; the rest is its state
         self.path = Path(path)
         self.what = what
         self.line = line
         self.cause = cause
         self.finding = finding or self.finding
-        place = printable(str(path)) + (f":{line}" if line is not None else "")
-        super().__init__(f"{place}: {what}" + (f"\n       {cause}" if cause else ""))
+
+    def __str__(self) -> str:
+        """Return one line, or two with a cause."""
+        line = "" if self.line is None else f":{self.line}"
+        cause = self.cause and f"\n       {self.cause}"
+        return f"{printable(str(self.args[0]))}{line}: {self.what}{cause}"
 
 
 class CfgError(BnormError):
@@ -44,7 +51,7 @@ class CfgError(BnormError):
 
 
 class WeightsError(BnormError):
-    """The weights file is not what the cfg plans, or its numbers cannot be used."""
+    """The weights file does not match the cfg, or its values cannot be used."""
 
     finding = "weights-foreign"
 
@@ -54,4 +61,8 @@ class TensorError(BnormError):
 
 
 class OutputError(BnormError):
-    """An output exists already, or would overwrite an input."""
+    """An output exists already, would overwrite an input, or cannot be written."""
+
+
+class ProofError(BnormError):
+    """The result failed its own check, so nothing was written; please report it."""

@@ -1,46 +1,89 @@
-"""Outputs: each is written beside its target under a temporary name, synced, and renamed when all is done."""
+"""Open inputs safely, read and write at an offset, and write a set of outputs as a whole.
+
+An output is written next to its target under a temporary name, synced, and renamed when all of the set are complete.
+Nothing here needs POSIX: what a system does not have is done in another way, or, like syncing a folder, left out.
+"""
 
 from __future__ import annotations
 
 import contextlib
-import fcntl
+import errno
 import os
 import stat
 import time
 from collections.abc import Iterable, Iterator, Sequence
+from io import FileIO
 from pathlib import Path
-from types import TracebackType
-from typing import BinaryIO, Self
+from threading import Lock
+from typing import BinaryIO
+from weakref import WeakKeyDictionary
 
 from bnorm.errors import BnormError, OutputError
 
-PATIENCE = 5.0  # seconds that a lock is waited for
+MARK = "bnorm-tmp"  # part of the name of every temporary file, which a killed process may leave
 
-MARK = "bnorm-tmp"  # what a killed run may leave behind carries it in its name
+PATIENCE = 30.0  # seconds to wait for a folder's lock, which is held for a few renames: milliseconds
+
+_POSITIONS: WeakKeyDictionary[BinaryIO | FileIO, Lock] = WeakKeyDictionary()  # of files that threads share
 
 
-class Closing:
-    """Something that `with` closes at the end."""
+# --- inputs -----------------------------------------------------------------------------------------------------------
 
-    __slots__ = ()
 
-    def close(self) -> None:
-        """Let go of what is open."""
-        raise NotImplementedError
+def open_regular(path: Path, kind: type[BnormError]) -> BinaryIO:
+    """Open a regular file for reading; raise `kind` for a pipe or a device, which might block or never end."""
+    mode = path.stat().st_mode
+    if stat.S_ISDIR(mode):
+        raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), str(path))
+    if not stat.S_ISREG(mode):
+        raise kind(path, "is a pipe or a device, expected a regular file")
+    return path.open("rb")
 
-    def __enter__(self) -> Self:
-        return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self.close()
+def read_at(file: BinaryIO | FileIO, view: memoryview, offset: int) -> int:
+    """Read from an offset into the view, from any thread; return the number of bytes, 0 only at the end of the file.
+
+    The file's own position is undefined afterwards.
+    """
+    if hasattr(os, "preadv"):
+        return os.preadv(file.fileno(), [view], offset)
+    with _POSITIONS.setdefault(file, Lock()):
+        file.seek(offset)
+        data = file.read(view.nbytes)
+    view[: len(data)] = data
+    return len(data)
+
+
+def write_at(file: BinaryIO | FileIO, view: memoryview, offset: int) -> int:
+    """Write the view at an offset, from any thread; return the number of bytes written.
+
+    The file's own position is undefined afterwards, and nothing may be left in its buffer before.
+    """
+    if hasattr(os, "pwritev"):
+        return os.pwritev(file.fileno(), [view], offset)
+    with _POSITIONS.setdefault(file, Lock()):
+        file.seek(offset)
+        count = file.write(view)
+        file.flush()
+    return count
+
+
+@contextlib.contextmanager
+def naming(path: Path) -> Iterator[None]:
+    """Add the file's name to an error of reading or writing an open file: the system leaves it out."""
+    try:
+        yield
+    except OSError as error:
+        raise OSError(error.errno, error.strerror, str(path)) from error
+
+
+# --- outputs ----------------------------------------------------------------------------------------------------------
 
 
 def check_outputs(outputs: Iterable[Path], inputs: Iterable[Path], *, force: bool = False, cause: str = "") -> None:
-    """Refuse an output that is an input under any spelling of its path, that is no file, or that exists already.
+    """Raise an `OutputError` for an output that is an input in any spelling, is not a file, or exists.
 
-    `force` allows it to exist; `cause` tells the user how, if there is a way.
+    `force` allows outputs to exist; `cause` tells the user how to allow it.
     """
     outputs, inputs = list(outputs), list(inputs)
     for number, path in enumerate(outputs):
@@ -64,7 +107,7 @@ def _same(path: Path, other: Path) -> bool:
 
 
 def check_folder(path: Path, *, new_parent: bool = False) -> None:
-    """Refuse an output folder that is something else, or whose parent is missing and will not be made."""
+    """Raise an `OutputError` for an output folder that is a file, or has no parent unless that will be created."""
     if not new_parent and not path.parent.is_dir():
         raise OutputError(path, f"no folder {path.parent}, expected one that exists")
     if path.exists() and not path.is_dir():
@@ -73,11 +116,10 @@ def check_folder(path: Path, *, new_parent: bool = False) -> None:
 
 @contextlib.contextmanager
 def replacing(*targets: Path) -> Iterator[Sequence[BinaryIO]]:
-    """Open one temporary file per target; on a clean exit they become the targets, otherwise they vanish.
+    """Open one temporary file per target; rename them to the targets on a clean exit, otherwise remove them.
 
-    The first target is renamed first, and an old version of each other target is removed before that: whatever
-    moment the process dies at, a later target that exists belongs to the first one. Of several processes with the same
-    targets one renames after the other.
+    The files may be opened again for reading meanwhile, but must be closed again at the exit: Windows neither renames
+    nor removes an open file. `OutputError` if they cannot be written.
     """
     temporary = [path.with_name(f".{MARK}-{os.urandom(8).hex()}") for path in targets]
     try:
@@ -88,11 +130,7 @@ def replacing(*targets: Path) -> Iterator[Sequence[BinaryIO]]:
                 file.flush()
                 os.fsync(file.fileno())
         with _alone_in(targets[0].parent):
-            for target in targets[1:]:
-                target.unlink(missing_ok=True)
-            for path, target in zip(temporary, targets, strict=True):
-                path.replace(target)
-                _sync(target.parent)
+            _rename(temporary, targets)
     except OSError as error:
         if error.filename not in (None, *map(str, temporary)):
             raise  # about another file, which its message names
@@ -103,37 +141,20 @@ def replacing(*targets: Path) -> Iterator[Sequence[BinaryIO]]:
             path.unlink(missing_ok=True)
 
 
-@contextlib.contextmanager
-def naming(path: Path) -> Iterator[None]:
-    """Let an error of reading or writing an open file say which file it was: the system does not."""
-    try:
-        yield
-    except OSError as error:
-        raise OSError(error.errno, error.strerror, str(path)) from error
+def _rename(temporary: Sequence[Path], targets: Sequence[Path]) -> None:
+    """Rename the set, the first target first, after removing the old version of each other target.
 
-
-@contextlib.contextmanager
-def _alone_in(folder: Path) -> Iterator[None]:
-    """Keep other processes of bnorm from renaming in a folder, where it has locks and nobody holds its own for long."""
-    with contextlib.ExitStack() as stack:
-        with contextlib.suppress(OSError):
-            descriptor = os.open(folder, os.O_RDONLY)
-            stack.callback(os.close, descriptor)
-            _lock(descriptor)
-        yield
-
-
-def _lock(descriptor: int) -> None:
-    patience = time.monotonic() + PATIENCE
-    while time.monotonic() < patience:
-        with contextlib.suppress(BlockingIOError):
-            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            return
-        time.sleep(0.01)
+    Whenever the process dies, a later target that exists belongs to the first one.
+    """
+    for target in targets[1:]:
+        target.unlink(missing_ok=True)
+    for path, target in zip(temporary, targets, strict=True):
+        path.replace(target)
+        _sync(target.parent)
 
 
 def _sync(folder: Path) -> None:
-    """Make a rename itself durable, where the system can."""
+    """Make a rename durable, on systems that can."""
     with contextlib.suppress(OSError):
         descriptor = os.open(folder, os.O_RDONLY)
         try:
@@ -142,9 +163,61 @@ def _sync(folder: Path) -> None:
             os.close(descriptor)
 
 
-def open_regular(path: Path, kind: type[BnormError]) -> BinaryIO:
-    """Open a regular file for reading; another one, which might never end or never begin, is an error of this kind."""
-    mode = path.stat().st_mode
-    if not (stat.S_ISREG(mode) or stat.S_ISDIR(mode)):  # a folder's own error says what it is
-        raise kind(path, "is a pipe or a device, expected a regular file")
-    return path.open("rb")
+# --- the lock of a folder ---------------------------------------------------------------------------------------------
+
+
+@contextlib.contextmanager
+def _alone_in(folder: Path) -> Iterator[None]:
+    """Keep other processes of bnorm from renaming in the folder, so that no set is mixed with theirs.
+
+    Some network file systems have no locks: nothing is kept out there.
+    """
+    with contextlib.ExitStack() as stack:
+        with contextlib.suppress(OSError):
+            stack.callback(os.close, _lock(folder))
+        yield
+
+
+def _lock(folder: Path) -> int:
+    """Return a descriptor that holds the folder's lock until it is closed.
+
+    `OutputError` if another process does not let go of it, OSError if there are no locks.
+    """
+    patience = time.monotonic() + PATIENCE
+    while True:
+        try:
+            return _try_lock(folder)
+        except BlockingIOError:
+            if time.monotonic() > patience:
+                what = f"another process has been writing here for {PATIENCE:g} seconds, expected milliseconds"
+                raise OutputError(folder, what, cause="end that process, or choose another folder") from None
+        time.sleep(0.01)
+
+
+def _try_lock(folder: Path) -> int:
+    """Return the descriptor, or raise BlockingIOError while another one holds the lock.
+
+    The system releases either kind when its process ends, however it ends.
+    """
+    try:
+        import fcntl
+    except ImportError:
+        return _create_lock(folder)
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError:
+        os.close(descriptor)
+        raise
+    return descriptor
+
+
+def _create_lock(folder: Path) -> int:
+    """Do the same on Windows, which opens no folders, with a file that the system deletes when it is closed."""
+    temporary = getattr(os, "O_TEMPORARY", None)
+    if temporary is None:
+        raise OSError(errno.ENOTSUP, "no locks")
+    try:
+        return os.open(folder / f".{MARK}-lock", os.O_CREAT | os.O_EXCL | temporary)
+    except (FileExistsError, PermissionError):  # the second one while it is being deleted
+        raise BlockingIOError from None

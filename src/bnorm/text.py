@@ -1,14 +1,29 @@
-"""Text for messages: on one line, printable, and short."""
+"""Text for messages: on one line, printable and short; counts and sizes."""
 
 from __future__ import annotations
 
+LONGEST = 40  # characters of a piece of a file in a message
+
+FLOAT = 4  # bytes of a float32
+
 
 def printable(text: str) -> str:
-    """The text on one line: with its control characters, if it has any, as Python writes them."""
+    """Return the text on one line, with its control characters, if any, escaped as in Python."""
     return text if text.isprintable() else repr(text)[1:-1]
 
 
 def short(text: str) -> str:
-    """A piece of the file, short and printable enough for a message."""
+    """Return a piece of a file short and printable enough for a message."""
     shown = printable(text)
-    return shown if len(shown) <= 40 else shown[:37] + "..."
+    return shown if len(shown) <= LONGEST else shown[: LONGEST - 3] + "..."
+
+
+def plural(count: int, noun: str) -> str:
+    """Return the count and the noun: `1 channel`, `2,048 channels`."""
+    return f"{count:,} {noun}{'s' * (count != 1)}"
+
+
+def size(nbytes: int) -> str:
+    """Return a number of bytes, as float32 values if it is a whole number of them: `2 floats (8 bytes)`, `3 bytes`."""
+    count, rest = divmod(nbytes, FLOAT)
+    return plural(nbytes, "byte") if rest else f"{plural(count, 'float')} ({plural(nbytes, 'byte')})"

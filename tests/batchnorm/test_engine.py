@@ -192,7 +192,8 @@ def test_the_same_bits_at_the_edges_of_pieces_and_tiles(shape, train):
     memories = [1, 100, 9] if shape in TINY else [1 << (19 if 4096 in shape else 14), 1 << 18, 4 * MIB]
     layouts = ["nchw", "nchw", "nhwc"]
     ways = [Way(*way) for way in zip([2, 7, 1], memories, layouts, ["npy", "raw", "stored"], strict=True)]
-    assert_same_in_every(batch_of(shape, train=train), *ways, Way(7, 1, "nhwc"))
+    least = 1 << 12 if 4096 in shape else 1  # of thousands of channels not each by itself
+    assert_same_in_every(batch_of(shape, train=train), *ways, Way(7, least, "nhwc"))
 
 
 @pytest.mark.parametrize("arithmetic", ["pjreddie", "alexeyab-gpu", "paper"])
@@ -218,7 +219,9 @@ def test_the_same_bits_where_a_mean_is_far_from_zero(shape):
     near, found = results(batch_of(shape, "f8"), Way(1, MIB)), results(batch, Way(1, MIB))
     others = {key: (slice(None), [0, 2]) if values.ndim > 1 else [0, 2] for key, values in near.items()}
     assert_same_bits(*({key: part[key][others[key]] for key in near} for part in (near, found)))
-    assert_same_in_every(batch, Way(7, 4096, "nhwc", "npy"), Way(2, 4096, "nchw", "npy"), Way(7, 1, "nhwc"))
+    # A file with channels last that is cut by channels is read value by value: not the large one.
+    few, least = (4096, 1) if batch.x.size < 10_000 else (8 * MIB, 1 << 14)
+    assert_same_in_every(batch, Way(7, few, "nhwc", "npy"), Way(2, 4096, "nchw", "npy"), Way(7, least, "nhwc"))
 
 
 def test_a_flat_tensor_has_the_bits_of_one_with_a_place_per_image():
@@ -319,6 +322,7 @@ def test_progress_ends_with_every_value_done_once(tmp_path, shape, train, memory
     assert all(values > 0 for values in done)
 
 
+@pytest.mark.slow
 def test_memory_is_bounded_by_the_budget_and_not_by_the_file(tmp_path, tall):
     budget = 8 * MIB
     with Team(2) as team, ExitStack() as stack:

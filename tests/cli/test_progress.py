@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from bnorm.batchnorm.threads import Team
-from bnorm.cli import terminal
+from bnorm.cli import progress as module
 from bnorm.darknet.autodetect import read_model
 from bnorm.replay.job import Request, execute
 from bnorm.transforms.fold.fold import fold
@@ -34,13 +34,13 @@ def screen(monkeypatch: pytest.MonkeyPatch) -> Terminal:
 def clock(monkeypatch: pytest.MonkeyPatch, *seconds: float) -> None:
     """The time that bnorm sees, and rich does not."""
     times = iter(seconds)
-    monkeypatch.setattr(terminal, "time", SimpleNamespace(monotonic=lambda: next(times)))
+    monkeypatch.setattr(module, "time", SimpleNamespace(monotonic=lambda: next(times)))
 
 
 def test_a_bar_is_shown_from_the_first_second_on(monkeypatch):
     shown = screen(monkeypatch)
     clock(monkeypatch, 0, 0.9, 1.1)
-    with terminal.progress("folding") as advance:
+    with module.progress("folding") as advance:
         advance(1, 4)
         assert "folding" not in shown.getvalue()
         advance(2, 4)
@@ -50,7 +50,7 @@ def test_a_bar_is_shown_from_the_first_second_on(monkeypatch):
 
 def test_there_is_no_bar_in_a_pipe(monkeypatch):
     monkeypatch.setattr(sys, "stderr", io.StringIO())
-    with terminal.progress("folding") as advance:
+    with module.progress("folding") as advance:
         assert advance is None
 
 

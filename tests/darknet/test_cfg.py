@@ -13,10 +13,12 @@ from hypothesis import strategies as st
 
 from bnorm.checks.cfg_rules import text_remarks
 from bnorm.darknet import cfg
-from bnorm.darknet.cfg import Section, Text
+from bnorm.darknet.cfg import CfgText, Section
 from bnorm.darknet.dialects import DIALECTS
+from bnorm.darknet.edit import apply, dropped
 from bnorm.darknet.network import build
-from bnorm.darknet.vocabulary import KEYS, SECTIONS
+from bnorm.darknet.section_types import SECTIONS
+from bnorm.darknet.vocabulary import KEYS
 from bnorm.errors import CfgError
 
 LINE_BASED = ("pjreddie", "alexeyab")
@@ -25,7 +27,7 @@ every_dialect = pytest.mark.parametrize("dialect", EVERY)
 line_based = pytest.mark.parametrize("dialect", LINE_BASED)
 
 
-def text_of(source: str | bytes) -> Text:
+def text_of(source: str | bytes) -> CfgText:
     return cfg.parse(Path("net.cfg"), source.encode() if isinstance(source, str) else source)
 
 
@@ -85,7 +87,7 @@ def test_a_zero_byte_is_no_text():
 @pytest.mark.parametrize(
     ("data", "line", "cause", "finding"),
     [
-        (b"\xef\xbb\xbf[net]\n", 1, "save the file as UTF-8 without BOM", "cfg-bom"),
+        (b"\xef\xbb\xbf[net]\n", 1, "save without BOM", "cfg-bom"),
         (b"\n[net]\n# caf\xe9", 3, "save it as UTF-8", "cfg-not-text"),
         (b"\0\0\0\0\n\xe9", 2, "is this the weights file?", "cfg-not-text"),
         (b"\n[net]\nwidth=8\0\n\0", 3, "is this the weights file?", "cfg-not-text"),
@@ -155,7 +157,7 @@ def test_a_file_without_sections_is_refused(dialect, source):
 @pytest.mark.parametrize("option", ["width=8", "width", "width="])
 def test_an_option_before_any_section_is_refused(dialect, option):
     found = error(f"# x\n{option}\n[net]\n[avgpool]\n", dialect)
-    assert (found.line, found.what) == (2, f"{option} stands before any section, expected [net]")
+    assert (found.line, found.what) == (2, f"{option} appears before the first section, expected [net]")
 
 
 def test_hank_refuses_an_option_before_any_section():
@@ -175,7 +177,7 @@ def test_the_first_section_must_be_net(dialect):
 @every_dialect
 def test_a_second_net_is_no_layer(dialect):
     found = error("[net]\nwidth=8\n[avgpool]\n[net]\nwidth=8\n", dialect)
-    assert (found.line, found.what) == (4, "[net] stands again, expected it as the first section alone")
+    assert (found.line, found.what) == (4, "[net] appears again, expected it as the first section only")
 
 
 def test_a_key_without_value_is_where_a_missing_one_is_said():
@@ -194,7 +196,7 @@ def test_an_option_without_a_key_is_not_where_other_errors_are_said():
 
 
 def test_a_name_that_goes_on_to_the_last_bracket_is_said_so():
-    assert "goes on to the line's last ]" in error("[net] # x]\nwidth=8\n[avgpool]\n", "hank").cause
+    assert "extends to the line's last ]" in error("[net] # x]\nwidth=8\n[avgpool]\n", "hank").cause
     assert "blanks inside the brackets count" in error("[ net ]\nwidth=8\n[avgpool]\n", "hank").cause
 
 
@@ -233,13 +235,13 @@ def test_blanks_in_brackets_do_not_count(dialect):
 
 def test_hank_counts_blanks_in_brackets():
     found = error("[ net ]\nwidth=8\n[avgpool]\n", "hank")
-    assert (found.line, found.cause) == (1, "to hank blanks inside the brackets count, expected [net]")
+    assert (found.line, found.cause) == (1, "in hank, blanks inside the brackets count: expected [net]")
 
 
 @line_based
 def test_a_comment_behind_a_bracket_makes_another_section_of_it(dialect):
     found = error("[net] # x\nwidth=8\n[avgpool]\n", dialect)
-    assert (found.line, found.cause) == (1, f"to {dialect} the whole line is the section's type, expected [net]")
+    assert (found.line, found.cause) == (1, f"in {dialect}, the whole line is the section's type: expected [net]")
 
 
 def test_hank_takes_a_comment_behind_a_bracket():
@@ -253,7 +255,7 @@ def test_a_bracket_that_is_not_closed_is_refused(dialect):
 
 
 def test_hank_skips_a_bracket_that_is_not_closed():
-    assert "stands before any section" in error("[net\nwidth=8\n[avgpool]\n", "hank").what
+    assert "appears before the first section" in error("[net\nwidth=8\n[avgpool]\n", "hank").what
     assert len(sections("[net]\nwidth=8\n[maxpool\n[avgpool]\n", "hank")) == 2
 
 
@@ -454,7 +456,7 @@ SOURCES = [
 
 @pytest.mark.parametrize("source", SOURCES)
 def test_dropping_no_lines_keeps_the_bytes(source):
-    assert text_of(source).edited((), {}) == source
+    assert text_of(source).encode() == source
 
 
 @pytest.mark.parametrize("source", SOURCES)
@@ -462,11 +464,11 @@ def test_a_text_without_one_line_keeps_every_other_byte(source):
     lines = source.split(b"\n")
     ended = [line + b"\n" for line in lines[:-1]] + ([lines[-1]] if lines[-1] else [])
     for number in range(1, len(ended) + 1):
-        assert text_of(source).edited({number}, {}) == b"".join(ended[: number - 1] + ended[number:])
+        assert apply(text_of(source), dropped([number])).encode() == b"".join(ended[: number - 1] + ended[number:])
 
 
 def test_a_text_without_several_lines():
-    assert text_of("a\nb\r\nc\nd").edited({2, 4}, {3: "C\n"}) == b"a\nC\n"
+    assert apply(text_of("a\nb\r\nc\nd"), {3: "C\n"}, dropped([2, 4])).encode() == b"a\nC\n"
 
 
 # --- any text ---------------------------------------------------------------------------------------------------------
@@ -501,11 +503,11 @@ def test_any_text_is_read_or_refused(dialect, source):
 def test_dropping_no_lines_of_any_text_keeps_the_bytes(source):
     data = source.encode()
     if not data.startswith(b"\xef\xbb\xbf"):
-        assert text_of(data).edited((), {}) == data
+        assert text_of(data).encode() == data
 
 
 @given(data=st.binary(max_size=60))
 @settings(max_examples=100, deadline=None)
 def test_any_bytes_are_text_or_refused(data):
     with contextlib.suppress(CfgError):
-        assert text_of(data).edited((), {}) == data
+        assert text_of(data).encode() == data

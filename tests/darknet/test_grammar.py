@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from bnorm.darknet.grammar import GRAMMARS, INT_MAX
+from bnorm.darknet.grammar import GRAMMARS, INT_MAX, Heading
 from bnorm.text import short
 
 LINE_BASED = ("pjreddie", "alexeyab")
@@ -25,8 +25,7 @@ def test_hank_refuses_a_comment_in_place_of_a_value():
 
 
 def integer(dialect: str, text: str) -> int:
-    (number,) = GRAMMARS[dialect].integer(text)
-    return number
+    return GRAMMARS[dialect].integer(text)
 
 
 def integers(dialect: str, text: str) -> list[int]:
@@ -75,7 +74,7 @@ def test_line_based_comments_and_empty_lines_are_nothing(dialect, text):
     ],
 )
 def test_line_based_section_is_the_whole_line(dialect, text, name):
-    assert line(dialect, text) == (None, name)
+    assert line(dialect, text) == Heading(name)
 
 
 @pytest.mark.parametrize("dialect", LINE_BASED)
@@ -94,12 +93,12 @@ def test_line_based_value_without_key_has_an_empty_key(dialect):
 
 
 def test_pjreddie_keeps_carriage_returns():
-    assert line("pjreddie", "[net]\r\n") == (None, "[net]\r")
+    assert line("pjreddie", "[net]\r\n") == Heading("[net]\r")
     assert line("pjreddie", "activation=leaky\r\n") == ("activation", "leaky\r")
 
 
 def test_alexeyab_drops_carriage_returns_wherever_they_stand():
-    assert line("alexeyab", "[net]\r\n") == (None, "net")
+    assert line("alexeyab", "[net]\r\n") == Heading("net")
     assert line("alexeyab", "fil\rters=8\r\n") == ("filters", "8")
 
 
@@ -147,7 +146,7 @@ def test_hank_options_are_trimmed_and_end_at_a_comment(text, entry):
     ],
 )
 def test_hank_section_reaches_from_the_first_bracket_to_the_last(text, name):
-    assert line("hank", text) == (None, name)
+    assert line("hank", text) == Heading(name)
 
 
 @pytest.mark.parametrize("text", ["", " \t\r\n", "# a=1\n", ";text\n"])

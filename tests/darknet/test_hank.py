@@ -6,8 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from bnorm.darknet import cfg
-from bnorm.darknet import hank as strictness
+from bnorm.darknet import cfg, hank
 from bnorm.darknet.dialects import DIALECTS
 from bnorm.darknet.network import build
 from bnorm.errors import CfgError
@@ -15,7 +14,7 @@ from bnorm.errors import CfgError
 
 def check(source: str) -> None:
     for section in cfg.sections(cfg.parse(Path("net.cfg"), source.encode()), DIALECTS["hank"]):
-        strictness.check(section)
+        hank.check(section)
 
 
 def check_net(options: str) -> None:

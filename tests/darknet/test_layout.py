@@ -11,6 +11,7 @@ import pytest
 from bnorm.darknet import cfg
 from bnorm.darknet.autodetect import read_model
 from bnorm.darknet.dialects import DIALECTS
+from bnorm.darknet.header import written_by
 from bnorm.darknet.layout import Layout, ends_at_layer, plan
 from bnorm.darknet.network import build
 from bnorm.darknet.weights import open_weights, save
@@ -25,7 +26,8 @@ NORMALISED = ["biases", "scales", "rolling_mean", "rolling_variance", "weights"]
 
 def layout(dialect: str, net: str, layers: str, *, transposed: bool = False) -> Layout:
     text = cfg.parse(Path("net.cfg"), cfg_source(net, layers).encode())
-    return plan(build(text, DIALECTS[dialect]), 20, transposed=transposed)
+    header = written_by(DIALECTS[dialect])
+    return plan(build(text, DIALECTS[dialect]), header._replace(major=2000) if transposed else header)
 
 
 def shapes(dialect: str, net: str, layers: str) -> dict[str, tuple[int, ...]]:

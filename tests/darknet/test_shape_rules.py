@@ -13,11 +13,13 @@ from hypothesis import strategies as st
 from bnorm.darknet import cfg
 from bnorm.darknet.autodetect import read_model
 from bnorm.darknet.dialects import DIALECTS
+from bnorm.darknet.header import written_by
 from bnorm.darknet.layout import plan
 from bnorm.darknet.network import Network, build
+from bnorm.darknet.section_types import SECTIONS
 from bnorm.darknet.shape_rules import RULES
-from bnorm.darknet.shapes import tdiv
-from bnorm.darknet.vocabulary import KEYS, SECTIONS
+from bnorm.darknet.shapes import c_division
+from bnorm.darknet.vocabulary import KEYS
 from bnorm.errors import CfgError
 from support.builders import cfg_source
 from support.golden import SHARED, Golden, needs_shared
@@ -218,7 +220,7 @@ def test_every_rule_belongs_to_a_section_type():
 
 @pytest.mark.parametrize(("numerator", "denominator", "quotient"), [(7, 2, 3), (-7, 2, -3), (-4, 3, -1), (-1, 2, 0)])
 def test_division_truncates_towards_zero(numerator, denominator, quotient):
-    assert tdiv(numerator, denominator) == quotient
+    assert c_division(numerator, denominator) == quotient
 
 
 @pytest.mark.parametrize("dialect", ALL)
@@ -314,7 +316,7 @@ REFUSED = [
     Refused(UNTIL_AB, "3x8x8", "convolutional filters=0x10", "filters=0x10, which .* reads as 0, expected at least 1"),
     Refused(UNTIL_AB, "3x8x8", "softmax | crnn", "expected an image"),
     Refused((AB,), "3x8x8", "softmax | conv_lstm", "expected an image"),
-    Refused(ALL, "3x32x32", "softmax | yolo", "no image comes from the layer before it"),
+    Refused(ALL, "3x32x32", "softmax | yolo", "the layer before it outputs no image"),
     Refused(UNTIL_AB, "3x8x8", "reorg stride=100000", "has an output of 30000000000x0x0, 0 values, expected numbers"),
     Refused(ALL, "3x8x8", "convolutional filters=-4", "filters=-4, expected at least 1"),
     Refused(ALL, "3x8x8", "convolutional size=-3", "size=-3, expected at least 1"),
@@ -421,7 +423,7 @@ def one_layer(draw) -> str:
 @given(layers=st.lists(one_layer(), min_size=1, max_size=5))
 def test_any_network_is_planned_or_refused(dialect, layers):
     try:
-        layout = plan(network(dialect, "4x8x8", " | ".join(layers)), 20)
+        layout = plan(network(dialect, "4x8x8", " | ".join(layers)), written_by(DIALECTS[dialect]))
     except CfgError:
         return
     assert layout.nbytes == 20 + 4 * layout.parameters

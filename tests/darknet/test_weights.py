@@ -2,77 +2,113 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import numpy as np
 import pytest
 
 from bnorm.darknet import weights as weights_module
 from bnorm.darknet.autodetect import read_model
-from bnorm.darknet.weights import open_weights, save
+from bnorm.darknet.layout import Array
+from bnorm.darknet.size_mismatch import SizeMismatch, worded
+from bnorm.darknet.weights import copy, open_weights, save
 from bnorm.errors import WeightsError
 from support.builders import cfg_source
 from support.golden import Golden
 
 # The tiny model: header 20; layer 0 biases, scales, rolling_mean, rolling_variance 4 each, weights 108; layer 1 biases
 # 2, weights 8. In bytes: 20 + 4 * 134 = 556.
-WRONG_CFG = "is this the right cfg, and the right --dialect? `bnorm check` looks for the cause"
-PARTIAL = "it ends between two layers: a partial file such as NAME.conv.N?"
 
 
-def misfit(tiny, nbytes: int) -> WeightsError:
-    """What the tiny model's file is told when it has `nbytes`."""
+def mismatch(cfg: Path, path: Path, dialect: str = "alexeyab") -> SizeMismatch | None:
+    with open_weights(read_model(cfg, path, dialect)) as weights:
+        return weights.mismatch()
+
+
+def resized(tiny: tuple[Path, Path], nbytes: int) -> tuple[Path, Path]:
+    """Return the tiny model with a file of `nbytes`."""
     cfg, path = tiny
-    data = path.read_bytes()
-    path.write_bytes((data + bytes(100))[:nbytes])
-    with open_weights(read_model(cfg, path, "alexeyab")) as weights, pytest.raises(WeightsError) as caught:
-        weights.require_fit()
-    assert caught.value.path == path
-    return caught.value
+    path.write_bytes((path.read_bytes() + bytes(100))[:nbytes])
+    return cfg, path
 
 
 # --- files that do not fit --------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
-    ("nbytes", "where", "cause"),
+    ("nbytes", "array", "floats_held", "between_layers"),
     [
-        (20, "ends before layer 0 biases, 134 floats (536 bytes) short", WRONG_CFG),
-        (28, "ends inside layer 0 biases, behind 2 of its 4 floats, 132 floats (528 bytes) short", WRONG_CFG),
-        (36, "ends before layer 0 scales, 130 floats (520 bytes) short", WRONG_CFG),
-        (124, "ends inside layer 0 weights, behind 10 of its 108 floats, 108 floats (432 bytes) short", WRONG_CFG),
-        (516, "ends before layer 1 biases, 10 floats (40 bytes) short", PARTIAL),
-        (552, "ends inside layer 1 weights, behind 7 of its 8 floats, 1 float (4 bytes) short", WRONG_CFG),
-        (555, "ends inside layer 1 weights, behind 7 of its 8 floats, 1 byte short", WRONG_CFG),
-        (557, "1 byte left over behind the last array, layer 1 weights", WRONG_CFG),
-        (560, "1 float (4 bytes) left over behind the last array, layer 1 weights", WRONG_CFG),
-        (600, "11 floats (44 bytes) left over behind the last array, layer 1 weights", WRONG_CFG),
+        (20, (0, "biases"), 0, False),
+        (28, (0, "biases"), 2, False),
+        (36, (0, "scales"), 0, False),
+        (124, (0, "weights"), 10, False),
+        (516, (1, "biases"), 0, True),
+        (552, (1, "weights"), 7, False),
+        (555, (1, "weights"), 7, False),
     ],
 )
-def test_a_file_that_does_not_fit_names_the_layer_and_the_array(tiny, nbytes, where, cause):
-    error = misfit(tiny, nbytes)
-    assert error.what == f"{where}, expected 556 bytes, got {nbytes}"
-    assert error.cause == cause
+def test_the_mismatch_of_a_short_file_says_where_it_ends(tiny, nbytes, array, floats_held, between_layers):
+    found = mismatch(*resized(tiny, nbytes))
+    assert (found.array.layer, found.array.name) == array
+    assert (found.floats_held, found.between_layers) == (floats_held, between_layers)
+    assert (found.expected, found.actual, found.missing) == (556, nbytes, 556 - nbytes)
 
 
-def test_a_file_that_fits_is_no_error(tiny):
+@pytest.mark.parametrize("nbytes", [557, 560, 600])
+def test_the_mismatch_of_a_long_file_has_the_last_array(tiny, nbytes):
+    found = mismatch(*resized(tiny, nbytes))
+    assert (found.array, found.last.layer, found.last.name) == (None, 1, "weights")
+    assert (found.missing, found.floats_held, found.between_layers) == (556 - nbytes, 0, False)
+
+
+def test_a_file_that_fits_has_no_mismatch(tiny):
+    assert mismatch(*tiny) is None
     with open_weights(read_model(*tiny, "alexeyab")) as weights:
-        assert weights.misfit() is None
         weights.require_fit()
 
 
-def test_bytes_behind_a_network_that_stores_nothing_are_left_over(tmp_path):
+def test_the_mismatch_of_a_network_that_stores_nothing_has_no_last_array(tmp_path):
     cfg, path = tmp_path / "net.cfg", tmp_path / "net.weights"
     cfg.write_text(cfg_source("3x8x8", "maxpool"))
     path.write_bytes(bytes(28))
-    with open_weights(read_model(cfg, path, "pjreddie")) as weights:
-        assert "3 floats (12 bytes) left over behind the header" in str(weights.misfit())
+    found = mismatch(cfg, path, "pjreddie")
+    assert (found.array, found.last, found.missing) == (None, None, -12)
 
 
-def test_the_array_in_which_a_recurrent_layer_s_file_ends_has_its_part_s_name(tmp_path):
+def test_the_mismatch_of_a_recurrent_layer_s_file_names_the_gate(tmp_path):
     cfg, path = tmp_path / "net.cfg", tmp_path / "net.weights"
     cfg.write_text(cfg_source("3", "lstm output=2"))
     path.write_bytes(bytes(16 + 8 + 12))
-    with open_weights(read_model(cfg, path, "pjreddie")) as weights:
-        assert "ends inside layer 0 wi.weights, behind 3 of its 4 floats" in str(weights.misfit())
+    found = mismatch(cfg, path, "pjreddie")
+    assert (found.array.layer, found.array.name, found.floats_held) == (0, "wi.weights", 3)
+
+
+LAST = Array(layer=1, part="", field="weights", shape=(2, 4), offset=524, stored=(2, 4), axes=None)
+
+
+@pytest.mark.parametrize(
+    ("array", "held", "last", "actual", "where", "amount"),
+    [
+        (LAST, 0, LAST, 524, "ends before layer 1 weights", "8 floats (32 bytes) missing"),
+        (LAST, 7, LAST, 552, "ends inside layer 1 weights, after 7 of 8 floats", "1 float (4 bytes) missing"),
+        (LAST, 7, LAST, 555, "ends inside layer 1 weights, after 7 of 8 floats", "1 byte missing"),
+        (None, 0, LAST, 560, "continues after the last array, layer 1 weights", "1 float (4 bytes) left over"),
+        (None, 0, None, 558, "continues after the header", "2 bytes left over"),
+    ],
+)
+def test_a_mismatch_in_words(array, held, last, actual, where, amount):
+    found = SizeMismatch(expected=556, actual=actual, array=array, floats_held=held, between_layers=False, last=last)
+    words = worded(found)
+    assert (words.where, words.amount, words.sizes) == (where, amount, f"expected 556 bytes, got {actual}")
+    assert words.cause != worded(found._replace(between_layers=True)).cause
+
+
+def test_the_error_of_a_file_that_does_not_fit_has_the_words_of_its_mismatch(tiny):
+    cfg, path = resized(tiny, 516)
+    with open_weights(read_model(cfg, path, "alexeyab")) as weights, pytest.raises(WeightsError) as caught:
+        weights.require_fit()
+    words = worded(mismatch(cfg, path))
+    assert (caught.value.path, caught.value.what, caught.value.cause) == (path, words.sentence, words.cause)
 
 
 def test_a_file_that_changed_since_its_header_was_read_is_refused(tiny):
@@ -106,10 +142,26 @@ def test_arrays_are_found_by_layer_and_name(tiny):
         assert weights[1, "biases"].shape == (2,)
 
 
-@pytest.mark.parametrize("key", [(0, "wf.weights"), (1, "scales"), (2, "biases")])
-def test_an_array_that_is_not_stored_is_a_key_error(tiny, key):
-    with open_weights(read_model(*tiny)) as weights, pytest.raises(KeyError):
+@pytest.mark.parametrize(
+    ("key", "expected"),
+    [
+        ((0, "wf.weights"), "biases, scales, rolling_mean, rolling_variance, weights"),
+        ((1, "scales"), "biases, weights"),
+        ((2, "biases"), "no arrays"),
+    ],
+)
+def test_the_key_error_of_an_array_that_is_not_stored_lists_those_of_the_layer(tiny, key, expected):
+    with open_weights(read_model(*tiny)) as weights, pytest.raises(KeyError, match=expected):
         weights[key]
+
+
+def test_a_model_and_its_pieces_print_as_one_short_line(tiny):
+    model = read_model(*tiny)
+    with open_weights(model) as weights:
+        for value in (model, model.network, model.layout, weights):
+            assert len(repr(value)) < 250 + len(str(tiny[0])) * 2
+            assert repr(value).startswith(f"<{type(value).__name__}: ")
+    assert all(piece in repr(model) for piece in (str(tiny[0]), str(tiny[1]), "alexeyab", "556 bytes"))
 
 
 def test_leaving_the_with_statement_closes_the_file(tiny):
@@ -165,7 +217,7 @@ def test_an_array_that_the_file_never_held_was_not_cut_meanwhile(tiny):
     weights.write_bytes(weights.read_bytes()[:100])
     with open_weights(read_model(cfg, weights)) as opened, pytest.raises(WeightsError) as caught:
         opened[0, "weights"]
-    assert "is this the right cfg" in caught.value.cause
+    assert caught.value.cause == worded(mismatch(cfg, weights)).cause
 
 
 def test_an_array_of_another_shape_is_not_written(tiny, tmp_path):
@@ -192,3 +244,31 @@ def test_arrays_may_come_from_a_generator_and_from_any_memory_order(tiny, tmp_pa
         arrays = (np.asfortranarray(weights.read(array)) for array in model.layout.arrays)
         save(tmp_path / "out", model.header, model.layout, arrays)
     assert (tmp_path / "out").read_bytes() == tiny[1].read_bytes()
+
+
+def test_a_copy_replaces_the_arrays_that_are_given(tiny, tmp_path):
+    model = read_model(*tiny)
+    mean = np.arange(4) + 0.1  # float64
+    copy(model, tmp_path / "out", {(0, "rolling_mean"): mean, (1, "weights"): np.ones((2, 4, 1, 1))})
+    expected = bytearray(tiny[1].read_bytes())
+    expected[52:68] = mean.astype("<f4").tobytes()
+    expected[524:556] = np.ones(8, "<f4").tobytes()
+    assert (tmp_path / "out").read_bytes() == expected
+
+
+def test_a_copy_stores_a_transposed_array_in_the_file_s_order(tmp_path):
+    cfg, path = tmp_path / "net.cfg", tmp_path / "net.weights"
+    cfg.write_text(cfg_source("3", "connected output=2"))
+    path.write_bytes(np.array([0, 2000, 0, 0], "<i4").tobytes() + bytes(4 * 8))
+    matrix = np.arange(6.0).reshape(2, 3)
+    model = read_model(cfg, path, "pjreddie")
+    copy(model, tmp_path / "out", {(0, "weights"): matrix})
+    with open_weights(read_model(cfg, tmp_path / "out", "pjreddie")) as weights:
+        np.testing.assert_array_equal(weights[0, "weights"], matrix)
+
+
+@pytest.mark.parametrize(("name", "error"), [("scales", KeyError), ("weights", ValueError)])
+def test_a_copy_with_an_array_that_does_not_belong_writes_nothing(tiny, tmp_path, name, error):
+    with pytest.raises(error):
+        copy(read_model(*tiny), tmp_path / "out", {(1, name): np.zeros(8)})
+    assert sorted(tmp_path.iterdir()) == sorted(tiny)

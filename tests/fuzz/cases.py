@@ -23,9 +23,11 @@ from bnorm.darknet.autodetect import read_model
 from bnorm.darknet.cfg import parse
 from bnorm.darknet.dialects import DIALECTS
 from bnorm.darknet.foreign import FOREIGN
+from bnorm.darknet.header import written_by
 from bnorm.darknet.layout import plan
 from bnorm.darknet.network import build
-from bnorm.darknet.vocabulary import KEYS, SECTIONS
+from bnorm.darknet.section_types import SECTIONS
+from bnorm.darknet.vocabulary import KEYS
 from bnorm.errors import BnormError
 
 ROOT = Path(__file__).parents[2]
@@ -207,7 +209,7 @@ def fitting(cfg: bytes, name: str) -> bytes:
     """Weights that fit a cfg, if this dialect takes it and they are small; else nothing."""
     dialect = DIALECTS[name]
     with suppress(BnormError):
-        count = (plan(build(parse(Path("net.cfg"), cfg), dialect), 20).nbytes - 20) // 4
+        count = (plan(build(parse(Path("net.cfg"), cfg), dialect), written_by(dialect)).nbytes - 20) // 4
         if count < MOST // 4:
             return struct.pack("<3iQ", *dialect.version, 640) + np.linspace(0.1, 1, count, dtype="<f4").tobytes()
     return b""

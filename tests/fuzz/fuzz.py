@@ -36,6 +36,7 @@ from bnorm.darknet.autodetect import read_model
 from bnorm.darknet.cfg import parse
 from bnorm.darknet.dialects import DIALECTS
 from bnorm.darknet.edit import references
+from bnorm.darknet.header import written_by
 from bnorm.darknet.layout import plan
 from bnorm.darknet.network import build
 from bnorm.errors import BnormError
@@ -116,7 +117,7 @@ def every_dialect(cfg: bytes) -> None:
     for dialect in DIALECTS.values():
         try:
             network = build(parse(Path("net.cfg"), cfg), dialect)
-            plan(network, 20)
+            plan(network, written_by(network.dialect))
             _ = remarks(network), references(network)
         except BnormError as error:
             said(str(error))

@@ -107,6 +107,10 @@ def test_the_command_waits_with_its_imports():
     assert not loaded_by("import bnorm.cli") & {"numpy", "rich", "matplotlib"}
 
 
+def test_the_library_waits_with_its_imports():
+    assert not loaded_by("import bnorm; bnorm.BnormError; dir(bnorm)") & {"numpy", "click", "rich", "matplotlib"}
+
+
 def test_a_model_is_read_without_numpy():
     assert "numpy" not in loaded_by("import bnorm.darknet.autodetect")
 
@@ -117,3 +121,18 @@ def test_a_public_name_is_the_same_thing_each_time(name):
     first = getattr(bnorm, name)
     assert getattr(bnorm, name) is first
     assert callable(first)
+
+
+def test_type_checkers_see_the_public_names():
+    (block,) = (node for node in ast.parse(Path(bnorm.__file__).read_text()).body if isinstance(node, ast.If))
+    seen = {(alias.name, alias.asname, node.module) for node in block.body for alias in node.names}
+    assert seen == {(name, name, f"bnorm.{module}") for name, module in bnorm._HOMES.items()}
+
+
+def test_the_public_names_are_listed():
+    assert set(bnorm.__all__) <= set(dir(bnorm))
+    assert not hasattr(bnorm, "missing")
+
+
+def test_every_kind_of_error_is_public():
+    assert {kind.__name__ for kind in bnorm.BnormError.__subclasses__()} <= set(bnorm.__all__)

@@ -91,9 +91,9 @@ def test_bytes_that_are_no_weights_are_refused(bad_weights, command, data, messa
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        (-1, "ends inside layer 1 weights, behind 7 of its 8 floats, 1 byte short"),
-        (-40, "ends before layer 1 biases, 10 floats (40 bytes) short"),
-        (4, "1 float (4 bytes) left over behind the last array, layer 1 weights"),
+        (-1, "ends inside layer 1 weights, after 7 of 8 floats: 1 byte missing"),
+        (-40, "ends before layer 1 biases: 10 floats (40 bytes) missing"),
+        (4, "continues after the last array, layer 1 weights: 1 float (4 bytes) left over"),
         (1, "1 byte left over"),
     ],
 )
@@ -160,7 +160,7 @@ CFGS = {
     "net alone": (net(), "no layer after [net]"),
     "no size": ("[net]\n[convolutional]\n", "[net] has 0 inputs"),
     "unknown section": (net() + "[convolve]\n", "[convolve] is unknown"),
-    "option first": ("width=8\n" + net() + "[avgpool]\n", "stands before any section"),
+    "option first": ("width=8\n" + net() + "[avgpool]\n", "appears before the first section"),
     "route ahead": (net() + "[route]\nlayers=5\n[avgpool]\n", "points ahead"),
     "shortcut ahead": (net() + "[avgpool]\n[shortcut]\nfrom=5\nactivation=linear\n", "points ahead"),
     "route before": (net() + "[route]\nlayers=-2\n", "points before the first layer"),
@@ -174,7 +174,7 @@ CFGS = {
     "10^12 pixels": (net(10**6, 10**6) + "[convolutional]\n", "expected 1 to 2147483647"),
     "too many digits": (net() + f"[convolutional]\nfilters={'9' * 9000}\n", "fits a 32-bit int"),
     "Latin-1": ((net() + "# caf\xe9\n[avgpool]\n").encode("latin-1"), "expected UTF-8 text"),
-    "HTML": ("<!DOCTYPE html>\n<html></html>\n", "stands before any section"),
+    "HTML": ("<!DOCTYPE html>\n<html></html>\n", "appears before the first section"),
     "zero byte": (net() + "\0[avgpool]\n", "a zero byte"),
     "BOM": ("\ufeff" + net() + "[avgpool]\n", "byte order mark"),
     "control characters": (net() + "[\x1b[2J]\n", "is unknown"),
@@ -208,12 +208,12 @@ def test_bytes_that_are_not_text_are_refused_by_the_first_that_is_not(bad_cfg, c
 @every_command
 def test_cfg_and_weights_that_changed_places_are_told_so(refuse, tiny, command):
     cfg, weights = tiny
-    assert "CFG stands before WEIGHTS" in refuse(command, weights, cfg, weights)
+    assert "The arguments are CFG WEIGHTS" in refuse(command, weights, cfg, weights)
 
 
 @every_command
 def test_20_mb_of_text_are_no_cfg(bad_cfg, command):
-    assert "expected a cfg of some kilobytes" in bad_cfg(command, b"filters=1\n" * 2_000_000)
+    assert "expected a cfg of a few kilobytes" in bad_cfg(command, b"filters=1\n" * 2_000_000)
 
 
 @every_command

@@ -27,6 +27,7 @@ COMMANDS = {
     "run to a folder": (*RUN, "-o", "out"),
     "run to an archive": (*RUN, "-o", "out.npz", "--format", "json"),
 }
+pytestmark = pytest.mark.slow
 PLACES = [
     {"PYTHONHASHSEED": "0", "LC_ALL": "C"},
     {"PYTHONHASHSEED": "1", "LC_ALL": "C.UTF-8", "TZ": "Asia/Tokyo"},

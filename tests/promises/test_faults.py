@@ -18,11 +18,11 @@ from typing import NamedTuple
 
 import numpy as np
 import pytest
-from click.testing import CliRunner
 
 from bnorm.cli import main
 from bnorm.files import MARK
 from support.builders import cfg_source, write_weights
+from support.runner import runner
 
 KILLS = int(os.environ.get("BNORM_KILLS", "2"))  # of each kind; more in a long run
 
@@ -117,6 +117,7 @@ def expected(models, tmp_path_factory) -> Expected:
 # --- kills ------------------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 @every_state
 @pytest.mark.parametrize("kind", [signal.SIGKILL, signal.SIGTERM, signal.SIGINT], ids=lambda kind: kind.name)
 def test_a_killed_command_leaves_no_half_file_and_no_mixed_set(models, expected, tmp_path, kind, name, state):
@@ -143,6 +144,7 @@ def test_a_killed_command_leaves_no_half_file_and_no_mixed_set(models, expected,
         assert {path: data for path, data in found(folder).items() if MARK not in path} == new
 
 
+@pytest.mark.slow
 @every_work
 def test_of_two_processes_with_the_same_outputs_one_writes_all(models, expected, tmp_path, name):
     work = WORKS[name]
@@ -173,7 +175,7 @@ def test_a_disk_that_is_full_at_some_byte_leaves_what_was_there(models, expected
     old = before(name, state, tmp_path)
     for most in sorted({0, 1, sizes[0] - 1, sizes[0], sizes[-1] // 2, sizes[-1] - 1} - {sizes[-1]}):
         with file_size(most):
-            result = CliRunner().invoke(main, command(WORKS[name], models, tmp_path))
+            result = runner().invoke(main, command(WORKS[name], models, tmp_path))
         assert result.exit_code == 1, most
         assert result.stderr.splitlines()[-1].endswith("file too large"), most
         assert found(tmp_path) == old, most

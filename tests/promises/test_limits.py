@@ -46,17 +46,17 @@ def test_a_cfg_of_more_bytes_than_any_network_has_is_refused(invoke, tmp_path):
     cfg = tmp_path / "net.cfg"
     cfg.write_text(cfg_source("4", "connected | route layers=" + ",".join(["0"] * (cfgs.MOST_BYTES // 2))))
     error = invoke("inspect", cfg, exit_code=1).stderr
-    assert error.startswith(f"error: {cfg}: more than 524,288 bytes, expected a cfg of some kilobytes\n")
+    assert error.startswith(f"error: {cfg}: more than 524,288 bytes, expected a cfg of a few kilobytes\n")
 
 
 def test_a_cfg_of_more_sections_or_lines_than_any_network_has_is_refused(invoke, tmp_path):
     cfg = tmp_path / "net.cfg"
     cfg.write_text(cfg_source("3x8x8", "dropout") + "[dropout]\n" * cfgs.MOST_SECTIONS)
     error = invoke("inspect", cfg, exit_code=1).stderr
-    assert error == f"error: {cfg}:2004: more than 2000 sections, expected some hundred\n"
+    assert error == f"error: {cfg}:2004: more than 2000 sections, expected a few hundred\n"
     cfg.write_text(cfg_source("3x8x8", "dropout") + "a=1\n" * cfgs.MOST_LINES)
     error = invoke("inspect", cfg, exit_code=1).stderr
-    assert error == f"error: {cfg}:50001: more than 50000 lines, expected some hundred\n"
+    assert error == f"error: {cfg}:50001: more than 50000 lines, expected a few hundred\n"
 
 
 def test_a_network_of_more_matrices_than_any_has_is_refused(invoke, tmp_path):
@@ -67,7 +67,9 @@ def test_a_network_of_more_matrices_than_any_has_is_refused(invoke, tmp_path):
     assert len(read_model(cfg).network.layers) == 250
     cfg.write_text(cfg_source("3", "lstm output=1" + lstm * (network.MOST_PARTS // 8)))
     error = invoke("inspect", cfg, exit_code=1).stderr
-    assert error.endswith(": [lstm] makes more than 2000 convolutions and matrices, expected some hundred\n")
+    assert error.endswith(
+        ": [lstm] makes more than 2000 convolutions and fully connected parts, expected a few hundred\n"
+    )
 
 
 # --- folding ----------------------------------------------------------------------------------------------------------
@@ -78,11 +80,11 @@ def rounds(monkeypatch) -> list[int]:
     """How many layers stay, for each time that folding is prepared."""
     found: list[int] = []
 
-    def counted(weights, wish, beyond, prepare=folding.prepare):
-        found.append(len(beyond))
-        return prepare(weights, wish, beyond)
+    def counted(weights, options, overflowing, fold_model=folding.fold_model):
+        found.append(len(overflowing))
+        return fold_model(weights, options, overflowing)
 
-    monkeypatch.setattr(folding, "prepare", counted)
+    monkeypatch.setattr(folding, "fold_model", counted)
     return found
 
 
@@ -92,13 +94,13 @@ def test_layers_whose_folded_numbers_no_float32_holds_are_found_at_once(invoke, 
     pair = write_pair(tmp_path, "1x1x1", " | ".join([layer] * 30), fill=1e30)
     result = invoke("fold", *pair, "--dry-run", "--dialect", "alexeyab")
     assert rounds == [0, 30 * (1 + layer.count("|"))]
-    assert result.stdout.count("folded, its numbers are beyond float32") == 30
+    assert result.stdout.count("folded, its values exceed float32") == 30
 
 
 def test_a_binary_layer_whose_folded_numbers_no_float32_holds_stays(invoke, tmp_path):
     """It ended in a traceback."""
     pair = write_pair(tmp_path, "1x1x1", f"convolutional {BN} activation=linear binary=1", fill=1e30)
-    assert "folded, its numbers are beyond float32" in invoke("fold", *pair, "--dry-run").stdout
+    assert "folded, its values exceed float32" in invoke("fold", *pair, "--dry-run").stdout
 
 
 def test_the_proof_takes_fewer_windows_where_a_layer_has_many_outputs(tmp_path, monkeypatch):

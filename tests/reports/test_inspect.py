@@ -13,7 +13,7 @@ import bnorm
 from bnorm.darknet.autodetect import read_model
 from bnorm.darknet.weights import Weights, open_weights
 from bnorm.reports.inspect import ChannelRow, Inspection, channel_rows
-from bnorm.statistics.channels import DEAD_BELOW
+from bnorm.statistics.channel_state import DEAD_BELOW
 from support.builders import BN, TINY, cfg_source, odd_pair, patch, write_weights
 from support.golden import LAYOUTS, NETWORKS, Golden, golden
 from support.oracle import EXACT

@@ -1,4 +1,4 @@
-"""The statistics of channels against a recomputation from the file's bytes, in float64 and one channel at a time."""
+"""`statistics.channels` against a recomputation from the file's bytes, in float64 and one channel at a time."""
 
 from __future__ import annotations
 
@@ -12,7 +12,8 @@ import bnorm
 from bnorm.batchnorm.epsilon import Epsilon
 from bnorm.darknet.autodetect import read_model
 from bnorm.reports.inspect import Inspection, channel_rows
-from bnorm.statistics.channels import DEAD_BELOW, NEAR_DEAD, SELDOM, above_zero, median
+from bnorm.statistics.channel_state import DEAD_BELOW, NEAR_DEAD, SELDOM
+from bnorm.statistics.channels import Channels, above_zero
 from support.builders import cfg_source, write_weights
 from support.golden import LAYOUTS, SHARED, Golden, needs_shared
 from support.oracle import EXACT
@@ -25,7 +26,7 @@ def report(cfg: Path, weights: Path, dialect: str = "auto", **options) -> Inspec
 
 
 def filters(case: Golden, layer: int, weights: np.ndarray, channels: int) -> np.ndarray:
-    """The weights of each channel, (C, -1), from an array as it stands in the file."""
+    """The weights of each channel, (C, -1), from an array as the file holds it."""
     section = read_model(case.cfg, None, case.dialect).network.layers[layer].section
     if section.type == "deconvolutional":
         windows = weights.reshape(-1, channels, section.integer("size", 1) ** 2)
@@ -187,14 +188,17 @@ def test_the_statistics_of_parts_are_pooled():
     assert layer.statistics.quantiles["rolling_variance"].low == min(lows)
 
 
-@pytest.mark.parametrize("size", [1, 2, 3, 8])
-def test_the_median_is_the_middle_value(size):
-    values = np.random.default_rng(size).permutation(size).astype("f8")
-    assert median(values) == size // 2
-
-
-def test_nothing_has_no_median():
-    assert math.isnan(median(np.zeros(0)))
+def test_channels_are_joined_by_name_and_a_vector_that_one_part_lacks_is_none(tiny):
+    (with_weights, _), (without, _) = (
+        bnorm.inspect(read_model(*tiny, "alexeyab"), weights=weights).layers for weights in (True, False)
+    )
+    first, second = with_weights.channels[""], without.channels[""]
+    both = Channels.concatenate([first, first])
+    for name in ("scale", "weight_norm", "state", "rectified", "dead", "near_dead", "constant"):
+        vector = getattr(first, name)
+        np.testing.assert_array_equal(getattr(both, name), np.concatenate([vector, vector]))
+    mixed = Channels.concatenate([first, second])
+    assert (mixed.weight_norm, mixed.scale.size) == (None, 2 * first.scale.size)
 
 
 # --- states -----------------------------------------------------------------------------------------------------------

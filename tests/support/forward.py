@@ -13,7 +13,6 @@ import numpy as np
 
 from bnorm.darknet.autodetect import read_model
 from bnorm.darknet.network import Layer, Network
-from bnorm.darknet.shapes import sources
 from bnorm.darknet.weights import open_weights
 
 
@@ -40,14 +39,13 @@ def normalise(x, arrays, prefix, epsilon):
 
 def convolve(x, weights, stride, padding, groups):
     """(C, H, W) by (n, C/groups, k, k): cross-correlation."""
-    filters, depth, size, _ = weights.shape
+    _, depth, size, _ = weights.shape
     x = np.pad(x, ((0, 0), (padding, padding), (padding, padding)))
     windows = np.lib.stride_tricks.sliding_window_view(x, (size, size), axis=(1, 2))[:, ::stride, ::stride]
-    out = np.zeros((filters, *windows.shape[1:3]))
-    for number in range(filters):
-        first = number // (filters // groups) * depth
-        out[number] = np.einsum("chwyx,cyx->hw", windows[first : first + depth], weights[number])
-    return out
+    pairs = zip(
+        weights.reshape(groups, -1, depth, size, size), windows.reshape(groups, depth, *windows.shape[1:]), strict=True
+    )
+    return np.concatenate([np.tensordot(own, seen, axes=((1, 2, 3), (0, 3, 4))) for own, seen in pairs])
 
 
 def deconvolve(x, weights, stride, padding):
@@ -110,10 +108,10 @@ class Run:
         if layer.type == "batchnorm":
             return normalise(x.reshape(layer.output[:3]), self.arrays[layer.index], "", self.epsilon)
         if layer.type == "route":
-            read = [outputs[number] for number in sources(section, layer.index)]
+            read = [outputs[number] for number in layer.reads]
             return np.concatenate([y.reshape(-1, *layer.output[1:3]) for y in read])
         if layer.type == "shortcut":
-            inputs = [x, *(outputs[number] for number in sources(section, layer.index))]
+            inputs = [x, *(outputs[number] for number in layer.reads)]
             return sum(weight * y for weight, y in zip(self._weights(layer, len(inputs)), inputs, strict=True))
         if layer.type == "implicit":
             return self.arrays[layer.index]["weights"].reshape(layer.output[:3])

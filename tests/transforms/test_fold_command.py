@@ -1,4 +1,4 @@
-"""Folding: the arrays against the formula and against AlexeyAB's own, the cfg byte for byte, and what is refused."""
+"""`transforms.fold.fold`: arrays against the formula and AlexeyAB's own, the cfg byte for byte, and what is refused."""
 
 from __future__ import annotations
 
@@ -19,8 +19,9 @@ from bnorm.darknet.model import Model
 from bnorm.darknet.weights import open_weights
 from bnorm.errors import BnormError, WeightsError
 from bnorm.transforms.fold.fold import fold
+from bnorm.transforms.fold.variances import bad_channels
 from support.builders import TINY, cfg_source, patch, write_weights
-from support.golden import GOLDEN, SHARED, golden, needs_shared
+from support.golden import GOLDEN, LAYOUTS, SHARED, golden, needs_shared
 from support.oracle import ONE_ROUNDING
 
 FILTERS = {"deconvolutional": 1}  # the axis of the filters in a layer's weights, 0 elsewhere
@@ -67,7 +68,7 @@ def refuse(invoke, cfg: Path, weights: Path, *options: object) -> str:
 @needs_shared("models")
 @pytest.mark.parametrize("name", ["yolo-fastest-1.1", "yolo-fastest-1.1-xl"])
 def test_a_detector_folds_to_what_alexeyab_s_program_made_of_it(invoke, tmp_path, name):
-    """Its header is not compared: that program computes `seen` anew."""
+    """Its header is not compared: that program computes a new `seen`."""
     model = SHARED / "models" / name
     output = tmp_path / "out.weights"
     invoke("fold", f"{model}.cfg", f"{model}.weights", "-o", output)
@@ -93,12 +94,14 @@ def parts_of(arrays: dict[tuple[int, str], np.ndarray]) -> dict[tuple[int, str],
     return found
 
 
-def test_a_golden_network_folds_to_the_formula_s_values(invoke, tmp_path, layout_case):
-    """Every part of every layer; [batchnorm] sections have tests of their own."""
-    case, output = layout_case, tmp_path / "out.weights"
+PARTS_ALONE = [path for path in LAYOUTS if not path.stem.startswith("batchnorm.")]  # those have a test of their own
+
+
+@pytest.mark.parametrize("path", PARTS_ALONE, ids=lambda path: path.stem)
+def test_a_golden_network_folds_to_the_formula_s_values(invoke, tmp_path, path):
+    """Every part of every layer."""
+    case, output = golden(path), tmp_path / "out.weights"
     invoke("fold", case.cfg, case.weights, "-o", output, "--dialect", case.dialect)
-    if case.cfg.stem == "batchnorm":
-        return
     old = parts_of(arrays_of(case.cfg, case.weights, case.dialect))
     new = parts_of(arrays_of(output.with_suffix(".cfg"), output, case.dialect))
     assert new.keys() == old.keys()
@@ -113,16 +116,16 @@ def test_a_golden_network_folds_to_the_formula_s_values(invoke, tmp_path, layout
 
 
 def test_a_golden_batchnorm_goes_into_the_convolution_before_it(invoke, tmp_path):
-    """y = gain·(W·x + b) + offset; the first one stays: the convolution behind it pads. pjreddie stores no biases."""
+    """y = gain·(W·x + b) + offset; the first one stays: the convolution after it pads. pjreddie stores no biases."""
     for dialect in ("alexeyab", "pjreddie"):
         case, output = golden(GOLDEN / f"layouts/batchnorm.{dialect}.json"), tmp_path / f"{dialect}.weights"
         invoke("fold", case.cfg, case.weights, "-o", output, "--dialect", dialect)
         old = arrays_of(case.cfg, case.weights, dialect)
         new = arrays_of(output.with_suffix(".cfg"), output, dialect)
-        behind = {name: old[2, name].astype("f8") for name in ("scales", "rolling_mean", "rolling_variance")}
-        gain = behind["scales"] / np.sqrt(behind["rolling_variance"] + 1e-5)
+        after = {name: old[2, name].astype("f8") for name in ("scales", "rolling_mean", "rolling_variance")}
+        gain = after["scales"] / np.sqrt(after["rolling_variance"] + 1e-5)
         biases = old.get((2, "biases"), np.zeros(6)).astype("f8")
-        expected = gain * (old[1, "biases"] - behind["rolling_mean"]) + biases
+        expected = gain * (old[1, "biases"] - after["rolling_mean"]) + biases
         np.testing.assert_allclose(new[1, "biases"], expected, rtol=ONE_ROUNDING, atol=1e-9)  # the sum may cancel
         np.testing.assert_allclose(new[1, "weights"], old[1, "weights"] * gain[:, None, None, None], rtol=ONE_ROUNDING)
         assert {layer for layer, _ in new} == {0, 1}
@@ -186,7 +189,7 @@ def test_the_header_is_copied(invoke, tmp_path, fields, nbytes):
     invoke("fold", cfg, weights, "-o", output, "--dialect", "pjreddie")
     data = output.read_bytes()
     assert data[:nbytes] == head
-    # The connected layer stands as it stood, transposed or not.
+    # The connected layer is unchanged, transposed or not.
     assert data[nbytes + 4 * 2 :] == arrays[5:].tobytes()
 
 
@@ -292,6 +295,23 @@ def change(weights: Path, field: int, channel: int, value: float) -> None:
     patch(weights, 20 + 4 * (4 * field + channel), value)
 
 
+@pytest.mark.parametrize(
+    ("values", "channels"), [([1, -1], (1,)), ([np.nan, 1, np.inf], (0, 2)), ([0, -0.0], None), ([-1e-30], (0,))]
+)
+def test_the_channels_without_a_root_are_listed(values, channels):
+    bad = bad_channels(np.array(values, "f8"))
+    assert (bad and bad.channels) == channels
+
+
+@pytest.mark.parametrize("policy", ["errror", "", "CLAMP", None])
+def test_a_policy_that_is_misspelled_is_refused(tiny, policy):
+    """`errror` used to switch the guard off, and to write NaN."""
+    model = read_model(*tiny)
+    tiny[1].unlink()  # nothing is read before
+    with pytest.raises(ValueError, match="expected one of error, clamp, skip"):
+        fold(model, None, dry_run=True, bad_variance=policy)
+
+
 @pytest.mark.parametrize(("value", "shown"), [(-1, "-1"), (-1e-30, "-1e-30"), (np.nan, "nan"), (np.inf, "inf")])
 def test_a_variance_without_root_is_refused_with_layer_and_channel(invoke, tiny, value, shown):
     cfg, weights = tiny
@@ -320,26 +340,27 @@ def test_a_variance_of_zero_is_folded_by_epsilon(invoke, tiny, variance):
 
 
 def test_clamp_takes_the_nearest_variance_and_says_so(invoke, tiny):
-    """0 for a negative one and for no number, the largest float32 for infinity."""
+    """0 for a negative one and for NaN, the largest float32 for infinity."""
     cfg, weights = tiny
     for channel, value in enumerate([-1, np.nan, np.inf]):
         change(weights, 3, channel, value)
     outputs = cfg.with_name("clamped.weights"), cfg.with_name("expected.weights")
-    result = invoke("fold", cfg, weights, "-o", outputs[0], "--bad-variance", "clamp")
-    said = "folded layer 0 convolutional: clamped: rolling_variance is -1 in channel 0 and 2 more"
-    assert said in " ".join(result.stdout.split())
+    result = invoke("fold", cfg, weights, "-o", outputs[0], "--bad-variance", "clamp", "--format", "json")
+    (layer,) = json.loads(result.stdout)["layers"]
+    assert (layer["folded"], layer["clamped"]) == (True, [0, 1, 2])
+    assert layer["reason"] == "clamped: rolling_variance is -1 in channel 0 and 2 more"
     for channel, value in enumerate([0, 0, np.finfo("f4").max]):
         change(weights, 3, channel, value)
     invoke("fold", cfg, weights, "-o", outputs[1])
     assert outputs[0].read_bytes() == outputs[1].read_bytes()
 
 
-def test_skip_leaves_the_layer_as_it_is(invoke, tiny):
+def test_skip_leaves_the_layer_as_it_is(tiny):
     cfg, weights = tiny
     change(weights, 3, 2, np.nan)
     output = cfg.with_name("out.weights")
-    result = invoke("fold", cfg, weights, "-o", output, "--bad-variance", "skip")
-    assert "kept     layer 0 convolutional: rolling_variance is nan in channel 2" in result.stdout
+    (row,) = fold(read_model(cfg, weights), output, bad_variance="skip").layers
+    assert (row.folded, row.reason) == (False, "rolling_variance is nan in channel 2")
     assert (output.read_bytes(), output.with_suffix(".cfg").read_text()) == (weights.read_bytes(), TINY)
 
 
@@ -360,16 +381,16 @@ def test_no_number_of_a_file_brings_a_python_warning(tiny, field, value):
         fold(read_model(cfg, weights, "alexeyab"), cfg.with_name("out.weights"), cfg.with_name("out.cfg"))
 
 
-@pytest.mark.parametrize("verify", [(), ("--no-verify",)])
-@pytest.mark.parametrize("dry", [(), ("--dry-run",)])
-def test_a_layer_whose_folded_numbers_no_float32_holds_stays(invoke, tiny, verify, dry):
+@pytest.mark.parametrize("verify", [False, True])
+@pytest.mark.parametrize("dry", [False, True])
+def test_a_layer_whose_folded_numbers_no_float32_holds_stays(tiny, verify, dry):
     """A gain of 1e35 times weights of about 1: beyond 3.4e38 for some of them."""
     cfg, weights = tiny
     change(weights, 1, 0, 3e38)
     change(weights, 3, 0, 0)
     output = cfg.with_name("out.weights")
-    result = invoke("fold", cfg, weights, "-o", output, *verify, *dry)
-    assert "kept     layer 0 convolutional: folded, its numbers are beyond float32" in result.stdout
+    (row,) = fold(read_model(cfg, weights), output, verify=verify, dry_run=dry).layers
+    assert (row.folded, row.reason) == (False, "folded, its values exceed float32")
     if not dry:
         assert (output.read_bytes(), output.with_suffix(".cfg").read_text()) == (weights.read_bytes(), TINY)
 
@@ -407,6 +428,7 @@ def test_a_batchnorm_says_where_it_went_and_what_was_clamped(tmp_path):
     struct.pack_into("<f", data, len(data) - 4, -1)  # rolling_variance[1]
     weights.write_bytes(data)
     (row,) = fold(read_model(cfg, weights, "alexeyab"), None, dry_run=True, bad_variance="clamp").layers
+    assert (row.folded, row.into, row.clamped) == (True, 0, (1,))
     assert row.reason == "into layer 0; clamped: rolling_variance is -1 in channel 1"
 
 
@@ -489,7 +511,16 @@ def test_the_document_says_what_became_of_each_layer(invoke, tiny):
     assert 0 < layer.pop("max_abs_error") < 1e-5
     assert 0 < layer.pop("max_rel_error") < 1e-6
     assert list(layer.pop("gain_change")) == ["darknet", "pjreddie-cpu", "opencv", "ultralytics", "keras"]
-    assert layer == {"index": 0, "type": "convolutional", "part": "", "folded": True, "reason": ""}
+    assert layer == {
+        "index": 0,
+        "type": "convolutional",
+        "part": "",
+        "folded": True,
+        "reason": "",
+        "into": None,
+        "clamped": [],
+        "silent_channels": 0,
+    }
     assert document == {
         "parameters_before": 134,
         "parameters_after": 122,

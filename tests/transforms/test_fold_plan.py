@@ -1,4 +1,4 @@
-"""What goes where: networks compute the same after folding as before, by a plain forward pass; what stays says why."""
+"""`transforms.fold.plan` and the networks that follow from it: the same outputs, by a plain forward pass."""
 
 from __future__ import annotations
 
@@ -15,13 +15,13 @@ from bnorm.batchnorm.epsilon import DARKNET, RUNTIMES, Epsilon
 from bnorm.darknet.autodetect import read_model
 from bnorm.darknet.edit import agree, references
 from bnorm.errors import CfgError
-from bnorm.statistics.normalisers import bad_variances
 from bnorm.transforms.fold.fold import FoldReport, fold
+from bnorm.transforms.fold.plan import Into, Kept, OwnLayer, plan_folds
 from bnorm.transforms.response import signs
 from support.builders import BN, cfg_source, odd_pair, write_weights
 from support.forward import Run, convolve
 
-# Each weight is rounded once, 6e-8 of it; a few dozen of them make an output, and a few layers stand behind each other.
+# Each weight is rounded once, 6e-8 of it; a few dozen of them make an output, and a few layers follow one another.
 CLOSE = 1e-5  # in relation to the layer's largest output
 
 
@@ -53,7 +53,7 @@ def make_odd(cfg: Path, weights: Path, dialect: str) -> None:
 def same_outputs(folder: Path, dialect: str, report: FoldReport, epsilon: Epsilon) -> None:
     before = Run(folder / "net.cfg", folder / "net.weights", dialect, epsilon)
     after = Run(folder / "out.cfg", folder / "out.weights", dialect, epsilon)
-    into = {row.index: int(row.reason.split()[-1]) for row in report.layers if row.reason.startswith("into layer")}
+    into = {row.index: row.into for row in report.layers if row.into is not None}
     survivors = [layer.index for layer in before.network.layers if layer.index not in into]
     gives = [max([layer, *(gone for gone in into if into[gone] == layer)]) for layer in survivors]
     entry = before.network.input
@@ -65,9 +65,16 @@ def same_outputs(folder: Path, dialect: str, report: FoldReport, epsilon: Epsilo
             np.testing.assert_allclose(output, old[number], rtol=0, atol=CLOSE * np.abs(old[number]).max())
 
 
-def fates(report: FoldReport) -> dict[int, str]:
-    """Each layer's reason, empty where it was folded into itself."""
-    return {row.index: row.reason for row in report.layers}
+KEPT = "kept"
+
+
+def fates(report: FoldReport) -> dict[int, int | str | None]:
+    """Each layer's fate: `KEPT`, the layer that it was folded into, or None where that is itself."""
+    return {row.index: row.into if row.folded else KEPT for row in report.layers}
+
+
+def reason(report: FoldReport, layer: int) -> str:
+    return next(row.reason for row in report.layers if row.index == layer)
 
 
 # --- every layer ------------------------------------------------------------------------------------------------------
@@ -120,127 +127,140 @@ def test_every_kind_of_layer_computes_the_same_without_batch_normalisation(tmp_p
 
 LINEAR = "convolutional filters=4 size=3 pad=1 activation=linear"
 ALONE = [
-    ("3x6x6", f"{LINEAR} | batchnorm | activation activation=leaky", {1: "into layer 0"}),
-    ("3x6x6", f"{LINEAR} {BN} | batchnorm | maxpool_", {0: "", 1: "into layer 0"}),
-    ("3x6x6", f"{LINEAR} | batchnorm | batchnorm", {1: "into layer 0", 2: "into layer 0"}),
-    ("3x6x6", "connected output=4 activation=linear | batchnorm", {1: "into layer 0"}),
-    ("3x6x6", "local filters=4 size=3 activation=linear | batchnorm", {1: "into layer 0"}),
-    ("4x6x6", f"{LINEAR} groups=2 xnor=1 | batchnorm", {1: "into layer 0"}),
-    ("3x6x6", f"batchnorm | convolutional filters=4 size=3 activation=leaky {BN}", {0: "into layer 1", 1: ""}),
-    ("4x6x6", "batchnorm | convolutional filters=6 size=3 groups=2 activation=leaky", {0: "into layer 1"}),
-    ("4x6x6", "batchnorm | batchnorm | convolutional filters=4", {0: "into layer 2", 1: "into layer 2"}),
-    ("3x6x6", f"batchnorm | connected output=4 {BN}", {0: "into layer 1", 1: ""}),
+    ("3x6x6", f"{LINEAR} | batchnorm | activation activation=leaky", {1: 0}),
+    ("3x6x6", f"{LINEAR} {BN} | batchnorm", {0: None, 1: 0}),
+    ("3x6x6", f"{LINEAR} | batchnorm | batchnorm", {1: 0, 2: 0}),
+    ("3x6x6", "connected output=4 activation=linear | batchnorm", {1: 0}),
+    ("3x6x6", "local filters=4 size=3 activation=linear | batchnorm", {1: 0}),
+    ("4x6x6", f"{LINEAR} groups=2 xnor=1 | batchnorm", {1: 0}),
+    ("3x6x6", f"batchnorm | convolutional filters=4 size=3 activation=leaky {BN}", {0: 1, 1: None}),
+    ("4x6x6", "batchnorm | convolutional filters=6 size=3 groups=2 activation=leaky", {0: 1}),
+    ("4x6x6", "batchnorm | batchnorm | convolutional filters=4", {0: 2, 1: 2}),
+    ("3x6x6", f"batchnorm | connected output=4 {BN}", {0: 1, 1: None}),
     (
         "3x6x6",
         "batchnorm | convolutional filters=4 activation=linear | batchnorm",
-        {0: "into layer 1", 2: "into layer 1"},
+        {0: 1, 2: 1},
     ),
     (
         "3x6x6",
         f"{LINEAR} | batchnorm | convolutional filters=4 | shortcut from=1 activation=linear | route layers=-1,-3,0",
-        {1: "no"},
+        {1: KEPT},
     ),
     (
         "3x6x6",
         f"{LINEAR} | batchnorm | convolutional filters=4 | shortcut from=1 activation=linear | route layers=-1,-3",
-        {1: "into layer 0"},
+        {1: 0},
     ),
     (
         "3x6x6",
         f"{LINEAR} | {LINEAR} | batchnorm | convolutional filters=4 | route layers=0,-2",
-        {2: "into layer 1"},
+        {2: 1},
     ),
 ]
 
 
 @pytest.mark.parametrize(("net", "layers", "expected"), ALONE)
 def test_a_batchnorm_goes_where_that_is_exact(tmp_path, net, layers, expected):
-    report = folded(tmp_path, net, layers.replace(" | maxpool_", ""))
-    if expected == {1: "no"}:
-        assert not report.layers[0].folded
-    else:
-        assert fates(report) == expected
-        assert all(row.folded for row in report.layers)
+    assert fates(folded(tmp_path, net, layers)) == expected
 
 
-KEPT = [
+def test_the_fates_are_values(tmp_path):
+    cfg = tmp_path / "net.cfg"
+    cfg.write_text(cfg_source("3x6x6", f"{LINEAR} {BN} | batchnorm | maxpool | batchnorm"))
+    not_linear = "layer 2 ([maxpool]) is not a convolution or fully connected layer"
+    folds = plan_folds(read_model(cfg, None, "alexeyab").network, {})
+    assert folds.fates == {0: OwnLayer(), 1: Into(0), 3: Kept((not_linear, "no layer follows it"))}
+    assert (folds.removed, list(folds.kept)) == ({1: 0}, [3])
+    (fold_of_0,) = folds.folds
+    assert (fold_of_0.layer, fold_of_0.before, fold_of_0.own, fold_of_0.after) == (0, (), True, (1,))
+
+
+OBSTACLES = [
     (
         "alexeyab",
         "convolutional filters=4 activation=leaky | batchnorm",
         1,
-        "layer 0 has activation=leaky; no layer stands behind it",
+        ["layer 0 has activation=leaky", "no layer follows it"],
     ),
     (
         "alexeyab",
         f"{LINEAR} | maxpool size=2 | batchnorm | maxpool size=2",
         2,
-        "layer 1, [maxpool], is no convolution or matrix; layer 3, [maxpool], is no convolution or matrix",
+        [
+            "layer 1 ([maxpool]) is not a convolution or fully connected layer",
+            "layer 3 ([maxpool]) is not a convolution or fully connected layer",
+        ],
     ),
-    ("alexeyab", f"{LINEAR} antialiasing=1 | batchnorm", 1, "layer 0 has antialiasing; no layer stands behind it"),
-    ("alexeyab", f"{LINEAR} coordconv=1 | batchnorm", 1, "layer 0 has coordconv; no layer stands behind it"),
+    ("alexeyab", f"{LINEAR} antialiasing=1 | batchnorm", 1, ["layer 0 has antialiasing", "no layer follows it"]),
+    ("alexeyab", f"{LINEAR} coordconv=1 | batchnorm", 1, ["layer 0 has coordconv", "no layer follows it"]),
     (
         "alexeyab",
         f"{LINEAR} | batchnorm | route layers=0",
         1,
-        "layer 2 reads layer 0, too; layer 2, [route], is no convolution or matrix",
+        ["layer 2 also reads layer 0", "layer 2 ([route]) is not a convolution or fully connected layer"],
     ),
     (
         "alexeyab",
         f"{LINEAR} | batchnorm | batchnorm | route layers=1",
         2,
-        "layer 3 reads layer 1, too; layer 3, [route], is no convolution or matrix",
+        ["layer 3 also reads layer 1", "layer 3 ([route]) is not a convolution or fully connected layer"],
     ),
-    ("alexeyab", f"batchnorm | {LINEAR}", 0, "no layer stands before it; layer 1 pads its input"),
+    ("alexeyab", f"batchnorm | {LINEAR}", 0, ["no layer precedes it", "layer 1 pads its input"]),
     (
         "alexeyab",
         "batchnorm | convolutional filters=4 binary=1",
         0,
-        "no layer stands before it; layer 1 binarises its weights",
+        ["no layer precedes it", "layer 1 binarises its weights"],
     ),
     (
         "alexeyab",
         "batchnorm | convolutional filters=4 | route layers=0",
         0,
-        "no layer stands before it; layer 2 reads it, too",
+        ["no layer precedes it", "layer 2 also reads it"],
     ),
     (
         "alexeyab",
         "batchnorm | convolutional filters=4 groups=3",
         0,
-        "no layer stands before it; layer 1 has groups of different sizes",
+        ["no layer precedes it", "layer 1 has groups of different sizes"],
     ),
     (
         "pjreddie",
         f"{LINEAR} dontload=1 | batchnorm",
         1,
-        "layer 0 stays as it is: dontload: its values are not in the file; no layer stands behind it",
+        ["layer 0 stays as it is: dontload: its values are not in the file", "no layer follows it"],
     ),
-    ("pjreddie", f"{LINEAR} | batchnorm dontload=1", 1, "dontload: its values are not in the file"),
-    ("pjreddie", f"convolutional dontload=1 {BN}", 0, "dontload: its values are not in the file"),
-    ("pjreddie", f"convolutional filters=3 numload=2 {BN}", 0, "numload: 2 of its 3 filters are in the file"),
+    ("pjreddie", f"{LINEAR} | batchnorm dontload=1", 1, ["dontload: its values are not in the file"]),
+    ("pjreddie", f"convolutional dontload=1 {BN}", 0, ["dontload: its values are not in the file"]),
+    ("pjreddie", f"convolutional filters=3 numload=2 {BN}", 0, ["numload: 2 of its 3 filters are in the file"]),
     (
         "alexeyab",
         f"convolutional filters=3 {BN} | convolutional filters=3 share_index=0",
         0,
-        "shares its weights with layer 1: does not normalise",
+        ["shares its weights with layer 1: does not normalise"],
     ),
     (
         "alexeyab",
         "convolutional filters=3 | convolutional filters=3 share_index=0 activation=linear | batchnorm",
         2,
-        "layer 1 shares its weights; no layer stands behind it",
+        ["layer 1 shares its weights", "no layer follows it"],
     ),
 ]
 
 
-@pytest.mark.parametrize(("dialect", "layers", "layer", "reason"), KEPT)
-def test_what_cannot_be_folded_exactly_stays_and_says_why(tmp_path, dialect, layers, layer, reason):
+@pytest.mark.parametrize(("dialect", "layers", "layer", "expected"), OBSTACLES)
+def test_what_cannot_be_folded_exactly_is_kept_for_the_reasons_of_both_neighbours(
+    tmp_path, dialect, layers, layer, expected
+):
     cfg = tmp_path / "net.cfg"
     cfg.write_text(cfg_source("3x6x6", layers))
     weights = write_weights(cfg, tmp_path / "net.weights", dialect)
-    report = fold(read_model(cfg, weights, dialect), tmp_path / "out.weights")
-    (row,) = (row for row in report.layers if row.index == layer)
-    assert (row.folded, row.reason) == (False, reason)
+    model = read_model(cfg, weights, dialect)
+    assert plan_folds(model.network, {}).fates[layer] == Kept(tuple(expected))
+    report = fold(model, tmp_path / "out.weights")
+    assert fates(report)[layer] == KEPT
+    assert reason(report, layer) == "; ".join(expected)
     assert read_model(tmp_path / "out.cfg", tmp_path / "out.weights", dialect).fits
 
 
@@ -250,7 +270,8 @@ def test_a_sharing_layer_whose_base_does_not_normalise_stays(tmp_path):
     cfg.write_text(cfg_source("3x6x6", f"convolutional filters=3 | convolutional filters=3 share_index=0 {BN}"))
     weights = write_weights(cfg, tmp_path / "net.weights")
     report = fold(read_model(cfg, weights, "alexeyab"), tmp_path / "out.weights")
-    assert fates(report) == {1: "shares its weights with layer 0: does not normalise"}
+    assert fates(report) == {1: KEPT}
+    assert reason(report, 1) == "shares its weights with layer 0: does not normalise"
     assert (tmp_path / "out.weights").read_bytes() == weights.read_bytes()
 
 
@@ -260,21 +281,32 @@ def test_a_sharing_layer_whose_base_does_not_normalise_stays(tmp_path):
 def test_layers_that_were_not_selected_stay_as_they_are(tmp_path):
     layers = f"convolutional {BN} filters=4 | convolutional filters=2 batch_normalize=0 | convolutional {BN} filters=4"
     report = folded(tmp_path, "3x6x6", layers, layers={2})
-    assert fates(report) == {0: "not selected", 2: ""}
+    assert fates(report) == {0: KEPT, 2: None}
+    assert reason(report, 0) == "not selected"
     assert (tmp_path / "out.cfg").read_text() == cfg_source(
         "3x6x6", layers.removesuffix(f" {BN} filters=4") + " filters=4"
     )
 
 
-def test_a_batchnorm_stays_behind_a_layer_that_stays_normalised(tmp_path):
+def test_a_batchnorm_stays_after_a_layer_that_stays_normalised(tmp_path):
     report = folded(tmp_path, "3x6x6", f"{LINEAR} {BN} | batchnorm", layers={1})
-    assert fates(report)[1] == "layer 0 stays as it is: not selected; no layer stands behind it"
+    assert fates(report) == {0: KEPT, 1: KEPT}
 
 
 def test_sharing_layers_are_folded_together_or_not_at_all(tmp_path):
     layers = f"convolutional filters=3 {BN} | convolutional filters=3 share_index=0 {BN}"
     report = folded(tmp_path, "3x6x6", layers, layers={0})
-    assert fates(report) == {0: "shares its weights with layer 1: not selected", 1: "not selected"}
+    assert fates(report) == {0: KEPT, 1: KEPT}
+    assert reason(report, 0) == "shares its weights with layer 1: not selected"
+
+
+@pytest.mark.parametrize("layers", [{2}, {-1}, [0, 99]])
+def test_layers_that_are_not_there_are_refused(tiny, layers):
+    """`{99}` used to fold nothing, and to say nothing."""
+    model = read_model(*tiny)
+    tiny[1].unlink()  # nothing is read before
+    with pytest.raises(ValueError, match=r"expected 0 to 1$"):
+        fold(model, None, dry_run=True, layers=layers)
 
 
 # --- binary weights ---------------------------------------------------------------------------------------------------
@@ -292,44 +324,62 @@ def test_a_binary_weight_of_zero_cannot_turn_its_sign(tmp_path, scale, folds, sw
     struct.pack_into("<f", data, 20 + 4 * (16 + 27 + 5), 0)  # a weight of filter 1
     weights.write_bytes(data)
     report = fold(read_model(cfg, weights, "alexeyab"), tmp_path / "out.weights")
-    assert report.layers[0].folded == folds
-    assert report.layers[0].reason == ("" if folds else "folding would change signs of weights in 1 binary filter")
+    assert fates(report) == {0: None if folds else KEPT}
     same_outputs(tmp_path, "alexeyab", report, DARKNET)
 
 
 @pytest.mark.parametrize(
-    ("filters", "reason"),
+    ("filters", "expected"),
     [
-        ([{0: 1.0, 1: -1.0}], "in 1 binary filter"),  # whose sum is 0
-        ([{0: 1.0}, {5: 1.0}], "in 2 binary filters"),
+        ([{0: 1.0, 1: -1.0}], "folding would change signs of weights in 1 binary filter"),  # whose sum is 0
+        ([{0: 1.0}, {5: 1.0}], "folding would change signs of weights in 2 binary filters"),
         ([{}], ""),  # of zeros alone: it gives 0, whatever its signs
     ],
 )
-def test_a_binary_filter_counts_where_its_magnitude_is_not_0(tmp_path, filters, reason):
+def test_a_binary_filter_counts_where_its_magnitude_is_not_0(tmp_path, filters, expected):
     weights = {27 * row + column: 0.0 for row in range(len(filters)) for column in range(27)}
     weights |= {27 * row + column: value for row, kept in enumerate(filters) for column, value in kept.items()}
     source = f"convolutional filters=4 size=3 binary=1 {BN}"
     model = odd_pair(tmp_path, source, {(0, "weights"): weights, (0, "scales"): dict.fromkeys(range(4), -1.0)})
     report = fold(model, tmp_path / "out.weights")
-    assert report.layers[0].reason == (f"folding would change signs of weights {reason}" if reason else "")
+    assert reason(report, 0) == expected
     same_outputs(tmp_path, "alexeyab", report, DARKNET)
 
 
 def test_layers_that_share_one_s_weights_leave_those_that_share_another_s_alone(tmp_path):
     pair = f"convolutional filters=4 size=3 pad=1 {BN} | convolutional filters=4 size=3 pad=1 {BN} share_index=-1"
     report = folded(tmp_path, "4x6x6", f"{pair} | {pair}", layers=[0, 1, 2])
-    kept = {2: "shares its weights with layer 3: not selected", 3: "not selected"}
-    assert fates(report) == {0: "", 1: ""} | kept
+    assert fates(report) == {0: None, 1: None, 2: KEPT, 3: KEPT}
 
 
-def test_the_activation_that_stands_between_is_named_though_the_cfg_does_not(tmp_path):
+def test_a_missing_activation_is_logistic(tmp_path):
     report = folded(tmp_path, "3x6x6", "convolutional filters=4 | batchnorm")
-    assert fates(report)[1].startswith("layer 0 has activation=logistic")
+    assert fates(report) == {1: KEPT}
 
 
-def test_two_bad_variances_are_counted():
-    assert bad_variances(np.array([1.0, -1.0])) == "rolling_variance is -1 in channel 1"
-    assert bad_variances(np.array([np.nan, 1.0, np.inf])) == "rolling_variance is nan in channel 0 and 1 more"
+def test_a_batchnorm_stays_after_a_binary_layer_whose_signs_it_would_change(tmp_path):
+    source = "convolutional filters=4 size=3 binary=1 activation=linear | batchnorm"
+    model = odd_pair(tmp_path, source, {(0, "weights"): {5: 0}, (1, "scales"): {0: -1}})
+    report = fold(model, tmp_path / "out.weights")
+    assert fates(report) == {1: KEPT}
+    assert reason(report, 1) == "folding would change signs of weights in 1 binary filter"
+
+
+def test_a_binary_layer_is_folded_though_the_batchnorm_after_it_is_not(tmp_path):
+    source = f"convolutional filters=4 size=3 binary=1 activation=linear {BN} | batchnorm"
+    model = odd_pair(tmp_path, source, {(0, "weights"): {5: 0}, (1, "scales"): {0: -1}})
+    report = fold(model, tmp_path / "out.weights")
+    assert fates(report) == {0: None, 1: KEPT}
+    same_outputs(tmp_path, "alexeyab", report, DARKNET)
+
+
+def test_a_plain_layer_is_not_folded_under_a_binary_one_that_shares_its_weights(tmp_path):
+    first = f"convolutional filters=4 size=3 pad=1 activation=linear {BN}"
+    source = f"{first} | convolutional filters=3 activation=linear | {first} share_index=0 binary=1"
+    model = odd_pair(tmp_path, source, {(0, "weights"): {5: 0, 7: 0}, (0, "scales"): {0: -1}})
+    report = fold(model, tmp_path / "out.weights")
+    assert set(fates(report).values()) == {KEPT}
+    same_outputs(tmp_path, "alexeyab", report, DARKNET)
 
 
 def test_the_sign_of_a_binary_weight_of_0_is_negative():
@@ -374,7 +424,9 @@ def networks(draw) -> str:
 def test_any_network_computes_the_same_and_folds_no_further(tmp_path_factory, layers, selection):
     folder = tmp_path_factory.mktemp("net")
     try:
-        report = folded(folder, "4x5x5", layers, layers=selection, odd=True)
+        count = layers.count("|") + 1
+        chosen = selection and {layer for layer in selection if layer < count}
+        report = folded(folder, "4x5x5", layers, layers=chosen, odd=True)
     except CfgError:  # shares the weights of a layer of another shape
         assume(False)
     again = fold(read_model(folder / "out.cfg", folder / "out.weights", "alexeyab"), None, dry_run=True)
@@ -414,7 +466,7 @@ layers=-4,3,0,
 
 @pytest.mark.parametrize("end", ["\n", "\r\n"])
 def test_numbers_are_rewritten_where_they_stand_and_nothing_else_is(tmp_path, end):
-    """A comment behind numbers goes, since to AlexeyAB it is part of them; so does its last number, an empty one, 0."""
+    """A comment after numbers is dropped, since AlexeyAB reads it as a part of them; an empty last number becomes 0."""
     cfg = tmp_path / "net.cfg"
     cfg.write_bytes(TEXT.replace("\n", end).encode())
     weights = write_weights(cfg, tmp_path / "net.weights")
@@ -435,6 +487,28 @@ def test_every_key_that_names_layers_is_rewritten(tmp_path):
         "from=-2,1",
         "layers=1,-1,0",
     ]
+
+
+def test_numbers_that_would_read_another_layer_are_noticed(tmp_path):
+    cfg = tmp_path / "net.cfg"
+    cfg.write_text(cfg_source("3x6x6", "convolutional | batchnorm | convolutional | route layers=-1,2"))
+    old = read_model(cfg, None, "alexeyab").network
+    for numbers, right in (("-1,1", True), ("-1,0", False), ("-2,1", False)):
+        cfg.write_text(cfg_source("3x6x6", f"convolutional | convolutional | route layers={numbers}"))
+        assert agree(old, read_model(cfg, None, "alexeyab").network, {1: 0}) == right
+
+
+def test_every_key_that_holds_numbers_of_layers_is_known(tmp_path):
+    """Of all dialects' keys: those with an index by what AlexeyAB's parser does with them."""
+    cfg = tmp_path / "net.cfg"
+    source = (
+        "convolutional filters=3 activation=linear | convolutional filters=3 share_index=0 | route layers=0"
+        " | shortcut from=0 | sam from=0 | avgpool | scale_channels from=0"
+        " | convolutional filters=21 | yolo classes=2 num=3 embedding_layer=0 | contrastive yolo_layer=8"
+    )
+    cfg.write_text(cfg_source("3x6x6", source))
+    found = [reference.option.key for reference in references(read_model(cfg, None, "alexeyab").network)]
+    assert found == ["share_index", "layers", "from", "from", "from", "embedding_layer", "yolo_layer"]
 
 
 # --- ε ----------------------------------------------------------------------------------------------------------------
@@ -459,6 +533,21 @@ def test_epsilon_by_name_and_by_value(invoke, tiny, option, epsilon):
     invoke("fold", cfg, weights, "-o", chosen, "--epsilon", option)
     fold(read_model(cfg, weights), expected, epsilon=epsilon)
     assert chosen.read_bytes() == expected.read_bytes()
+
+
+@pytest.mark.parametrize(("text", "epsilon"), [("opencv", RUNTIMES["opencv"]), ("1e-2:outside", Epsilon(0.01, False))])
+def test_the_library_takes_epsilon_as_text(tiny, text, epsilon):
+    cfg, weights = tiny
+    for name, value in (("a", text), ("b", epsilon)):
+        fold(read_model(cfg, weights), cfg.with_name(f"{name}.weights"), epsilon=value)
+    assert cfg.with_name("a.weights").read_bytes() == cfg.with_name("b.weights").read_bytes()
+
+
+def test_a_text_that_is_not_an_epsilon_is_refused(tiny):
+    model = read_model(*tiny)
+    tiny[1].unlink()  # nothing is read before
+    with pytest.raises(ValueError, match=r"'tensorflow', expected .*darknet, pjreddie-cpu, opencv"):
+        fold(model, None, dry_run=True, epsilon="tensorflow")
 
 
 @pytest.mark.parametrize(
@@ -503,54 +592,3 @@ def test_a_folded_layer_and_bnorm_run_agree(invoke, tmp_path, epsilon, arithmeti
     np.testing.assert_allclose(
         y / abs(y).max((1, 2), keepdims=True), after / abs(y).max((1, 2), keepdims=True), atol=5e-7
     )
-
-
-# --- what reviews found -----------------------------------------------------------------------------------------------
-
-
-def test_a_batchnorm_stays_behind_a_binary_layer_whose_signs_it_would_change(tmp_path):
-    source = "convolutional filters=4 size=3 binary=1 activation=linear | batchnorm"
-    model = odd_pair(tmp_path, source, {(0, "weights"): {5: 0}, (1, "scales"): {0: -1}})
-    report = fold(model, tmp_path / "out.weights")
-    reason = "folding would change signs of weights in 1 binary filter; no layer stands behind it"
-    assert fates(report)[1].startswith(reason.partition(";")[0])
-    assert not report.layers[0].folded
-
-
-def test_a_binary_layer_is_folded_though_the_batchnorm_behind_it_is_not(tmp_path):
-    source = f"convolutional filters=4 size=3 binary=1 activation=linear {BN} | batchnorm"
-    model = odd_pair(tmp_path, source, {(0, "weights"): {5: 0}, (1, "scales"): {0: -1}})
-    report = fold(model, tmp_path / "out.weights")
-    assert [row.folded for row in report.layers] == [True, False]
-    same_outputs(tmp_path, "alexeyab", report, DARKNET)
-
-
-def test_a_plain_layer_is_not_folded_under_a_binary_one_that_shares_its_weights(tmp_path):
-    first = f"convolutional filters=4 size=3 pad=1 activation=linear {BN}"
-    source = f"{first} | convolutional filters=3 activation=linear | {first} share_index=0 binary=1"
-    model = odd_pair(tmp_path, source, {(0, "weights"): {5: 0, 7: 0}, (0, "scales"): {0: -1}})
-    report = fold(model, tmp_path / "out.weights")
-    assert not any(row.folded for row in report.layers)
-    same_outputs(tmp_path, "alexeyab", report, DARKNET)
-
-
-def test_numbers_that_would_read_another_layer_are_noticed(tmp_path):
-    cfg = tmp_path / "net.cfg"
-    cfg.write_text(cfg_source("3x6x6", "convolutional | batchnorm | convolutional | route layers=-1,2"))
-    old = read_model(cfg, None, "alexeyab").network
-    for numbers, right in (("-1,1", True), ("-1,0", False), ("-2,1", False)):
-        cfg.write_text(cfg_source("3x6x6", f"convolutional | convolutional | route layers={numbers}"))
-        assert agree(old, read_model(cfg, None, "alexeyab").network, {1: 0}) == right
-
-
-def test_every_key_that_holds_numbers_of_layers_is_known(tmp_path):
-    """Of all dialects' keys: those with an index by what AlexeyAB's parser does with them."""
-    cfg = tmp_path / "net.cfg"
-    source = (
-        "convolutional filters=3 activation=linear | convolutional filters=3 share_index=0 | route layers=0"
-        " | shortcut from=0 | sam from=0 | avgpool | scale_channels from=0"
-        " | convolutional filters=21 | yolo classes=2 num=3 embedding_layer=0 | contrastive yolo_layer=8"
-    )
-    cfg.write_text(cfg_source("3x6x6", source))
-    found = [reference.option.key for reference in references(read_model(cfg, None, "alexeyab").network)]
-    assert found == ["share_index", "layers", "from", "from", "from", "embedding_layer", "yolo_layer"]

@@ -1,4 +1,4 @@
-"""The proof that each fold carries: small where folding is right, and a failure where anything is not."""
+"""`transforms.fold.proof`: small differences where folding is right, and a failure where anything is wrong."""
 
 from __future__ import annotations
 
@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 
 from bnorm.darknet.autodetect import read_model
-from bnorm.errors import OutputError
-from bnorm.transforms.fold import folded_model as preparation
+from bnorm.errors import ProofError
+from bnorm.transforms.fold import folded_model
 from bnorm.transforms.fold.fold import fold
 from support.builders import BN, cfg_source, write_weights
 
@@ -69,7 +69,7 @@ def test_weights_that_are_read_in_blocks_give_what_whole_ones_give(
     assert (tmp_path / "blocks.weights").read_bytes() == (tmp_path / "whole.weights").read_bytes()
     assert all(row.folded for row in whole)
     for row, other in zip(found, whole, strict=True):
-        assert (row.reason, row.max_abs_error) == (other.reason, pytest.approx(other.max_abs_error, rel=1e-3))
+        assert (row.into, row.max_abs_error) == (other.into, pytest.approx(other.max_abs_error, rel=1e-3))
 
 
 def spoil(array: str, by: float):
@@ -79,7 +79,7 @@ def spoil(array: str, by: float):
     def spoiled(weights, stored, change):
         for block in folded(weights, stored, change):
             if stored.field == array:
-                block.flat[0] *= 1 + by
+                block.values.flat[0] *= 1 + by
             yield block
 
     return spoiled
@@ -92,41 +92,49 @@ def test_one_value_that_is_off_by_a_thousandth_fails_and_leaves_nothing(
 ):
     model = pair(tmp_path, dialect, net, layers)
     before = set(tmp_path.iterdir())
-    monkeypatch.setattr(preparation, "folded", spoil(array, 1e-3))
-    with pytest.raises(
-        OutputError, match=r"layer [01] differs by .* from what it was, expected rounding alone"
-    ) as caught:
+    monkeypatch.setattr(folded_model, "folded", spoil(array, 1e-3))
+    with pytest.raises(ProofError) as caught:
         fold(model, tmp_path / "out.weights")
-    assert "a defect of bnorm" in caught.value.cause
+    assert caught.value.path == model.weights
     assert set(tmp_path.iterdir()) == before
 
 
 def test_a_rounding_more_is_no_failure(tmp_path, monkeypatch):
     """2⁻²⁵ of one weight, which the bound of its layer's roundings holds many times."""
     model = pair(tmp_path, *LAYERS[0])
-    monkeypatch.setattr(preparation, "folded", spoil("weights", 2.0**-25))
+    monkeypatch.setattr(folded_model, "folded", spoil("weights", 2.0**-25))
     fold(model, tmp_path / "out.weights")
 
 
+def test_a_cfg_whose_layers_read_something_else_fails_and_leaves_nothing(tmp_path, monkeypatch):
+    model = pair(tmp_path, *LAYERS[0])
+    before = set(tmp_path.iterdir())
+    monkeypatch.setattr(folded_model, "agree", lambda *_: False)
+    with pytest.raises(ProofError) as caught:
+        fold(model, tmp_path / "out.weights")
+    assert caught.value.path == model.network.text.path
+    assert set(tmp_path.iterdir()) == before
+
+
 @pytest.mark.parametrize("value", [np.nan, np.inf])
-def test_where_the_layer_gives_no_number_there_is_nothing_to_compare(tmp_path, value):
+def test_a_layer_without_finite_outputs_is_not_compared(tmp_path, value):
     model = pair(tmp_path, *LAYERS[0])
     data = np.fromfile(model.weights, "<f4")
-    data[5:11] = value  # all biases, behind the header's 20 bytes
+    data[5:11] = value  # all biases, after the header's 20 bytes
     data.tofile(model.weights)
     (row,) = fold(model, None, dry_run=True).layers
-    assert (row.max_abs_error, row.max_rel_error) == (None, None)
-    assert row.reason == "6 channels give no number, so not compared"
+    assert (row.max_abs_error, row.max_rel_error, row.silent_channels) == (None, None, 6)
+    assert row.reason == "6 channels without a finite output: not compared"
 
 
-def test_where_one_channel_gives_no_number_the_others_are_compared(tmp_path):
+def test_if_one_channel_has_no_finite_output_the_others_are_compared(tmp_path):
     model = pair(tmp_path, *LAYERS[0])
     data = np.fromfile(model.weights, "<f4")
     data[5] = np.nan
     data.tofile(model.weights)
     (row,) = fold(model, None, dry_run=True).layers
     assert 0 < row.max_rel_error < 1e-6
-    assert row.reason == "1 channel gives no number, so not compared"
+    assert row.silent_channels == 1
 
 
 def test_large_terms_that_cancel_are_no_failure(tmp_path):

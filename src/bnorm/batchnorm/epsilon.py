@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+import re
 from typing import NamedTuple
 
 import numpy as np
@@ -37,11 +39,18 @@ RUNTIMES: dict[str, Epsilon] = {
     "keras": Epsilon(1e-3, inside=True),
 }
 
+NUMBER = re.compile(r"(?=\.?[0-9])[0-9]{0,20}\.?[0-9]{0,20}(e[+-]?[0-9]{1,3})?", re.IGNORECASE)
 
-def as_epsilon(value: Epsilon | str) -> Epsilon:
-    """Return `value`, or the ε of the runtime that it names; ValueError for another name."""
-    if isinstance(value, Epsilon):
-        return value
-    if value not in RUNTIMES:
-        raise ValueError(f"epsilon {value!r}, expected one of {', '.join(RUNTIMES)}")
-    return RUNTIMES[value]
+
+def as_epsilon(epsilon: Epsilon | str) -> Epsilon:
+    """Return ε itself, or the one that a text names: a row of `RUNTIMES`, or `VALUE[:inside|:outside]`; ValueError."""
+    if isinstance(epsilon, Epsilon):
+        return epsilon
+    if epsilon in RUNTIMES:
+        return RUNTIMES[epsilon]
+    number, colon, root = epsilon.partition(":")
+    known = root in ("inside", "outside") if colon else True
+    if not (known and NUMBER.fullmatch(number) and math.isfinite(float(number))):
+        names = ", ".join(RUNTIMES)
+        raise ValueError(f"epsilon {epsilon!r}, expected a value such as 1e-5 or 1e-6:outside, or one of {names}")
+    return Epsilon(float(number), inside=root != "outside")

@@ -6,19 +6,18 @@ import os
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor, wait
 from contextlib import suppress
-from typing import TypeVar
+from typing import Self, TypeVar
 
 import numpy as np
 
 from bnorm.batchnorm.kernels import Scratch
-from bnorm.files import Closing
 
 BUFFER = 16  # values that NumPy converts or gathers at a time: rows from this length on are never copied together
 
 Item = TypeVar("Item")
 
 
-class Team(Closing):
+class Team:
     """Threads, each with its scratch buffers; NumPy works outside the interpreter's lock. A context manager.
 
     The caller's thread is one of them. Each takes the next item when it is done with one: handing every item to a
@@ -33,6 +32,12 @@ class Team(Closing):
     def close(self) -> None:
         """End the threads."""
         self._pool.shutdown(cancel_futures=True)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
 
     def each(self, task: Callable[[Item, Scratch], None], items: Sequence[Item]) -> None:
         """Run the task on every item; the first error is raised, and nothing more is begun after it."""

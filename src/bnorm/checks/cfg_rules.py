@@ -6,8 +6,9 @@ import re
 from collections.abc import Callable, Iterator
 
 from bnorm.checks.findings import Finding, make_finding
-from bnorm.darknet.cfg import Option, Section, Text
+from bnorm.darknet.cfg import CfgText, Option, Section
 from bnorm.darknet.network import Layer, Network
+from bnorm.darknet.section_types import TYPES
 from bnorm.darknet.shapes import reads_list
 from bnorm.darknet.vocabulary import ACTIVATIONS
 from bnorm.text import short
@@ -16,8 +17,6 @@ LISTS = frozenset("layers from mask anchors steps scales seq_scales counters_per
 
 SCHEDULES = frozenset({"steps", "scales", "seq_scales"})  # lists of [net]
 
-IMAGELESS = frozenset("connected cost rnn gru lstm".split())  # layers that do not keep the size of their input
-
 
 def cfg_findings(network: Network) -> tuple[Finding, ...]:
     """Return all that is odd in a network's cfg."""
@@ -25,7 +24,7 @@ def cfg_findings(network: Network) -> tuple[Finding, ...]:
     return (*text, *(finding for rule in NETWORK_RULES for finding in rule(network)))
 
 
-def text_findings(text: Text, sections: tuple[Section, ...]) -> tuple[Finding, ...]:
+def text_findings(text: CfgText, sections: tuple[Section, ...]) -> tuple[Finding, ...]:
     """Return what is odd in the lines and options of a cfg, even if no network can be built from it."""
     found = list(_carriage_returns(text))
     for section in sections:
@@ -37,7 +36,7 @@ def text_findings(text: Text, sections: tuple[Section, ...]) -> tuple[Finding, .
 # --- the text ---------------------------------------------------------------------------------------------------------
 
 
-def _carriage_returns(text: Text) -> Iterator[Finding]:
+def _carriage_returns(text: CfgText) -> Iterator[Finding]:
     """pjreddie compares a whole heading with the names it knows (`parser.c: string_to_layer_type`)."""
     numbers = [number for number, line in enumerate(text.lines, 1) if "\r" in line]
     if numbers:
@@ -46,7 +45,7 @@ def _carriage_returns(text: Text) -> Iterator[Finding]:
         yield make_finding("cfg-cr", f"CR line ends: pjreddie's darknet {effect}", line=numbers[0])
 
 
-def _odd_options(_: Text, section: Section) -> Iterator[Finding]:
+def _odd_options(_: CfgText, section: Section) -> Iterator[Finding]:
     seen: set[str] = set()
     for option in section.options:
         finding = _odd_option(section, option, again=option.key in seen)
@@ -88,7 +87,7 @@ def _includes_comment(section: Section, key: str, value: str) -> bool:
     return bool(mark) and (number is None or continues)
 
 
-def _odd_lists(text: Text, section: Section) -> Iterator[Finding]:
+def _odd_lists(text: CfgText, section: Section) -> Iterator[Finding]:
     """Yield lists that are not read the way they look: pjreddie and alexeyab drop blanks and count commas."""
     fork = section.dialect.name
     for option in section.options:
@@ -111,7 +110,7 @@ def _is_list(section: Section, key: str) -> bool:
     return key in LISTS and section.knows(key)
 
 
-SECTION_RULES: tuple[Callable[[Text, Section], Iterator[Finding]], ...] = (_odd_options, _odd_lists)
+SECTION_RULES: tuple[Callable[[CfgText, Section], Iterator[Finding]], ...] = (_odd_options, _odd_lists)
 
 
 # --- what a fork's own program crashes on, though the cfg's meaning and the contents of its file are clear ------------
@@ -155,7 +154,7 @@ def _gets_image(layer: Layer) -> bool:
         return layer.section.positive("side", 7) > 1
     if layer.type == "dropout" and layer.section.text("dropblock", "0") == "0":
         return False
-    return layer.type not in IMAGELESS and min(layer.incoming[1:3]) > 1
+    return TYPES[layer.type].keeps_input_size and min(layer.incoming[1:3]) > 1
 
 
 NETWORK_RULES: tuple[Callable[[Network], Iterator[Finding]], ...] = (_short_schedule, _crashing_layers, _no_image)

@@ -13,7 +13,9 @@ from bnorm.checks.variances import SUBTRACTED, misread
 from bnorm.darknet.layout import Array, channel_axis
 from bnorm.darknet.network import Layer
 from bnorm.darknet.weights import Floats
-from bnorm.statistics.channels import DEAD_BELOW, Channels, Mask, median
+from bnorm.statistics.channel_state import DEAD_BELOW, Mask
+from bnorm.statistics.channels import Channels
+from bnorm.statistics.quantiles import median
 
 READERS = ("darknet", "pjreddie-cpu", "opencv")  # runtimes that read darknet's files without conversion
 

@@ -16,7 +16,7 @@ from bnorm.checks.misfit.classes import fitting_classes
 from bnorm.checks.weights_file import file_finding, header_findings
 from bnorm.darknet import cfg
 from bnorm.darknet.autodetect import read_model
-from bnorm.darknet.dialects import DIALECTS
+from bnorm.darknet.dialects import Dialect, candidates
 from bnorm.darknet.header import read_header
 from bnorm.darknet.layout import Array
 from bnorm.darknet.model import Model
@@ -48,38 +48,29 @@ def check(cfg_path: Path | str, weights_path: Path | str | None = None, dialect:
     Only an `OSError`, such as for a missing file, is raised: what is wrong with a file is a finding. ValueError for an
     unknown dialect.
     """
-    names = _dialects(dialect)
+    forks = candidates(dialect)
     path, weights = Path(cfg_path), Path(weights_path) if weights_path is not None else None
     if weights:
         weights.stat()  # a missing file is reported before what is wrong in the cfg
     try:
         model = read_model(path, weights, dialect)
     except (CfgError, WeightsError) as error:
-        findings = (*_classes(error, path, weights, names), from_error(error))
+        findings = (*_classes(error, path, weights, forks), from_error(error))
         return Check(cfg=path, weights=weights, model=None, findings=findings)
     findings = worst_first((*(_weights(model) if weights else ()), *cfg_findings(model.network)))
     return Check(cfg=path, weights=weights, model=model, findings=findings)
 
 
-def _dialects(name: str) -> tuple[str, ...]:
-    """Return the dialects that a name stands for, all of them for `auto`; ValueError for another name."""
-    if name == "auto":
-        return tuple(DIALECTS)
-    if name not in DIALECTS:
-        raise ValueError(f"dialect {name!r}, expected one of auto, {', '.join(DIALECTS)}")
-    return (name,)
-
-
-def _classes(error: BnormError, path: Path, weights: Path | None, dialects: tuple[str, ...]) -> Iterator[Finding]:
+def _classes(error: BnormError, path: Path, weights: Path | None, forks: tuple[Dialect, ...]) -> Iterator[Finding]:
     """Yield the number of classes in the weights where the cfg's classes and filters contradict each other."""
     if error.finding != "cfg-filters" or weights is None:
         return
     text = cfg.read(path)
     try:
         with open_regular(weights, WeightsError) as file:
-            for name in dialects:
-                header = read_header(file, weights, DIALECTS[name])
-                candidate = fitting_classes(text, DIALECTS[name], header, file.seek(0, 2))
+            for fork in forks:
+                header = read_header(file, weights, fork)
+                candidate = fitting_classes(text, fork, header, file.seek(0, 2))
                 if candidate:
                     yield candidate.finding
                     return
@@ -101,8 +92,7 @@ def _weights(model: Model) -> Iterator[Finding]:
 def _layer(weights: Weights, layer: Layer, arrays: tuple[Array, ...]) -> Iterator[Finding]:
     """Yield what is wrong in a layer: arrays of batch normalisation are kept, the others are read in blocks."""
     epsilon = default_epsilon(weights.model.dialect.name)
-    normalised = [array for array in arrays if array.field != "weights"]
-    for part, channels in channels_of(layer, normalised, epsilon, weights.read).items():
+    for part, channels in channels_of(weights, layer, epsilon).items():
         yield from examine(layer, part, channels)
     examined = {array.part for array in arrays if array.field == "rolling_variance"}
     for array in arrays:

@@ -9,7 +9,7 @@ import numpy as np
 
 from bnorm.batchnorm.epsilon import Vector
 from bnorm.darknet.weights import Floats
-from bnorm.statistics.channels import Mask
+from bnorm.statistics.channel_state import Mask
 
 SUBTRACTED = -2e-5  # a value between this and 0 is a small variance from which a converter subtracted ε = 1e-5
 

@@ -16,7 +16,8 @@ from bnorm.checks.misfit.candidate import variances
 from bnorm.checks.misfit.likeliest import likeliest
 from bnorm.checks.variances import impossible, misread
 from bnorm.darknet.header import Header
-from bnorm.darknet.layout import FLOAT, Array, Layout, ends_at_layer
+from bnorm.darknet.layout import FLOAT, Array
+from bnorm.darknet.size_mismatch import SizeMismatch, worded
 from bnorm.darknet.weights import Weights
 
 TEXT_SAMPLE = 1 << 16  # bytes at the start that show whether a file is text
@@ -37,14 +38,14 @@ def file_finding(weights: Weights) -> Finding | None:
     damage = _reencoded(weights) or _zero_tail(weights)
     if damage:
         return damage
-    difference = _size_difference(weights)
-    if difference is None:
+    mismatch = weights.mismatch()
+    if mismatch is None:
         return _same_size_by_chance(weights)
     candidate = likeliest(weights)
     if candidate:
         return candidate
     misplaced = [array for array, values in variances(weights, weights.layout) if misread(values)]
-    return _other_cfg(weights, misplaced[0]) if misplaced else _wrong_size(weights.layout, weights.nbytes, difference)
+    return _other_cfg(weights, misplaced[0]) if misplaced else _wrong_size(weights, mismatch)
 
 
 def header_findings(header: Header) -> Iterator[Finding]:
@@ -53,12 +54,6 @@ def header_findings(header: Header) -> Iterator[Finding]:
         yield make_finding("header-version", f"its version is {header.version}, which no known fork writes")
     if not 0 <= header.seen < MOST_SEEN:
         yield make_finding("header-seen", f"{header.seen:,} images seen, expected fewer than {MOST_SEEN:,}")
-
-
-def _size_difference(weights: Weights) -> str | None:
-    """Return where and by how much the file's size differs from the plan, in words."""
-    difference = weights.misfit()
-    return difference.what if difference else None
 
 
 # --- the bytes themselves ---------------------------------------------------------------------------------------------
@@ -159,14 +154,14 @@ def _other_cfg(weights: Weights, first: Array) -> Finding:
     return make_finding("weights-other-cfg", f"{what}; {sizes}", layer=first.layer)
 
 
-def _wrong_size(layout: Layout, nbytes: int, difference: str) -> Finding:
+def _wrong_size(weights: Weights, mismatch: SizeMismatch) -> Finding:
     """Return a finding for a file that is too long, or cut: in an array, or between layers by `darknet partial`."""
-    array = layout.cut(nbytes)
+    array, difference = mismatch.array, worded(mismatch).sentence
     if array is None:
         cause = "layers are missing at the end of the cfg, or bytes were added"
         return make_finding("weights-left-over", difference, cause=cause)
-    if ends_at_layer(layout, nbytes):
-        before = max(other.layer for other in layout.arrays if other.end <= nbytes)
+    if mismatch.between_layers:
+        before = max(other.layer for other in weights.layout.arrays if other.end <= weights.nbytes)
         return _partial(before + 1, array.layer, difference)
     return make_finding("weights-cut", difference, layer=array.layer, cause=INTERRUPTED)
 

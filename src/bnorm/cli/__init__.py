@@ -1,6 +1,6 @@
 """The command `bnorm`: a table of commands, and the one place where an error becomes a message and an exit code.
 
-A command's module is imported when the command is called, so that `bnorm --help` needs nothing but click.
+A command's module is imported when the command is called, so that `bnorm --help` imports nothing but click.
 """
 
 from __future__ import annotations
@@ -18,8 +18,8 @@ from bnorm.errors import BnormError
 from bnorm.text import printable
 
 COMMANDS = {
-    "inspect": "Show what a model holds, layer by layer or channel by channel.",
-    "check": "Say whether cfg and weights fit and are sound, and if not, where and why.",
+    "inspect": "Show what is in a model, layer by layer or channel by channel.",
+    "check": "Check whether cfg and weights fit and are sound, and if not, where and why.",
     "run": "Run a layer's batch normalisation on a saved tensor.",
     "fold": "Write a model that computes the same without batch normalisation.",
 }
@@ -43,6 +43,20 @@ class Commands(click.Group):
         command: click.Command = importlib.import_module(f"bnorm.cli.{cmd_name}").command
         return command
 
+    def resolve_command(
+        self, ctx: click.Context, args: list[str]
+    ) -> tuple[str | None, click.Command | None, list[str]]:
+        if args[0] not in COMMANDS and not ctx.resilient_parsing:
+            raise click.UsageError(_unknown(args[0]), ctx)
+        return super().resolve_command(ctx, args)
+
+    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        """Answer `bnorm` alone with its help on stdout and exit code 0, which click does in some of its versions."""
+        if not args and not ctx.resilient_parsing:
+            click.echo(ctx.get_help())
+            ctx.exit()
+        return super().parse_args(ctx, args)
+
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         with formatter.section("Commands"):
             formatter.write_dl(list(COMMANDS.items()))
@@ -51,7 +65,7 @@ class Commands(click.Group):
         signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # so that temporary files are removed
         for stream in (sys.stdout, sys.stderr):
             if isinstance(stream, io.TextIOWrapper):
-                stream.reconfigure(errors="replace")  # a terminal that has no ε is no reason to fail
+                stream.reconfigure(errors="replace")  # a terminal that cannot show ε is not worth a failure
         try:
             code = super().main(*args, **kwargs | {"standalone_mode": False})
             if sys.stdout:
@@ -62,11 +76,19 @@ class Commands(click.Group):
         sys.exit(code if isinstance(code, int) else 0)
 
 
+def _unknown(name: str) -> str:
+    """Return the message for a command that does not exist, with the one that was probably meant."""
+    from difflib import get_close_matches
+
+    hints = [f" Did you mean {near}?" for near in get_close_matches(name, COMMANDS, n=1)]
+    return f"No such command {name!r}.{''.join(hints)}"
+
+
 def _failure(error: Exception) -> tuple[int, str]:
-    """The exit code of an error, and what to say."""
+    """Return the exit code of an error, and its message."""
     if isinstance(error, click.UsageError):
         command = error.ctx.command_path if error.ctx else "bnorm"
-        return 2, f"{printable(error.format_message())}\n       {command} --help lists what there is"
+        return 2, f"{printable(error.format_message())}\n       see {command} --help"
     if isinstance(error, click.Abort):
         return 1, "interrupted"
     if isinstance(error, OSError):

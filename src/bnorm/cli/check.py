@@ -1,7 +1,8 @@
-"""`bnorm check`: does this pair fit, is it sound, and if not: why."""
+"""`bnorm check`: whether a pair fits and is sound, and if not, why."""
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import Path
 
 import click
@@ -9,8 +10,10 @@ import click
 from bnorm.checks.check import Check, check
 from bnorm.checks.findings import KINDS, SEVERITIES, Finding, Kind
 from bnorm.cli import options, render, terminal
-from bnorm.cli.documents import _document
-from bnorm.cli.page import Column, Page, Table
+from bnorm.cli.documents import check_document, kinds_document
+from bnorm.cli.page import Column, Line, Page, Records, Table
+from bnorm.cli.sentences import fitting
+from bnorm.text import plural
 
 PROBLEMS = 3  # the exit code
 
@@ -18,8 +21,8 @@ PROBLEMS = 3  # the exit code
 @click.command(name="check")
 @click.argument("cfg", type=options.FILE, required=False)
 @options.optional_weights_argument
-@click.option("--strict", is_flag=True, help="Exit with 3 for a warning, too.")
-@click.option("--list", "listing", is_flag=True, help="List all that can be found, and its likely cause.")
+@click.option("--strict", is_flag=True, help="Exit with 3 on warnings as well.")
+@click.option("--list", "listing", is_flag=True, help="List every finding and its likely cause.")
 @options.dialect_option
 @options.format_option
 @click.pass_context
@@ -32,19 +35,19 @@ def command(
     dialect: str,
     format_: str,
 ) -> None:
-    """Say whether a cfg and a weights file fit and are sound, and if not: where, by how much, and why.
+    """Check whether a cfg and a weights file fit and are sound, and if not: where, by how much, and why.
 
     \b
     bnorm check yolov4.cfg yolov4.weights
     bnorm check yolov4.cfg                        the cfg alone
     bnorm check yolov4.cfg yolov4.weights --strict --format json
 
-    An error means that the network cannot work as the files stand: exit code 3. A warning means that it may compute
-    something else than was meant, here or in another program; a note is worth knowing. A pair that does not fit gets
-    its one most likely cause.
+    An error means that the network cannot work with these files: exit code 3. A warning means that it may compute
+    something other than intended, here or in another program. A note is worth knowing. For a pair that does not fit,
+    the most likely cause is named.
     """
     if listing:
-        render.show(_kinds(lines=format_ == "table"), format_)
+        render.show(_listing(for_people=format_ == "table"), format_)
         return
     if cfg is None:
         raise click.UsageError("Missing argument 'CFG'.")
@@ -56,41 +59,42 @@ def command(
         context.exit(PROBLEMS)
 
 
-def _kinds(lines: bool) -> Page:
-    """The table of all kinds; as lines it looks as the findings do, since a terminal is too narrow for it."""
+def _listing(for_people: bool) -> Page:
+    """Return the table of all kinds; for people as lines like those of findings, as it is too wide for a terminal."""
     kinds = list(KINDS.values())
-    table = Table([Column(name, right=False) for name in Kind._fields], kinds)
+    columns = [Column(name, name, right=False) for name in Kind._fields]
+    lines = [
+        Line(kind.severity, f"{kind.meaning}: {kind.cause} [{kind.id}]", colour=render.COLOURS[kind.severity])
+        for kind in kinds
+    ]
     return Page(
-        document=lambda: [kind._asdict() for kind in kinds],
-        rows=table._replace(rows=()) if lines else table,
-        records=table,
-        summary=[f"{kind.severity:8} {kind.meaning}: {kind.cause} [{kind.id}]" for kind in kinds] if lines else (),
+        document=lambda: kinds_document(kinds),
+        records=Records(Kind._fields, kinds),
+        summary=lines if for_people else (),
+        table=Table() if for_people else Table(columns, [kind._asdict() for kind in kinds]),
     )
 
 
 def _page(report: Check) -> Page:
     return Page(
-        document=lambda: _document(report),
-        rows=Table((), ()),
-        records=Table([Column(name) for name in Finding._fields], report.findings),
-        summary=_summary(report),
+        document=lambda: check_document(report),
+        records=Records(Finding._fields, report.findings),
+        summary=list(_summary(report)),
         findings=report.findings,
     )
 
 
-def _summary(report: Check) -> list[str]:
-    dialect = f", as {report.model.dialect.name} reads it" if report.model else ""
-    lines = [f"cfg      {report.cfg}{dialect}"]
+def _summary(report: Check) -> Iterator[Line]:
+    reader = f", as {report.model.dialect.name} reads it" if report.model else ""
+    yield Line("cfg", f"{report.cfg}{reader}", wrap=False)
     if report.weights:
-        lines.append(f"weights  {report.weights}")
-    return [*lines, f"verdict  {_verdict(report)}"]
+        yield Line("weights", str(report.weights), wrap=False)
+    yield Line("verdict", _verdict(report))
 
 
 def _verdict(report: Check) -> str:
     counts = [(report.count(severity), severity) for severity in SEVERITIES]
-    found = ", ".join(f"{count} {severity}{'s' * (count != 1)}" for count, severity in counts if count)
+    findings = ", ".join(plural(count, severity) for count, severity in counts if count) or "nothing found"
     if not report.model or report.model.fits is None:
-        return found or "nothing found"
-    layout = report.model.layout
-    sizes = f"{layout.nbytes:,} bytes = {report.model.header.nbytes} + 4 × {layout.parameters:,} parameters"
-    return f"fits: {sizes}; {found or 'nothing found'}" if report.model.fits else f"does not fit; {found}"
+        return findings
+    return f"{fitting(report.model) if report.model.fits else 'does not fit'}; {findings}"

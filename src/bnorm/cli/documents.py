@@ -1,32 +1,50 @@
-"""The JSON document of `bnorm inspect`."""
+"""The JSON documents of all commands: a contract with programs, in which keys may be added and never removed."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-from typing import Any
+from collections.abc import Iterable, Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
-from bnorm.checks.check import Check
-from bnorm.checks.findings import SEVERITIES
-from bnorm.reports.inspect import ChannelRow, Inspection, LayerReport
-from bnorm.statistics.channels import Statistics
+from bnorm.checks.findings import SEVERITIES, Finding, Kind
+
+if TYPE_CHECKING:  # a command need not wait for the modules of the others
+    import numpy as np
+    from numpy.typing import NDArray
+
+    from bnorm.checks.check import Check
+    from bnorm.darknet.model import Model
+    from bnorm.replay.job import Outcome
+    from bnorm.replay.results import Range
+    from bnorm.reports.inspect import ChannelRow, Inspection, LayerReport
+    from bnorm.statistics.channels import Statistics
+    from bnorm.tensors.tensor import Tensor
+    from bnorm.transforms.fold.fold import FoldReport
+
+Document = dict[str, Any]
 
 
-def document(report: Inspection, layers: Iterable[dict[str, Any]]) -> dict[str, Any]:
-    """The JSON document of `--format json`."""
+def _path(path: Path | None) -> str | None:
+    return str(path) if path else None
+
+
+def _findings(findings: Sequence[Finding]) -> list[Document]:
+    return [finding._asdict() for finding in findings]
+
+
+# --- inspect ----------------------------------------------------------------------------------------------------------
+
+
+def inspect_document(report: Inspection, layers: Iterable[Document]) -> Document:
+    """Return the document of `bnorm inspect`, with layers as `layer_document` makes them."""
     model = report.model
-    header = model.header
     entry = model.network.input
     return {
         "cfg": str(model.network.text.path),
-        "weights": str(model.weights) if model.weights else None,
+        "weights": _path(model.weights),
         "dialect": model.dialect.name,
-        "header": {
-            "major": header.major,
-            "minor": header.minor,
-            "revision": header.revision,
-            "seen": header.seen,
-            "bytes": header.nbytes,
-        },
+        "header": _header(model),
         "input": {
             "channels": entry.channels,
             "height": entry.height,
@@ -37,12 +55,23 @@ def document(report: Inspection, layers: Iterable[dict[str, Any]]) -> dict[str, 
         "actual_bytes": model.nbytes,
         "parameters": model.layout.parameters,
         "layers": list(layers),
-        "findings": [finding._asdict() for finding in report.findings],
+        "findings": _findings(report.findings),
     }
 
 
-def layer_document(report: LayerReport, rows: list[ChannelRow] | None) -> dict[str, Any]:
-    """One layer of it, with `rows` of its channels where they were asked for."""
+def _header(model: Model) -> Document:
+    header = model.header
+    return {
+        "major": header.major,
+        "minor": header.minor,
+        "revision": header.revision,
+        "seen": header.seen,
+        "bytes": header.nbytes,
+    }
+
+
+def layer_document(report: LayerReport, channels: Sequence[ChannelRow] | None = None) -> Document:
+    """Return one layer of it; `channels` are None where they were not asked for."""
     layer = report.layer
     return {
         "index": layer.index,
@@ -58,41 +87,98 @@ def layer_document(report: LayerReport, rows: list[ChannelRow] | None) -> dict[s
         "parameters": report.parameters,
         "arrays": [{"name": array.name, "shape": array.shape, "offset": array.offset} for array in report.arrays],
         "statistics": _layer_statistics(report),
-        "channels": [_channel(row) for row in rows] if rows is not None and report.channels else None,
+        "channels": [_channel(row) for row in channels] if channels is not None and report.channels else None,
     }
 
 
-def _channel(row: ChannelRow) -> dict[str, Any]:
+def _channel(row: ChannelRow) -> Document:
     return {name: value for name, value in row._asdict().items() if name != "layer"}
 
 
-def _layer_statistics(report: LayerReport) -> dict[str, Any] | None:
+def _layer_statistics(report: LayerReport) -> Document | None:
     if report.statistics is None:
         return None
     parts = {name: _statistics(part) for name, part in report.parts.items() if name}
     return _statistics(report.statistics) | {"parts": parts or None}
 
 
-def _statistics(found: Statistics) -> dict[str, Any]:
+def _statistics(statistics: Statistics) -> Document:
     return {
-        "channels": found.channels,
-        **{name: quantiles._asdict() for name, quantiles in found.quantiles.items()},
-        "weight_range": found.weight_range._asdict() if found.weight_range else None,
-        "dead": found.dead,
-        "near_dead": found.near_dead,
-        "constant": found.constant,
+        "channels": statistics.channels,
+        **{name: quantiles._asdict() for name, quantiles in statistics.quantiles.items()},
+        "weight_range": statistics.weight_range._asdict() if statistics.weight_range else None,
+        "dead": statistics.dead,
+        "near_dead": statistics.near_dead,
+        "constant": statistics.constant,
     }
 
 
-def _document(report: Check) -> dict[str, Any]:
+# --- check ------------------------------------------------------------------------------------------------------------
+
+
+def check_document(report: Check) -> Document:
+    """Return the document of `bnorm check`."""
     model = report.model
     return {
         "cfg": str(report.cfg),
-        "weights": str(report.weights) if report.weights else None,
+        "weights": _path(report.weights),
         "dialect": model.dialect.name if model else None,
         "fits": model.fits if model else None,
         "expected_bytes": model.layout.nbytes if model else None,
         "actual_bytes": model.nbytes if model else None,
         **{f"{severity}s": report.count(severity) for severity in SEVERITIES},
-        "findings": [finding._asdict() for finding in report.findings],
+        "findings": _findings(report.findings),
+    }
+
+
+def kinds_document(kinds: Sequence[Kind]) -> list[Document]:
+    """Return the document of `bnorm check --list`."""
+    return [kind._asdict() for kind in kinds]
+
+
+# --- fold -------------------------------------------------------------------------------------------------------------
+
+
+def fold_document(report: FoldReport) -> Document:
+    """Return the document of `bnorm fold`."""
+    return asdict(report) | {"output": _path(report.output), "output_cfg": _path(report.output_cfg)}
+
+
+# --- run --------------------------------------------------------------------------------------------------------------
+
+
+def run_document(outcome: Outcome, results: Sequence[Document]) -> Document:
+    """Return the document of `bnorm run`, with results as `run_result` makes them."""
+    request = outcome.request
+    model = request.model
+    layer, part = request.place
+    return {
+        "cfg": str(model.network.text.path) if model else None,
+        "weights": _path(model.weights) if model else None,
+        "dialect": model.dialect.name if model else None,
+        "layer": layer if model else None,
+        "part": part if model else None,
+        "arithmetic": request.formulas().name,
+        "train": request.train,
+        "output": _path(request.output),
+        "results": list(results),
+    }
+
+
+def run_result(
+    source: str, result: str, values: Tensor | NDArray[np.floating], span: Range | None, path: str | None
+) -> Document:
+    """Return one entry of `results`: the name, type, shape and range of what came of the input `source`.
+
+    Tensors that were written to `path` are not read again: their span is None.
+    """
+    return {
+        "input": source,
+        "result": result,
+        "dtype": str(values.dtype),
+        "shape": list(values.shape),
+        "min": span.low if span else None,
+        "max": span.high if span else None,
+        "not_finite": span.not_finite if span else None,
+        "path": path,
     }

@@ -2,23 +2,26 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import click
 
 from bnorm.batchnorm.epsilon import RUNTIMES, Epsilon
 from bnorm.cli import options, page, render, terminal
-from bnorm.cli.page import Column, Page, Table
+from bnorm.cli.documents import fold_document
+from bnorm.cli.page import BLANK, Column, Line, Page, Records, Table
+from bnorm.cli.progress import progress
 from bnorm.darknet.autodetect import read_model
+from bnorm.text import plural
 from bnorm.transforms.fold.fold import POLICIES, FoldedLayer, FoldReport, fold
 
 
 @click.command(name="fold")
 @options.cfg_argument
 @options.weights_argument
-@click.option("-o", "--output", type=options.FILE, help="The folded weights file.  [required without --dry-run]")
-@click.option("--output-cfg", type=options.FILE, help="The folded cfg.  [default: OUTPUT with the suffix .cfg]")
+@click.option("-o", "--output", type=options.FILE, help="Folded weights file; required without --dry-run.")
+@click.option("--output-cfg", type=options.FILE, help="Folded cfg. By default OUTPUT with the suffix .cfg.")
 @options.epsilon_option("darknet")
 @options.layers_option
 @click.option(
@@ -26,12 +29,12 @@ from bnorm.transforms.fold.fold import POLICIES, FoldedLayer, FoldReport, fold
     type=click.Choice(POLICIES),
     default="error",
     show_default=True,
-    help="A variance that is negative, infinite or no number: fail, take the nearest one (0 for no number), or leave "
-    "its layer as it is.",
+    help="What to do about a variance that is negative, infinite or NaN: fail, use the nearest valid variance (NaN "
+    "becomes 0), or leave the layer as it is.",
 )
-@click.option("--dry-run", is_flag=True, help="Fold and verify, and write nothing.")
-@click.option("--no-verify", is_flag=True, help="Do not compare each folded layer with what it was.")
-@click.option("--force", is_flag=True, help="Overwrite outputs that exist; an input never is.")
+@click.option("--dry-run", is_flag=True, help="Fold and verify, but write nothing.")
+@click.option("--no-verify", is_flag=True, help="Skip the numerical proof.")
+@click.option("--force", is_flag=True, help="Overwrite existing outputs, but never an input.")
 @options.dialect_option
 @options.format_option
 def command(
@@ -48,22 +51,22 @@ def command(
     dialect: str,
     format_: str,
 ) -> None:
-    """Write a model that computes the same without batch normalisation, for any reader in any dialect.
+    """Write a model that computes the same without batch normalisation, for every fork and importer.
 
     \b
     bnorm fold yolov4.cfg yolov4.weights -o folded.weights
     bnorm fold yolov4.cfg yolov4.weights -o for_opencv.weights --epsilon opencv
     bnorm fold yolov4.cfg yolov4.weights --dry-run --format markdown
 
-    The folded cfg is the old one less its batch_normalize lines and the [batchnorm] sections that went into the layer
-    beside them; the header is copied. Every folded layer is compared with what it was. What cannot be folded exactly
-    stays, and the output says why.
+    The folded cfg is a copy without batch_normalize lines and without the [batchnorm] sections that were folded into
+    another layer; the header is copied. Each folded layer is computed before and after, and the difference is shown.
+    A layer that cannot be folded exactly is kept, with the reason.
     """
     if output is None and not dry_run:
-        raise click.UsageError("Missing option '-o': the folded weights file, or --dry-run.")
+        raise click.UsageError("Missing option '-o'; only --dry-run does without it.")
     model = read_model(cfg, weights, dialect)
     selection = options.selection(layers, model)
-    with terminal.progress("folding") as advance:
+    with progress("folding") as advance:
         report = fold(
             model,
             output,
@@ -82,37 +85,46 @@ def command(
 
 def _page(report: FoldReport, epsilon: Epsilon) -> Page:
     others = [name for name in RUNTIMES if RUNTIMES[name] != epsilon]
-    done = [layer for layer in report.layers if layer.folded]
+    folded = [layer for layer in report.layers if layer.folded]
     remarks = [_remark(layer) for layer in report.layers if layer.reason]
     return Page(
-        document=lambda: _document(report),
-        rows=_rows(done, others),
+        document=lambda: fold_document(report),
         records=_records(report),
-        summary=(_headline(report), ""),
-        footer=[*_guard(done, epsilon, others), *remarks, *([""] if remarks else ())],
+        summary=(Line(None, _headline(report)), BLANK),
+        table=Table(_columns(others), [_row(layer) for layer in folded]),
+        footer=[*_epsilon_lines(folded, epsilon, others), *remarks, *([BLANK] if remarks else ())],
         totals=_totals(report),
     )
 
 
 def _headline(report: FoldReport) -> str:
     count = len({layer.index for layer in report.layers if layer.folded})
-    layers = f"{count} layer{'s' * (count != 1)}"
+    layers = plural(count, "layer")
     if report.output is None:
         return f"would fold {layers}; a dry run writes nothing" if count else "nothing to fold"
     names = f"{report.output} and {report.output_cfg}"
     return f"folded {layers} into {names}" if count else f"nothing to fold; the same in {names}"
 
 
-def _rows(done: list[FoldedLayer], others: list[str]) -> Table:
-    columns = [Column("layer"), Column("type", right=False), Column("max abs", render.number)]
-    columns += [Column("max rel", render.number)]
-    columns += [Column(name, _percent, spare=number) for number, name in enumerate(others, 1)]
-    return Table(columns, [_row(layer, others) for layer in done])
+def _columns(runtimes: Sequence[str]) -> list[Column]:
+    """Return the columns of a folded layer; those of the runtimes are dropped from the last one on."""
+    return [
+        Column("layer", "index"),
+        Column("type", "type", right=False),
+        Column("max abs", "max_abs_error", render.number),
+        Column("max rel", "max_rel_error", render.number),
+        *(Column(name, name, _percent, drop_order=len(runtimes) - i) for i, name in enumerate(runtimes)),
+    ]
 
 
-def _row(layer: FoldedLayer, others: list[str]) -> tuple[page.Cell, ...]:
-    changes = (layer.gain_change[name] for name in others)
-    return layer.index, _name(layer), layer.max_abs_error, layer.max_rel_error, *changes
+def _row(layer: FoldedLayer) -> dict[str, page.Cell]:
+    return {
+        "index": layer.index,
+        "type": _name(layer),
+        "max_abs_error": layer.max_abs_error,
+        "max_rel_error": layer.max_rel_error,
+        **layer.gain_change,
+    }
 
 
 def _name(layer: FoldedLayer) -> str:
@@ -123,22 +135,23 @@ def _percent(change: float) -> str:
     return "<0.01%" if change < 1e-4 else f"{render.number(100 * change)}%"
 
 
-def _guard(done: list[FoldedLayer], epsilon: Epsilon, others: list[str]) -> list[str]:
-    """What the columns mean: errors of the outputs, and gains that other runtimes would have computed."""
-    if not done:
-        return []
-    most = ", ".join(f"{name} {_percent(max(layer.gain_change[name] for layer in done))}" for name in others)
-    place = "inside" if epsilon.inside else "outside"
-    return [
-        "",
-        f"ε        {epsilon.value:g} {place} the root. Programs with another ε computed other gains before; the last "
-        f"columns say by how much at most, over all layers: {most}",
-        "",
-    ]
+def _epsilon_lines(folded: Sequence[FoldedLayer], epsilon: Epsilon, runtimes: Sequence[str]) -> Iterator[Line]:
+    """Yield which ε was folded, and what the columns of the other runtimes mean."""
+    if not folded:
+        return
+    side = "inside" if epsilon.inside else "outside"
+    most = ", ".join(f"{name} {_percent(max(layer.gain_change[name] for layer in folded))}" for name in runtimes)
+    yield BLANK
+    yield Line(
+        "ε",
+        f"{epsilon.value:g} {side} the root. Runtimes with another ε computed other gains before folding; their "
+        f"columns show the largest change in each layer. Over all layers: {most}",
+    )
+    yield BLANK
 
 
-def _remark(layer: FoldedLayer) -> str:
-    return f"{'folded' if layer.folded else 'kept':8} layer {layer.index} {_name(layer)}: {layer.reason}"
+def _remark(layer: FoldedLayer) -> Line:
+    return Line("folded" if layer.folded else "kept", f"layer {layer.index} {_name(layer)}: {layer.reason}")
 
 
 def _totals(report: FoldReport) -> Table:
@@ -149,22 +162,19 @@ def _totals(report: FoldReport) -> Table:
         ("parameters", report.parameters_before, report.parameters_after),
         ("bytes", report.bytes_before, report.bytes_after),
     )
-    return Table((Column("", right=False), Column("before", render.count), Column("after", render.count)), rows)
+    names = ("", "before", "after")
+    columns = (Column("", "", right=False), *(Column(name, name, render.count) for name in names[1:]))
+    return Table(columns, [dict(zip(names, row, strict=True)) for row in rows])
 
 
-def _records(report: FoldReport) -> Table:
-    names = ("index", "type", "part", "folded", "reason", "max_abs_error", "max_rel_error")
-    rows = [
-        (
-            *(layer.index, layer.type, layer.part, int(layer.folded), layer.reason),
-            *(layer.max_abs_error, layer.max_rel_error),
-            *(layer.gain_change.get(name) for name in RUNTIMES),
-        )
-        for layer in report.layers
-    ]
-    return Table([Column(name) for name in (*names, *(f"gain_change_{name}" for name in RUNTIMES))], rows)
+FIELDS = ("index", "type", "part", "folded", "reason", "max_abs_error", "max_rel_error")
 
 
-def _document(report: FoldReport) -> dict[str, object]:
-    paths = (str(path) if path else None for path in (report.output, report.output_cfg))
-    return asdict(report) | dict(zip(("output", "output_cfg"), paths, strict=True))
+def _records(report: FoldReport) -> Records:
+    return Records((*FIELDS, *(f"gain_change_{name}" for name in RUNTIMES)), [_record(row) for row in report.layers])
+
+
+def _record(layer: FoldedLayer) -> tuple[page.Cell, ...]:
+    values = (getattr(layer, name) for name in FIELDS)
+    plain = (int(value) if isinstance(value, bool) else value for value in values)
+    return *plain, *(layer.gain_change.get(name) for name in RUNTIMES)

@@ -1,4 +1,8 @@
-"""Arguments and options that several commands share, each defined once."""
+"""Arguments and options that several commands share, each defined once, and the types of their values.
+
+A type is a function from the text to a value, which raises click.BadParameter: click.ParamType is a generic class only
+since click 8.4.
+"""
 
 from __future__ import annotations
 
@@ -7,7 +11,7 @@ import re
 from collections.abc import Callable
 from itertools import chain
 from pathlib import Path
-from typing import NamedTuple, NoReturn, TypeVar
+from typing import NamedTuple, TypeVar
 
 import click
 
@@ -15,11 +19,87 @@ from bnorm.batchnorm.epsilon import RUNTIMES, Epsilon
 from bnorm.darknet.dialects import DIALECTS
 from bnorm.darknet.model import Model
 
-LEAST_MEMORY = 16 << 20  # with less, scattered channels are read in small pieces, again and again
+Command = TypeVar("Command", bound=Callable[..., object])
 
 FILE = click.Path(path_type=Path)
 
-Command = TypeVar("Command", bound=Callable[..., object])
+LEAST_MEMORY = 16 << 20  # bytes; with less, scattered channels are read in many small pieces
+
+
+# --- types ------------------------------------------------------------------------------------------------------------
+
+
+def layer_range(text: str) -> range:
+    """Return `3` or `0-12` as a range of layer numbers."""
+    match = re.fullmatch(r"([0-9]{1,9})(?:-([0-9]{1,9}))?", text)
+    if match is None or int(match[1]) > int(match[2] or match[1]):
+        raise click.BadParameter(f"{text!r} is not a layer such as 3, or layers such as 0-12")
+    return range(int(match[1]), int(match[2] or match[1]) + 1)
+
+
+class LayerPart(NamedTuple):
+    """A layer's number, and the name of a part of it or an empty text."""
+
+    layer: int
+    part: str
+
+
+def layer_part(text: str) -> LayerPart:
+    """Return `12`, or `3.wf` for a part of a recurrent layer."""
+    match = re.fullmatch(r"([0-9]{1,9})(?:\.(.*))?", text)
+    if match is None:
+        raise click.BadParameter(f"{text!r} is not a layer such as 12, or a part such as 3.wf")
+    return LayerPart(layer=int(match[1]), part=match[2] or "")
+
+
+def shape(text: str) -> tuple[int, ...]:
+    """Return `8,32,208,208` as a tuple."""
+    if not re.fullmatch(r"[0-9]{1,15}(,[0-9]{1,15}){0,9}", text):
+        raise click.BadParameter(f"{text!r} is not a shape such as 8,32,208,208")
+    return tuple(map(int, text.split(",")))
+
+
+def memory_size(text: str) -> int:
+    """Return `256MiB`, `1G`, or a number of bytes, as bytes."""
+    match = re.fullmatch(r"([0-9]{1,15})\s*([kmgt]?)(?:i?b)?", text.strip(), re.IGNORECASE)
+    size = int(match[1]) << 10 * " kmgt".index(match[2].lower() or " ") if match else 0
+    if size < LEAST_MEMORY:
+        raise click.BadParameter(f"{text!r} is not a size of at least 16MiB, such as 256MiB")
+    return size
+
+
+class Sorting(NamedTuple):
+    """A column, and whether its smallest value comes first."""
+
+    column: str
+    ascending: bool
+
+
+def sorting(text: str) -> Sorting:
+    """Return `gain`, `gain:asc` or `gain:desc`."""
+    column, colon, order = text.lower().partition(":")
+    if colon and order not in ("asc", "desc"):
+        raise click.BadParameter(f"{text!r} is not a column such as gain, gain:asc or gain:desc")
+    return Sorting(column=column, ascending=order == "asc")
+
+
+EPSILON = re.compile(
+    r"(?P<value>(?:[0-9]{1,20}\.?[0-9]{0,20}|\.[0-9]{1,20})(?:[eE][+-]?[0-9]{1,3})?)(?::(?P<side>inside|outside))?"
+)
+
+
+def epsilon(text: str) -> Epsilon:
+    """Return a runtime's ε, or a value and its side of the root: `opencv`, `1e-5`, `1e-6:outside`."""
+    if text in RUNTIMES:
+        return RUNTIMES[text]
+    match = EPSILON.fullmatch(text)
+    if match is None or not math.isfinite(float(match["value"])):
+        names = ", ".join(RUNTIMES)
+        raise click.BadParameter(f"{text!r} is neither a value such as 1e-5 or 1e-6:outside nor one of {names}")
+    return Epsilon(value=float(match["value"]), inside=match["side"] != "outside")
+
+
+# --- arguments and options --------------------------------------------------------------------------------------------
 
 cfg_argument = click.argument("cfg", type=FILE)
 
@@ -32,7 +112,7 @@ dialect_option = click.option(
     type=click.Choice(["auto", *sorted(DIALECTS)]),
     default="auto",
     show_default=True,
-    help="The fork of darknet whose file rules apply. auto: by the names in the cfg, the size and the version.",
+    help="The fork whose file rules apply. auto decides by the names in the cfg, the size and the version.",
 )
 
 format_option = click.option(
@@ -41,123 +121,36 @@ format_option = click.option(
     type=click.Choice(["table", "json", "csv", "markdown"]),
     default="table",
     show_default=True,
-    help="How to print.",
+    help="Output format.",
 )
 
-
-class LayerRange(click.ParamType[range]):
-    """`3` or `0-12`, as a range of layer numbers."""
-
-    name = "N|N-M"
-
-    def convert(self, value: str, param: click.Parameter | None, ctx: click.Context | None) -> range:
-        first, dash, last = value.partition("-")
-        last = last if dash else first
-        if not (
-            value.isascii() and first.isdecimal() and last.isdecimal() and len(value) <= 20 and int(first) <= int(last)
-        ):
-            self.fail(f"{value!r} is not a layer such as 3, or layers such as 0-12", param, ctx)
-        return range(int(first), int(last) + 1)
-
-
 layers_option = click.option(
-    "--layer", "layers", type=LayerRange(), multiple=True, help="Only these layers, 3 or 0-12; repeatable."
+    "--layer",
+    "layers",
+    type=layer_range,
+    metavar="N[-M]",
+    multiple=True,
+    help="Only these layers, such as 3 or 0-12; repeatable.",
 )
 
 
 def selection(layers: tuple[range, ...], model: Model) -> set[int] | None:
-    """The layers that `--layer` chose, None without it."""
+    """Return the layers that `--layer` chose, None without it."""
     last = len(model.network.layers) - 1
     if beyond := [chosen for chosen in layers if chosen[-1] > last]:
         raise click.BadParameter(f"layer {beyond[0][-1]}, expected 0 to {last}", param_hint="--layer")
     return set(chain(*layers)) if layers else None
 
 
-class Place(click.ParamType[tuple[int, str]]):
-    """`12`, or `3.wf`: a layer's number and the name of its part."""
-
-    name = "N[.part]"
-
-    def convert(self, value: str, param: click.Parameter | None, ctx: click.Context | None) -> tuple[int, str]:
-        match = re.fullmatch(r"([0-9]{1,9})(?:\.(.*))?", value)
-        if match is None:
-            self.fail(f"{value!r} is not a layer such as 12, or a part such as 3.wf", param, ctx)
-        return int(match[1]), match[2] or ""
-
-
-class Shape(click.ParamType[tuple[int, ...]]):
-    """`8,32,208,208`."""
-
-    name = "N,C,H,W"
-
-    def convert(self, value: str, param: click.Parameter | None, ctx: click.Context | None) -> tuple[int, ...]:
-        if not re.fullmatch(r"[0-9]{1,15}(,[0-9]{1,15}){0,9}", value):
-            self.fail(f"{value!r} is not a shape such as 8,32,208,208", param, ctx)
-        return tuple(map(int, value.split(",")))
-
-
-class Size(click.ParamType[int]):
-    """`256MiB`, `1G`, or bytes."""
-
-    name = "SIZE"
-
-    def convert(self, value: str | int, param: click.Parameter | None, ctx: click.Context | None) -> int:
-        if isinstance(value, int):
-            return value
-        match = re.fullmatch(r"([0-9]{1,15})\s*([kmgt]?)(?:i?b)?", value.strip(), re.IGNORECASE)
-        size = int(match[1]) << 10 * " kmgt".index(match[2].lower() or " ") if match else 0
-        if size < LEAST_MEMORY:
-            self.fail(f"{value!r} is not a size of at least 16MiB, such as 256MiB", param, ctx)
-        return size
-
-
-class Sorting(NamedTuple):
-    """A column, and whether its smallest value comes first."""
-
-    column: str
-    ascending: bool
-
-
-class Order(click.ParamType[Sorting]):
-    """`gain`, `gain:asc`, `gain:desc`."""
-
-    name = "COLUMN[:asc|desc]"
-
-    def convert(self, value: str, param: click.Parameter | None, ctx: click.Context | None) -> Sorting:
-        column, colon, order = value.lower().partition(":")
-        if colon and order not in ("asc", "desc"):
-            self.fail(f"{value!r} is not a column such as gain, gain:asc or gain:desc", param, ctx)
-        return Sorting(column, order == "asc")
-
-
-class EpsilonChoice(click.ParamType[Epsilon]):
-    """A runtime's name, or a value and its place: `opencv`, `1e-5`, `1e-6:outside`."""
-
-    name = "NAME|VALUE[:PLACE]"
-
-    def convert(self, value: str, param: click.Parameter | None, ctx: click.Context | None) -> Epsilon:
-        if value in RUNTIMES:
-            return RUNTIMES[value]
-        number, _, place = value.partition(":")
-        match = re.fullmatch(r"[0-9]{0,20}\.?[0-9]{0,20}(e[+-]?[0-9]{1,3})?", number, re.IGNORECASE)
-        if match is None or place not in ("", "inside", "outside") or (":" in value and not place):
-            self._refuse(value, param, ctx)
-        if not re.search("[0-9]", number.lower().partition("e")[0]) or not math.isfinite(float(number)):
-            self._refuse(value, param, ctx)
-        return Epsilon(float(number), inside=place != "outside")
-
-    def _refuse(self, value: str, param: click.Parameter | None, ctx: click.Context | None) -> NoReturn:
-        names = ", ".join(RUNTIMES)
-        self.fail(f"{value!r} is neither a value such as 1e-5 or 1e-6:outside nor one of {names}", param, ctx)
-
-
-def epsilon_option(default: str | None, shown: str | None = None) -> Callable[[Command], Command]:
-    """`--epsilon` with a command's own default, `shown` where that is no name."""
+def epsilon_option(default: str | None) -> Callable[[Command], Command]:
+    """Return `--epsilon` with a command's own default, None for that of the dialect."""
+    by_default = "" if default else " By default that of the dialect's CPU path."
     return click.option(
         "--epsilon",
-        type=EpsilonChoice(),
+        type=epsilon,
+        metavar="NAME|VALUE[:SIDE]",
         default=default,
-        show_default=shown or default or "",
-        help=f"Whose guard against a variance of zero: {', '.join(RUNTIMES)}; or a value, with :inside (the root) or "
-        ":outside behind it.",
+        show_default=default is not None,
+        help=f"Which ε to assume: a runtime ({', '.join(RUNTIMES)}), or a number, optionally followed by :inside or "
+        f":outside (the square root).{by_default}",
     )

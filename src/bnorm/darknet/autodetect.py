@@ -1,89 +1,55 @@
-"""Reading a model, and choosing the dialect where none is given."""
+"""Reading a model, and the choice of its dialect where none is given.
+
+With the dialect `auto`, every fork's rules are tried, and these steps decide:
+
+1. A fork that cannot read the cfg or the header is out. If the one that recognises most lines of the cfg is out, its
+   error is raised, because the others could read the cfg only by ignoring lines; unless another fork recognises as many
+   lines, or its plan has the file's size.
+2. The clues in `CLUES` narrow the forks down, one after the other: the planned size; the header's version if the
+   network has gated layers, whose arrays have another order in each fork at the same size; the keys; the version again.
+3. If several forks are left, the first of `DIALECTS` is taken.
+4. If the network has gated layers, and the version names one fork as the writer of the file, and that fork is out, its
+   error is raised, because the chosen one would mix up the gates. A fork that lacks one of the section types has not
+   written the file.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext, suppress
 from pathlib import Path
 from typing import BinaryIO, NamedTuple
 
 from bnorm.darknet import cfg
-from bnorm.darknet.dialects import DIALECTS, Dialect
-from bnorm.darknet.grammar import GRAMMARS
+from bnorm.darknet.cfg import CfgText
+from bnorm.darknet.dialects import AUTO, DIALECTS, Dialect, candidates
+from bnorm.darknet.grammar import GRAMMARS, Heading
 from bnorm.darknet.header import read_header, written_by
 from bnorm.darknet.layout import plan
 from bnorm.darknet.model import Model
 from bnorm.darknet.network import Network, build
-from bnorm.darknet.vocabulary import KEYS, SECTIONS
+from bnorm.darknet.section_types import SECTIONS, TYPES
+from bnorm.darknet.vocabulary import KEYS
 from bnorm.errors import BnormError, CfgError, WeightsError
 from bnorm.files import open_regular
 
+Errors = Mapping[str, BnormError]  # why a fork cannot read the model, by the fork's name
 
-def read_model(cfg_path: Path | str, weights_path: Path | str | None = None, dialect: str = "auto") -> Model:
-    """Read the cfg, and the header and size of the weights file, and choose the dialect where it is `auto`.
 
-    `CfgError` where no dialect can read the cfg, `WeightsError` where the file is too short for a header. A file of
-    another size than planned is no error here: `fits` tells.
+def read_model(cfg_path: Path | str, weights_path: Path | str | None = None, dialect: str = AUTO) -> Model:
+    """Read the cfg, and the header and size of the weights file, and choose the dialect if it is `auto`.
+
+    `CfgError` if no dialect can read the cfg, `WeightsError` if the file is too short for a header, ValueError for an
+    unknown dialect. A file whose size differs from the plan is not an error here: see `Model.fits`.
     """
+    forks = candidates(dialect)
     text = cfg.read(Path(cfg_path))
     path = Path(weights_path) if weights_path is not None else None
     with _opened(path) as file:
-        if dialect != "auto":
-            return _read(text, file, path, DIALECTS[dialect])
-        models: list[Model] = []
-        errors: dict[str, BnormError] = {}
-        for candidate in DIALECTS.values():
-            try:
-                models.append(_read(text, file, path, candidate))
-            except (CfgError, WeightsError) as error:
-                errors[candidate.name] = error
-    _raise_hidden(text, models, errors)
-    model = _choose(models, errors)
-    _raise_turned(model, errors)
-    return model
-
-
-def _raise_hidden(text: cfg.Text, models: list[Model], errors: dict[str, BnormError]) -> None:
-    """Raise the error of the dialect that knows the cfg best, unless another one knows it as well, or fits the file.
-
-    The others read it by looking away.
-    """
-    known = {name: _known(text, dialect) for name, dialect in DIALECTS.items()}
-    most = max((known[model.dialect.name] for model in models), default=-1)
-    hidden = [name for name in errors if known[name] > most]
-    if hidden and not any(model.fits for model in models):
-        raise errors[max(hidden, key=known.__getitem__)]
-
-
-def _known(text: cfg.Text, dialect: Dialect) -> int:
-    """How many lines of a cfg this dialect knows, headings and options, whether or not it can read the whole."""
-    keys: frozenset[str] = frozenset()
-    count = 0
-    for line in text.lines:
-        with suppress(ValueError):
-            key, value = GRAMMARS[dialect.name].read_line(line) or ("", "")
-            if key is None:
-                kind = SECTIONS[dialect.name].get(value or "")
-                keys = KEYS[dialect.name][kind] if kind else frozenset()
-                count += kind is not None
-            count += key in keys
-    return count
-
-
-def _raise_turned(model: Model, errors: dict[str, BnormError]) -> None:
-    """Raise the error of the fork that wrote the file, where the chosen one would read its gates in another order.
-
-    A fork that lacks one of the sections has not written it, whatever the version says.
-    """
-    writers = model.header.writers if model.weights else ()
-    error = errors.get(writers[0]) if len(writers) == 1 else None
-    if error and error.finding != "cfg-unknown-section" and _gated(model):
-        raise error
-
-
-def _gated(model: Model) -> bool:
-    """Whether it has layers whose parts the forks store in different orders, at the same size."""
-    return any(layer.type in ("gru", "lstm") for layer in model.network.layers)
+        if dialect != AUTO:
+            return _read(text, file, path, forks[0])
+        models, errors = _read_all(text, file, path, forks)
+    return _choose(text, models, errors)
 
 
 @contextmanager
@@ -92,36 +58,97 @@ def _opened(path: Path | None) -> Iterator[BinaryIO | None]:
         yield file
 
 
-def _read(text: cfg.Text, file: BinaryIO | None, path: Path | None, dialect: Dialect) -> Model:
+def _read_all(
+    text: CfgText, file: BinaryIO | None, path: Path | None, forks: Sequence[Dialect]
+) -> tuple[list[Model], Errors]:
+    """Return the model as each fork reads it, and the errors of the forks that cannot."""
+    models: list[Model] = []
+    errors: dict[str, BnormError] = {}
+    for fork in forks:
+        try:
+            models.append(_read(text, file, path, fork))
+        except (CfgError, WeightsError) as error:
+            errors[fork.name] = error
+    return models, errors
+
+
+def _read(text: CfgText, file: BinaryIO | None, path: Path | None, dialect: Dialect) -> Model:
     network = build(text, dialect)
     header = read_header(file, path, dialect) if file and path else written_by(dialect)
-    nbytes = file.seek(0, 2) if file else None
-    layout = plan(network, header.nbytes, transposed=header.transposed)
-    return Model(network, header, layout, nbytes, path, "")
+    return Model(
+        network=network,
+        header=header,
+        layout=plan(network, header),
+        nbytes=file.seek(0, 2) if file else None,
+        weights=path,
+        reason="",
+    )
+
+
+def _choose(text: CfgText, models: list[Model], errors: Errors) -> Model:
+    error = error_of_the_best_informed_fork(text, models, errors)
+    if error:
+        raise error
+    model = narrow_down(models, errors)
+    error = error_of_the_writing_fork(model, errors)
+    if error:
+        raise error
+    return model
+
+
+# --- step 1 -----------------------------------------------------------------------------------------------------------
+
+
+def error_of_the_best_informed_fork(text: CfgText, models: Sequence[Model], errors: Errors) -> BnormError | None:
+    """Return the error of the fork that recognises most lines, unless another recognises as many, or fits the file."""
+    recognised = {name: recognised_lines(text, DIALECTS[name]) for name in DIALECTS}
+    most = max((recognised[model.dialect.name] for model in models), default=-1)
+    better = [name for name in errors if recognised[name] > most]
+    if not better or any(model.fits for model in models):
+        return None
+    return errors[max(better, key=recognised.__getitem__)]
+
+
+def recognised_lines(text: CfgText, dialect: Dialect) -> int:
+    """Return how many headings and options of a cfg this dialect knows, whether or not it can read the whole."""
+    keys: frozenset[str] = frozenset()
+    count = 0
+    for line in text.lines:
+        with suppress(ValueError):
+            entry = GRAMMARS[dialect.name].read_line(line)
+            if isinstance(entry, Heading):
+                kind = SECTIONS[dialect.name].get(entry.name)
+                keys = KEYS[dialect.name][kind] if kind else frozenset()
+                count += kind is not None
+            elif entry:
+                count += entry.key in keys
+    return count
+
+
+# --- steps 2 and 3 ----------------------------------------------------------------------------------------------------
+
+
+def narrow_down(models: list[Model], errors: Errors) -> Model:
+    """Let each clue in turn reduce the models, and take the first that is left; its `reason` says what decided."""
+    reasons = [
+        f"{name} refuses line {error.line} of the cfg ({error.what})" for name, error in errors.items() if error.line
+    ]
+    for clue in CLUES:
+        favoured = clue.favoured(models)
+        if favoured and len(favoured) < len(models):
+            others = " and ".join(model.dialect.name for model in models if model not in favoured)
+            reasons.append(clue.wording.format(others))
+            models = favoured
+    if equals := " or ".join(model.dialect.name for model in models[1:]):
+        reasons.append(f"{equals} fits equally well" if reasons else "nothing in the files tells the dialects apart")
+    return models[0]._replace(reason="; ".join(reasons))
 
 
 class Clue(NamedTuple):
     """One way to tell dialects apart: the models that it favours, and what to say of the others."""
 
-    favours: Callable[[list[Model]], list[Model]]
+    favoured: Callable[[list[Model]], list[Model]]
     wording: str
-
-
-def _choose(models: list[Model], errors: dict[str, BnormError]) -> Model:
-    """Let each clue in turn narrow the models down; where several stay, the first knows the most."""
-    reasons = [
-        f"{name} refuses line {error.line} of the cfg ({error.what})" for name, error in errors.items() if error.line
-    ]
-    for clue in CLUES:
-        favoured = clue.favours(models)
-        if favoured and len(favoured) < len(models):
-            lost = " and ".join(model.dialect.name for model in models if model not in favoured)
-            reasons.append(clue.wording.format(lost))
-            models = favoured
-    others = " or ".join(model.dialect.name for model in models[1:])
-    if others:
-        reasons.append(f"{others} would do as well" if reasons else "nothing in the files decides")
-    return models[0]._replace(reason="; ".join(reasons))
 
 
 def _fitting(models: list[Model]) -> list[Model]:
@@ -133,7 +160,7 @@ def _writing_this_version(models: list[Model]) -> list[Model]:
 
 
 def _writing_these_gates(models: list[Model]) -> list[Model]:
-    return [model for model in _writing_this_version(models) if _gated(model)]
+    return [model for model in _writing_this_version(models) if has_gates(model.network)]
 
 
 def _knowing_most_keys(models: list[Model]) -> list[Model]:
@@ -145,12 +172,26 @@ def _unknown_keys(network: Network) -> int:
     return sum(not section.knows(option.key) for section in network.sections for option in section.options)
 
 
-# The version comes before the keys where it says in whose order the arrays of a layer stand, at the same size.
-_VERSION = "{} would write another version into the header"
+def has_gates(network: Network) -> bool:
+    """Return whether the network has layers whose parts the forks store in different orders, at the same size."""
+    return any(TYPES[layer.type].is_gated for layer in network.layers)
+
 
 CLUES = (
     Clue(_fitting, "the file's size does not fit {}"),
-    Clue(_writing_these_gates, _VERSION),
+    Clue(_writing_these_gates, "{} would write a different header version"),
     Clue(_knowing_most_keys, "{} would ignore more of the cfg's keys"),
-    Clue(_writing_this_version, _VERSION),
+    Clue(_writing_this_version, "{} would write a different header version"),
 )
+
+
+# --- step 4 -----------------------------------------------------------------------------------------------------------
+
+
+def error_of_the_writing_fork(model: Model, errors: Errors) -> BnormError | None:
+    """Return the error of the fork that wrote the file, if it has one and another fork would mix up the gates."""
+    writers = model.header.writers if model.weights else ()
+    error = errors.get(writers[0]) if len(writers) == 1 else None
+    if error is None or error.finding == "cfg-unknown-section" or not has_gates(model.network):
+        return None
+    return error

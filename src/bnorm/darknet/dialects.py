@@ -1,41 +1,41 @@
-"""The three forks of darknet, as data: what each knows, in which order it stores, which header it writes.
+"""The three forks of darknet, as data: how each reads a cfg, in which order it stores, which header it writes.
 
-`pjreddie` is pjreddie/darknet f6afaabc, `alexeyab` AlexeyAB/darknet 59596d78, `hank` hank-ai/darknet f684e1d7. The
-section and key names are those that `parser.c` (hank: `darknet_cfg.cpp`) asks for. A dialect reads no other key.
+`pjreddie` is pjreddie/darknet f6afaabc, `alexeyab` AlexeyAB/darknet 59596d78, `hank` hank-ai/darknet f684e1d7. What
+only one of them does is a field of its row here, not a branch on its name elsewhere.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 
-from bnorm.darknet.gates import _GRU_SINCE_ALEXEYAB, _LSTM_SINCE_ALEXEYAB, Gate, _gates
+from bnorm.darknet.gates import ALEXEYAB_GRU, ALEXEYAB_LSTM, PJREDDIE_GRU, PJREDDIE_LSTM, Gate
 
 
 @dataclass(frozen=True, slots=True)
 class Dialect:
-    """One fork's rules for files."""
+    """One fork's rules for its files."""
 
     name: str
     version: tuple[int, int, int]  # major, minor, revision of the header that it writes
-    narrow_seen_from: int | None  # from this major or minor on, `seen` has 4 bytes again (PJ load_weights_upto)
+    narrow_seen_from: int | None  # from this major or minor on, `seen` has 4 bytes again (`load_weights_upto`)
     signed_seen: bool  # a 4-byte `seen` is read as a signed int
     gru: tuple[Gate, ...]  # in file order
     lstm: tuple[Gate, ...]  # in file order
     batchnorm: tuple[str, ...]  # the arrays that a [batchnorm] section stores
     shaped_recurrent: frozenset[str] = frozenset()  # recurrent layers that report a shape, 1 x 1 x output
-    shortcut_lists: bool = True  # [shortcut] from= may name several layers, whose sizes must agree
-    fixed_crnn: bool = False  # [crnn] convolutions are 3x3, and it hands width and height over swapped
+    reads_first_only: frozenset[str] = frozenset()  # layers that read the first of the layers that they list
+    fixed_crnn: bool = False  # [crnn] convolutions are 3x3, and their width and height are swapped
     repairs_groups: bool = True  # groups < 1 means 1, and xnor=1 forces it to 1 (make_convolutional_layer)
-    flips_whole: bool = False  # flipped=1 turns a matrix of all input channels, whatever the groups
+    flips_whole: bool = False  # flipped=1 turns a matrix of all input channels, also with groups
     weights_types: tuple[str, ...] = ("none",)  # of [shortcut]
     weights_normalizations: tuple[str, ...] = ()  # of a [shortcut] with weights
     commented_lists: frozenset[tuple[str, str]] = frozenset()  # sections and keys of lists that end at `#`
-    strict: bool = False  # a duplicated key, or one that it never asks for, ends the program
-    schedules: frozenset[str] = frozenset({"steps"})  # policies of [net] with which it looks at steps and scales
-    unloadable: frozenset[str] = frozenset()  # layers whose weights it writes, and crashes when it reads them
-    unbounded_anchors: frozenset[str] = frozenset()  # layers that take more anchors than they have room for
+    strict: bool = False  # it stops at a duplicated key, or at one that it never asks for
+    schedules: frozenset[str] = frozenset({"steps"})  # policies of [net] for which it reads steps and scales
+    unloadable: frozenset[str] = frozenset()  # layers whose weights it can write, but crashes when it reads them
+    unbounded_anchors: frozenset[str] = frozenset()  # layers that accept more anchors than they have room for
     averages_images: bool = False  # parse_network_cfg divides by the number of layers wider and higher than 1
-    whole_strides: bool = False  # a network that ends in [yolo] or [region] must be multiples of 32 wide and high
+    whole_strides: frozenset[str] = frozenset()  # last layers for which width and height must be multiples of 32
 
 
 PJREDDIE = Dialect(
@@ -43,10 +43,10 @@ PJREDDIE = Dialect(
     version=(0, 2, 0),
     narrow_seen_from=1000,
     signed_seen=True,
-    gru=_gates("wz wr wh", "uz ur uh"),
-    lstm=_gates("wi wf wo wg", "ui uf uo ug"),
+    gru=PJREDDIE_GRU,
+    lstm=PJREDDIE_LSTM,
     batchnorm=("scales", "rolling_mean", "rolling_variance"),
-    shortcut_lists=False,
+    reads_first_only=frozenset({"shortcut"}),
     fixed_crnn=True,
     repairs_groups=False,
     flips_whole=True,
@@ -59,8 +59,8 @@ ALEXEYAB = Dialect(
     version=(0, 2, 5),
     narrow_seen_from=None,
     signed_seen=False,
-    gru=_GRU_SINCE_ALEXEYAB,
-    lstm=_LSTM_SINCE_ALEXEYAB,
+    gru=ALEXEYAB_GRU,
+    lstm=ALEXEYAB_LSTM,
     batchnorm=("biases", "scales", "rolling_mean", "rolling_variance"),
     shaped_recurrent=frozenset({"rnn", "lstm"}),
     commented_lists=frozenset(
@@ -80,7 +80,7 @@ HANK = Dialect(
     narrow_seen_from=None,
     signed_seen=False,
     gru=(),
-    lstm=_LSTM_SINCE_ALEXEYAB,
+    lstm=ALEXEYAB_LSTM,
     batchnorm=(),
     shaped_recurrent=frozenset({"rnn", "lstm"}),
     strict=True,
@@ -89,8 +89,20 @@ HANK = Dialect(
     schedules=frozenset({"steps", "sgdr"}),
     unbounded_anchors=frozenset({"yolo", "Gaussian_yolo"}),
     averages_images=True,
-    whole_strides=True,
+    whole_strides=frozenset({"yolo", "region"}),
 )
 
-# In the order of preference of `--dialect auto`: where nothing decides, the one that knows the most.
+# In the order of preference of `--dialect auto`, if nothing else decides: first the fork with the most section types.
 DIALECTS: dict[str, Dialect] = {dialect.name: dialect for dialect in (ALEXEYAB, HANK, PJREDDIE)}
+
+
+AUTO = "auto"
+
+
+def candidates(name: str) -> tuple[Dialect, ...]:
+    """Return the dialect of this name, or all of them for `auto`; ValueError for any other name."""
+    if name == AUTO:
+        return tuple(DIALECTS.values())
+    if name not in DIALECTS:
+        raise ValueError(f"dialect {name!r}, expected one of {', '.join((AUTO, *DIALECTS))}")
+    return (DIALECTS[name],)

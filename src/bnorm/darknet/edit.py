@@ -1,125 +1,177 @@
-"""Which layers a cfg names by number, and the same cfg after some of its layers have gone."""
+"""The same cfg with some lines changed: values set, lines dropped, layers removed and the others renumbered.
+
+An `Edit` gives the new text of some lines. The functions that make one look at a network or its sections; only `apply`
+changes a text, so that all other bytes stay.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from typing import NamedTuple
 
 from bnorm.darknet import cfg
-from bnorm.darknet.cfg import Option, Section, Text
+from bnorm.darknet.cfg import CfgText, Option, Section
 from bnorm.darknet.grammar import GRAMMARS
 from bnorm.darknet.network import Layer, Network
-from bnorm.darknet.shapes import REFERENCES
+from bnorm.darknet.section_types import TYPES
 
-# Options that hold numbers of layers: absolute, or counted back from their own layer where negative.
-KEYS = REFERENCES | {"convolutional": "share_index", "contrastive": "yolo_layer", "yolo": "embedding_layer"}
+Edit = Mapping[int, str]  # the new text of each changed line, by its number counted from 1; empty: the line is dropped
+
+
+def apply(text: CfgText, *edits: Edit) -> CfgText:
+    """Return the text with all edits, a later one overriding an earlier one; a `CfgError` where it gets too long."""
+    changed = {number: line for edit in edits for number, line in edit.items()}
+    lines = (changed.get(number, line) for number, line in enumerate(text.lines, 1))
+    return cfg.parse(text.path, "".join(lines).encode())
+
+
+def dropped(lines: Iterable[int]) -> Edit:
+    """Return the edit that drops these lines."""
+    return dict.fromkeys(lines, "")
+
+
+class Value(NamedTuple):
+    """A new value of an option of a section, which may lack it."""
+
+    section: Section
+    key: str
+    value: int
+
+
+def with_values(text: CfgText, values: Iterable[Value]) -> Edit:
+    """Return the edit that sets these values; an option that a section lacks gets a line after its heading."""
+    changed: dict[int, str] = {}
+    for section, key, value in values:
+        option = section.find(key)
+        number = option.line if option else section.line
+        before = "" if option else changed.get(number, text.lines[number - 1].rstrip("\r\n") + "\n")
+        changed[number] = f"{before}{key}={value}\n"
+    return changed
+
+
+# --- layers by number -------------------------------------------------------------------------------------------------
+
+
+class LayerNumber(NamedTuple):
+    """A layer's number as a cfg has it in layer `owner`: absolute, or counted back from the owner where negative."""
+
+    written: int
+    owner: int
+
+    @property
+    def target(self) -> int:
+        """Return the layer that the number means; some defaults, if written, mean none and are far outside."""
+        return self.owner + self.written if self.written < 0 else self.written
+
+    def moved(self, new_numbers: Mapping[int, int]) -> int:
+        """Return the number to write once the layers have new numbers; a number that means no layer stays."""
+        if self.target not in new_numbers:
+            return self.written
+        absolute = new_numbers[self.target]
+        return absolute - new_numbers[self.owner] if self.written < 0 else absolute
 
 
 class Reference(NamedTuple):
-    """An option of a layer that holds `numbers` of layers."""
+    """An option of layer `layer` that holds numbers of layers."""
 
     layer: int
     option: Option
-    numbers: tuple[int, ...]
+    numbers: tuple[LayerNumber, ...]
 
     def targets(self) -> list[int]:
-        """The layers that the numbers mean; some keys' defaults, if written, mean none and lie far outside."""
-        return [self.layer + number if number < 0 else number for number in self.numbers]
+        """Return the layers that the numbers mean."""
+        return [number.target for number in self.numbers]
 
 
 def references(network: Network) -> tuple[Reference, ...]:
-    """Every reference, also those which this dialect ignores and another one reads."""
-    return tuple(found for layer in network.layers for found in _references(layer))
+    """Return every option that holds layer numbers, also those that this dialect ignores and another one reads.
+
+    `Layer.reads` has the layers that this dialect reads; these are the texts to rewrite.
+    """
+    return tuple(reference for layer in network.layers for reference in _references(layer))
 
 
 def _references(layer: Layer) -> Iterator[Reference]:
     for option in layer.section.options:
-        if option.key == KEYS.get(layer.type) and option.value:
+        if option.value and option.key == TYPES[layer.type].numbers_in:
             try:
                 numbers = GRAMMARS[layer.section.dialect.name].integers(option.value)
             except ValueError:
-                continue  # a value that no reader asks for, or the network would not have been built
-            yield Reference(layer.index, option, tuple(numbers))
+                continue  # the dialect does not read this option, or the network would not have been built
+            layer_numbers = tuple(LayerNumber(written=number, owner=layer.index) for number in numbers)
+            yield Reference(layer=layer.index, option=option, numbers=layer_numbers)
 
 
 def readers(network: Network) -> dict[int, set[int]]:
-    """The layers that name each layer by number."""
-    found: dict[int, set[int]] = {}
+    """Return for each layer the layers that name it by number, in this dialect or in another one."""
+    by_target: dict[int, set[int]] = {}
     for reference in references(network):
         for target in reference.targets():
-            found.setdefault(target, set()).add(reference.layer)
-    return found
+            by_target.setdefault(target, set()).add(reference.layer)
+    return by_target
 
 
-def without(network: Network, removed: Mapping[int, int], dropped: Collection[int]) -> bytes:
-    """The cfg's bytes less the sections of the `removed` layers, each standing for the layer that now gives its output.
+# --- removed layers ---------------------------------------------------------------------------------------------------
 
-    Numbers that pointed past a removed layer are rewritten, so that every layer reads what it read. The lines numbered
-    in `dropped` go, too.
+
+def without_layers(network: Network, removed: Mapping[int, int]) -> Edit:
+    """Return the edit that removes layers; each key of `removed` gives the layer whose output replaces its own.
+
+    Numbers that pointed past a removed layer are rewritten, so that every layer reads what it read.
     """
-    place = _places(len(network.layers), removed)
-    changed = {
-        reference.option.line: _rewritten(network, reference, place)
+    new_numbers = _new_numbers(len(network.layers), removed)
+    rewritten = {
+        reference.option.line: _rewritten(network.text, reference, new_numbers)
         for reference in references(network)
-        if reference.layer not in removed and _moved(reference, place) != reference.numbers
+        if reference.layer not in removed
+        and any(number.moved(new_numbers) != number.written for number in reference.numbers)
     }
-    gone = {line for layer in removed for line in _lines(network, layer)}
-    return network.text.edited(gone | set(dropped), changed)
+    return {**rewritten, **dropped(line for layer in removed for line in _lines(network, layer))}
 
 
-def _places(count: int, removed: Mapping[int, int]) -> dict[int, int]:
-    """The new number of each layer, or of the one that stands for it."""
+def without(network: Network, removed: Mapping[int, int], lines: Collection[int]) -> bytes:
+    """Return the cfg's bytes without the sections of the `removed` layers, see `without_layers`, and these `lines`."""
+    return apply(network.text, without_layers(network, removed), dropped(lines)).encode()
+
+
+def _new_numbers(count: int, removed: Mapping[int, int]) -> dict[int, int]:
+    """Return the new number of each layer, or of the layer that replaces it."""
     kept = {layer: number for number, layer in enumerate(layer for layer in range(count) if layer not in removed)}
-    return kept | {layer: kept[stand_in] for layer, stand_in in removed.items()}
+    return kept | {layer: kept[replacement] for layer, replacement in removed.items()}
 
 
-def _moved(reference: Reference, place: Mapping[int, int]) -> tuple[int, ...]:
-    """The same layers by their new numbers; what means no layer stays."""
-    own = place[reference.layer]
-    return tuple(
-        number if target not in place else place[target] - own if number < 0 else place[target]
-        for number, target in zip(reference.numbers, reference.targets(), strict=True)
-    )
+def _rewritten(text: CfgText, reference: Reference, new_numbers: Mapping[int, int]) -> str:
+    """Return the option's line with new numbers; blanks and line end stay.
 
-
-def _rewritten(network: Network, reference: Reference, place: Mapping[int, int]) -> str:
-    """The option's line with new numbers; blanks and line end stay. What has [batchnorm] has no comments in a value."""
-    before, equals, value = network.text.lines[reference.option.line - 1].partition("=")
+    Only forks without inline comments have layers that can be removed, so that the value is numbers to its end.
+    """
+    before, equals, value = text.lines[reference.option.line - 1].partition("=")
     start, end = len(value) - len(value.lstrip()), len(value.rstrip())
-    numbers = (", " if ", " in value else ",").join(map(str, _moved(reference, place)))
+    separator = ", " if ", " in value else ","
+    numbers = separator.join(str(number.moved(new_numbers)) for number in reference.numbers)
     return f"{before}{equals}{value[:start]}{numbers}{value[end:]}"
 
 
 def agree(old: Network, new: Network, removed: Mapping[int, int]) -> bool:
-    """Whether every layer that is left reads by number what it read, or what stands for that."""
-    place = _places(len(old.layers), removed)
+    """Return whether every layer that is left reads by number what it read, or what replaces that."""
+    new_numbers = _new_numbers(len(old.layers), removed)
     expected = [
-        [place.get(target) for target in reference.targets()]
+        [new_numbers.get(target) for target in reference.targets()]
         for reference in references(old)
         if reference.layer not in removed
     ]
     count = len(new.layers)
-    found = [
+    actual = [
         [target if 0 <= target < count else None for target in reference.targets()] for reference in references(new)
     ]
-    return expected == found
+    return expected == actual
 
 
 def _lines(network: Network, layer: int) -> range:
-    """The lines of a layer's section, from its heading to its last option, and the empty lines behind."""
+    """Return the lines of a layer's section, from its heading to its last option, and the empty lines after."""
     section = network.layers[layer].section
     last = max([section.line, *(option.line for option in section.options)])
     lines = network.text.lines
     while last < len(lines) and not lines[last].strip():
         last += 1
     return range(section.line, last + 1)
-
-
-def _edited(text: Text, changes: list[tuple[Section, str, int]]) -> Text:
-    """The text with these values; a key that a section lacks stands behind its heading."""
-    lines = list(text.lines)
-    for section, key, value in changes:
-        option = section.find(key)
-        kept = "" if option else lines[section.line - 1].rstrip("\r\n") + "\n"
-        lines[(option.line if option else section.line) - 1] = f"{kept}{key}={value}\n"
-    return cfg.parse(text.path, "".join(lines).encode())

@@ -1,4 +1,4 @@
-"""How other programs' files begin: what is handed in as weights by mistake."""
+"""How other programs' files begin: files that are given as weights by mistake."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from bnorm.errors import WeightsError
 
 
 class Foreign(NamedTuple):
-    """How another kind of file begins: one of `starts` at `offset`, in lower case, and `within` close behind."""
+    """How another kind of file begins: one of `starts` at `offset`, in lower case, and `within` soon after."""
 
     kind: str
     finding: str
@@ -20,7 +20,7 @@ class Foreign(NamedTuple):
     within: bytes = b""
 
 
-_ALONE = "bnorm reads darknet's files alone"
+_ALONE = "bnorm only reads darknet's files"
 
 _PAGE = "a download page was saved instead of the file"
 
@@ -30,14 +30,14 @@ _ONNX = tuple(
     bytes((8, version, tag)).lower() for version in range(1, 32) for tag in (0x12, 0x1A, 0x22, 0x28, 0x32, 0x3A, 0x42)
 )
 
-# Files that are handed in as weights by mistake. No darknet header looks so: its first int is 0 or small.
+# No darknet header looks like any of these: its first int is 0 or small.
 FOREIGN = (
     Foreign("a Git LFS pointer", "weights-lfs", "fetch the file with `git lfs pull`", (b"version https://git-lfs",)),
     Foreign("HTML", "weights-html", _PAGE, (b"<!doctype", b"<html", b"<head")),
-    Foreign("a cfg", "weights-text", "CFG stands before WEIGHTS on the command line", (b"[net",)),
+    Foreign("a cfg", "weights-text", "the arguments are CFG WEIGHTS, in that order", (b"[net",)),
     Foreign("a PyTorch model", "weights-foreign", _ALONE, _ZIP, within=b"data.pkl"),
     Foreign("a NumPy archive", "weights-foreign", _ALONE, _ZIP, within=b".npy"),
-    Foreign("a ZIP archive", "weights-archive", "unpack it first; PyTorch writes such files, too", _ZIP),
+    Foreign("a ZIP archive", "weights-archive", "unpack it first; PyTorch writes such files as well", _ZIP),
     Foreign("a gzip archive", "weights-archive", "unpack it first", (b"\x1f\x8b",)),
     Foreign(
         "an archive",
@@ -56,19 +56,20 @@ FOREIGN = (
 )
 
 
-def _refuse_foreign(path: Path, data: bytes) -> None:
+def refuse_foreign(path: Path, data: bytes) -> None:
+    """Raise a `WeightsError` where `data`, the beginning of the file, is another program's or text."""
     small = data.removeprefix(codecs.BOM_UTF8).lower()
     for row in FOREIGN:
         if small[row.offset :].lstrip().startswith(row.starts) and row.within in small:
             what = f"is {row.kind}, expected darknet's weights"
             raise WeightsError(path, what, cause=row.cause, finding=row.finding)
     if data and _is_text(data):
-        cause = "an error message that was saved as file, or a cfg?"
+        cause = "an error message that was saved as a file, or a cfg?"
         raise WeightsError(path, "is text, expected darknet's weights", cause=cause, finding="weights-text")
 
 
 def _is_text(data: bytes) -> bool:
-    """UTF-8 without control characters; the last one may be cut."""
+    """Return whether it is UTF-8 without control characters; the last character may be cut."""
     try:
         text = codecs.getincrementaldecoder("utf-8")().decode(data)
     except UnicodeDecodeError:

@@ -1,4 +1,4 @@
-"""The gates of gated recurrent layers, in the order in which each fork stores them."""
+"""The gates of gated recurrent layers, in the order in which each fork stores them (`load_weights_upto`)."""
 
 from __future__ import annotations
 
@@ -6,20 +6,26 @@ from typing import NamedTuple
 
 
 class Gate(NamedTuple):
-    """One fully-connected part of a gated recurrent layer, by its field in the fork's C struct."""
+    """One fully connected part of a gated recurrent layer, named by its field in the fork's C struct."""
 
     name: str
     on_state: bool  # multiplies the previous state (out x out), not the input (in x out)
 
 
-def _gates(states: str, inputs: str, *, inputs_first: bool = False) -> tuple[Gate, ...]:
-    state = tuple(Gate(name, True) for name in states.split())
-    fed = tuple(Gate(name, False) for name in inputs.split())
-    return fed + state if inputs_first else state + fed
+def _on_state(names: str) -> tuple[Gate, ...]:
+    return tuple(Gate(name=name, on_state=True) for name in names.split())
 
 
-_LSTM_SINCE_ALEXEYAB = _gates("wf wi wg wo", "uf ui ug uo")
+def _on_input(names: str) -> tuple[Gate, ...]:
+    return tuple(Gate(name=name, on_state=False) for name in names.split())
 
-_GRU_SINCE_ALEXEYAB = _gates(
-    "state_z_layer state_r_layer state_h_layer", "input_z_layer input_r_layer input_h_layer", inputs_first=True
+
+PJREDDIE_GRU = _on_state("wz wr wh") + _on_input("uz ur uh")
+
+ALEXEYAB_GRU = _on_input("input_z_layer input_r_layer input_h_layer") + _on_state(
+    "state_z_layer state_r_layer state_h_layer"
 )
+
+PJREDDIE_LSTM = _on_state("wi wf wo wg") + _on_input("ui uf uo ug")
+
+ALEXEYAB_LSTM = _on_state("wf wi wg wo") + _on_input("uf ui ug uo")  # and hank's

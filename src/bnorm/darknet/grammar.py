@@ -2,9 +2,9 @@
 
 pjreddie and alexeyab (`parser.c: read_cfg`, `utils.c: strip`, `option_list.c`) remove blanks everywhere in a line, also
 inside names and values, then look at the first byte: `[` opens a section whose type is the whole line, `#` and `;`
-make the line a comment, anything else is `key=value`, split at the first `=`. There are no inline comments. Of a
-duplicated key the first line counts; a key without `=` is as good as absent and hides later ones; `key=` is dropped.
-Integers are `atoi`'s.
+make the line a comment, anything else is `key=value`, split at the first `=`. There are no inline comments. If a key
+is duplicated, the first line counts; a key without `=` gets its default and hides later ones; `key=` is dropped.
+Integers are read by `atoi`.
 
 hank (`darknet_cfg.cpp: CfgFile::read`) trims the ends of a line and matches two patterns, so that `#` starts a comment
 anywhere and a line that matches neither is skipped. Duplicated and unknown keys and non-numeric numbers are fatal.
@@ -19,31 +19,45 @@ from typing import NamedTuple
 
 from bnorm.text import short
 
-INT_MAX = 2**31 - 1  # what the forks count in
+INT_MAX = 2**31 - 1  # the forks count in C ints
 
-Entry = tuple[str | None, str | None]  # (None, section name) or (key, value)
+
+class Heading(NamedTuple):
+    """A line that opens a section: the text between the brackets, or the whole line where the fork takes all of it."""
+
+    name: str
+
+
+class Assignment(NamedTuple):
+    """A line of a section; `value` is None where there is no `=`, empty where the parser drops the line."""
+
+    key: str
+    value: str | None
 
 
 class Grammar(NamedTuple):
-    """How a parser reads one line, a number and a list; each raises ValueError with what it expected."""
+    """How a parser reads one line (None: a comment or blank), a number and a list.
 
-    read_line: Callable[[str], Entry | None]
-    integer: Callable[[str], list[int]]
+    Each function raises ValueError with the value that it expected.
+    """
+
+    read_line: Callable[[str], Heading | Assignment | None]
+    integer: Callable[[str], int]
     integers: Callable[[str], list[int]]
 
 
-def _blank_free(blanks: str) -> Callable[[str], Entry | None]:
-    """The line reader of pjreddie and alexeyab, which drop `blanks` wherever they stand."""
+def _blank_free(blanks: str) -> Callable[[str], Heading | Assignment | None]:
+    """Return the line reader of pjreddie and alexeyab, which removes `blanks` anywhere in a line."""
     table = str.maketrans("", "", blanks)
 
-    def read_line(line: str) -> Entry | None:
+    def read_line(line: str) -> Heading | Assignment | None:
         line = line.translate(table)
         if line[:1] in ("", "#", ";"):
             return None
         if line[0] == "[":
-            return None, line[1:-1] if line.endswith("]") else line  # the fork compares the whole line with "[type]"
+            return Heading(line[1:-1] if line.endswith("]") else line)  # the fork compares the whole line with "[type]"
         key, equals, value = line.partition("=")
-        return key, value if equals else None
+        return Assignment(key, value if equals else None)
 
     return read_line
 
@@ -59,23 +73,30 @@ _STOF = re.compile(r"-?(?:[0-9]+\.?[0-9]*|\.[0-9]+)")
 _HANK_MOST = 50_000  # longer values overflow the stack of the regular expressions that hank uses
 
 
-def _hank_line(line: str) -> Entry | None:
+def _hank_line(line: str) -> Heading | Assignment | None:
+    """Read a line with hank's two patterns; a line that matches neither is dropped."""
     line = line.strip(" \t\r\n")
     if match := _HANK_SECTION.match(line):
-        return None, match[1]
+        return Heading(match[1])
     if match := _HANK_OPTION.match(line):
-        key, value = match[1], match[2].strip(" \t\r\n")
-        if not value:
-            raise ValueError(f"{short(key)}=, expected a value before the #")
-        if len(value) > _HANK_MOST:
-            raise ValueError(f"{short(key)}={short(value)}, expected at most {_HANK_MOST:,} characters")
-        if not value.strip(_NUMERIC) and not _STOF.match(value):
-            raise ValueError(f"{short(key)}={short(value)}, expected a number")
-        return key, value
-    return (line.partition("=")[0].rstrip(), "") if line and line[0] not in "#;" else None  # skipped by hank
+        return Assignment(match[1], _hank_value(match[1], match[2].strip(" \t\r\n")))
+    if not line or line[0] in "#;":
+        return None
+    return Assignment(line.partition("=")[0].rstrip(), "")
+
+
+def _hank_value(key: str, value: str) -> str:
+    if not value:
+        raise ValueError(f"{short(key)}=, expected a value before the #")
+    if len(value) > _HANK_MOST:
+        raise ValueError(f"{short(key)}={short(value)}, expected at most {_HANK_MOST:,} characters")
+    if not value.strip(_NUMERIC) and not _STOF.match(value):
+        raise ValueError(f"{short(key)}={short(value)}, expected a number")
+    return value
 
 
 def _within_int(digits: str) -> int:
+    """Convert decimal digits to an int, or raise ValueError where a C int cannot hold them."""
     number = int(digits) if len(digits) < 20 else 2**63
     if abs(number) > INT_MAX:
         raise ValueError("a number that fits a 32-bit int")
@@ -86,13 +107,13 @@ _DIGITS = re.compile(r"[ \t\n\v\f\r]*([+-]?[0-9]+)")
 
 
 def _atoi(value: str) -> int:
-    """C's atoi: the leading integer, and 0 where there is none."""
+    """Return the leading integer, or 0 without one, as C's atoi does."""
     match = _DIGITS.match(value)
     return _within_int(match[1]) if match else 0
 
 
 def _hank_integer(value: str) -> int:
-    """Hank's numbers: plain decimals, held in a float32 on the way."""
+    """Convert a plain decimal number, which hank holds in a float32 on the way."""
     match = _STOF.match(value)
     if match is None or value.strip(_NUMERIC):
         raise ValueError("a plain decimal number: hank refuses anything else")
@@ -103,6 +124,7 @@ def _hank_integer(value: str) -> int:
 
 
 def _hank_integers(value: str) -> list[int]:
+    """Return the runs of digits and minus signs, up to the first that does not begin with a number."""
     numbers: list[int] = []
     for run in re.findall(r"[-0-9]+", value):
         match = re.match(r"-?[0-9]+", run)
@@ -112,14 +134,12 @@ def _hank_integers(value: str) -> list[int]:
     return numbers
 
 
-def _line_grammar(blanks: str) -> Grammar:
-    return Grammar(
-        _blank_free(blanks), lambda value: [_atoi(value)], lambda value: [_atoi(item) for item in value.split(",")]
-    )
+def _atoi_list(value: str) -> list[int]:
+    return [_atoi(item) for item in value.split(",")]
 
 
 GRAMMARS: dict[str, Grammar] = {
-    "pjreddie": _line_grammar(" \t\n"),
-    "alexeyab": _line_grammar(" \t\n\r"),
-    "hank": Grammar(_hank_line, lambda value: [_hank_integer(value)], _hank_integers),
+    "pjreddie": Grammar(read_line=_blank_free(" \t\n"), integer=_atoi, integers=_atoi_list),
+    "alexeyab": Grammar(read_line=_blank_free(" \t\n\r"), integer=_atoi, integers=_atoi_list),
+    "hank": Grammar(read_line=_hank_line, integer=_hank_integer, integers=_hank_integers),
 }

@@ -1,26 +1,41 @@
-"""What hank refuses beyond its grammar, where the other forks go on with a default.
+"""What hank refuses beyond its grammar, where the other forks continue with a default.
 
 Sources: `darknet_cfg.cpp: find_unused_lines, parse_net_section`, `darknet_enums.cpp`.
 """
 
 from __future__ import annotations
 
-from bnorm.darknet.cfg import Section
+from typing import NamedTuple
+
+from bnorm.darknet.cfg import Option, Section
 from bnorm.darknet.grammar import GRAMMARS
 from bnorm.darknet.vocabulary import ACTIVATIONS
+from bnorm.errors import CfgError
 from bnorm.text import short
 
-# Keys of [net] that it asks for only where another key has one of these values; the empty tuple: any number but 0.
-CONDITIONS: dict[str, tuple[str, tuple[str, ...]]] = {
-    "B1": ("adam", ()),
-    "B2": ("adam", ()),
-    "eps": ("adam", ()),
-    "step": ("policy", ("step", "sigmoid")),
-    "scale": ("policy", ("step",)),
-    "steps": ("policy", ("steps", "sgdr")),
-    "scales": ("policy", ("steps", "sgdr")),
-    "seq_scales": ("policy", ("steps", "sgdr")),
-    "gamma": ("policy", ("exp", "sigmoid")),
+
+class Condition(NamedTuple):
+    """Another key of [net], and the values with which hank asks for a key; no values: any number except 0."""
+
+    key: str
+    values: tuple[str, ...] = ()
+
+
+_ADAM = Condition("adam")
+
+_LISTS = Condition("policy", ("steps", "sgdr"))
+
+# Keys of [net] that hank asks for under a condition only.
+CONDITIONS: dict[str, Condition] = {
+    "B1": _ADAM,
+    "B2": _ADAM,
+    "eps": _ADAM,
+    "step": Condition("policy", ("step", "sigmoid")),
+    "scale": Condition("policy", ("step",)),
+    "steps": _LISTS,
+    "scales": _LISTS,
+    "seq_scales": _LISTS,
+    "gamma": Condition("policy", ("exp", "sigmoid")),
 }
 
 # Keys whose value is one of these names.
@@ -32,7 +47,7 @@ NAMES: dict[str, frozenset[str]] = {
     "nms_kind": frozenset("default greedynms diounms cornersnms".split()),
 }
 
-# Other keys whose value is no single number; every other key's must be one.
+# Other keys whose value is not a single number; that of every other key must be one.
 TEXTS = frozenset(
     """tree map iou_thresh_kind yolo_point weights_type weights_normalization layers from mask anchors steps scales
     seq_scales counters_per_class""".split()
@@ -40,29 +55,39 @@ TEXTS = frozenset(
 
 
 def check(section: Section) -> None:
-    """A `CfgError` for a key that is given twice, that hank never asks for, or whose value it cannot take."""
+    """Raise a `CfgError` for a key that is given twice, that hank never asks for, or whose value it cannot convert."""
     seen: set[str] = set()
-    for key, value, line in section.options:
-        if not value:
-            continue
-        twice = f"is given twice, which {section.dialect.name} refuses" if key in seen else ""
-        if refused := twice or _unused(section, key) or _unfit(section, key, value):
-            finding = "cfg-duplicate-key" if twice else "" if section.knows(key) else "cfg-unknown-key"
-            raise section.error(f"{short(key)} {refused}", line=line, finding=finding)
-        seen.add(key)
+    for option in section.options:
+        if option.value:
+            error = _refusal(section, option, option.value, again=option.key in seen)
+            if error:
+                raise error
+            seen.add(option.key)
+
+
+def _refusal(section: Section, option: Option, value: str, *, again: bool) -> CfgError | None:
+    """Return the error of an option that hank refuses, None for one that it reads."""
+    name, finding = section.dialect.name, ""
+    if again:
+        what, finding = f"is given twice, which {name} refuses", "cfg-duplicate-key"
+    elif not section.knows(option.key):
+        what, finding = f"is unknown, which {name} refuses", "cfg-unknown-key"
+    else:
+        what = _unused(section, option.key) or _wrong_value(section, option.key, value)
+    return section.error(f"{short(option.key)} {what}", line=option.line, finding=finding) if what else None
 
 
 def _unused(section: Section, key: str) -> str:
-    if not section.knows(key):
-        return f"is unknown, which {section.dialect.name} refuses"
+    """Say that the condition for this key is not met; empty if it is."""
     if section.type != "net" or key not in CONDITIONS:
         return ""
     decider, values = CONDITIONS[key]
-    asked = section.text(decider) in values if values else section.flag(decider)
-    return "" if asked else f"is not used with this {decider}, which {section.dialect.name} refuses"
+    is_met = section.text(decider) in values if values else section.flag(decider)
+    return "" if is_met else f"is not used with this {decider}, which {section.dialect.name} refuses"
 
 
-def _unfit(section: Section, key: str, value: str) -> str:
+def _wrong_value(section: Section, key: str, value: str) -> str:
+    """Say which value was expected; empty if this one can be converted."""
     if key in NAMES:
         return "" if value in NAMES[key] else f"is {short(value)}, expected one of {', '.join(sorted(NAMES[key]))}"
     if key in TEXTS:

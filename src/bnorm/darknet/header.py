@@ -4,11 +4,11 @@
 |--------|------------|-----------------------------------------------------------------------|
 | 0      | i32        | major                                                                 |
 | 4      | i32        | minor                                                                 |
-| 8      | i32        | revision, which nobody looks at                                       |
+| 8      | i32        | revision, which no fork reads                                         |
 | 12     | u64 or u32 | seen: 8 bytes where major·10 + minor ≥ 2 (as a C int), otherwise 4    |
 
 Little-endian. pjreddie also reads 4 bytes where major or minor is 1000 or more. A major or minor over 1000 means that
-the matrices of fully-connected layers are stored transposed. Source: `parser.c: load_weights_upto`, hank `weights.cpp`.
+the weights of fully connected layers are stored transposed. Source: `parser.c: load_weights_upto`, hank `weights.cpp`.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import BinaryIO, NamedTuple
 
 from bnorm.darknet.dialects import Dialect
-from bnorm.darknet.foreign import _refuse_foreign
+from bnorm.darknet.foreign import refuse_foreign
 from bnorm.errors import WeightsError
 
 VERSION = struct.Struct("<3i")
@@ -27,7 +27,7 @@ WIDE, NARROW, NARROW_SIGNED = struct.Struct("<Q"), struct.Struct("<I"), struct.S
 
 TRANSPOSED_ABOVE = 1000
 
-# Which dialects write which (major, minor, revision); None stands for any. 0.1 is that of pjreddie's old files.
+# The dialects that write each (major, minor, revision); None matches any. pjreddie wrote 0.1 in the past.
 WRITERS: tuple[tuple[tuple[int | None, int | None, int | None], tuple[str, ...]], ...] = (
     ((0, 2, 5), ("alexeyab", "hank")),
     ((0, 2, 0), ("pjreddie",)),
@@ -36,7 +36,7 @@ WRITERS: tuple[tuple[tuple[int | None, int | None, int | None], tuple[str, ...]]
 
 
 class Header(NamedTuple):
-    """The version fields, `seen`, and how many bytes the header takes in its file: 16 or 20."""
+    """The version fields, `seen`, and the size of the header in its file: 16 or 20 bytes."""
 
     major: int
     minor: int
@@ -46,23 +46,23 @@ class Header(NamedTuple):
 
     @property
     def transposed(self) -> bool:
-        """Whether fully-connected weights are stored [in][out]."""
+        """Return whether the weights of fully connected layers are stored (in, out)."""
         return self.major > TRANSPOSED_ABOVE or self.minor > TRANSPOSED_ABOVE
 
     def pack(self) -> bytes:
-        """Its bytes, as many as `nbytes`."""
+        """Return its `nbytes` bytes."""
         narrow = NARROW_SIGNED if self.seen < 0 else NARROW
         seen = WIDE if self.nbytes == VERSION.size + WIDE.size else narrow
         return VERSION.pack(*self[:3]) + seen.pack(self.seen)
 
     @property
     def version(self) -> str:
-        """As darknet's users write it: `0.2.5`."""
+        """Return the version as darknet's users write it: `0.2.5`."""
         return f"{self.major}.{self.minor}.{self.revision}"
 
     @property
     def writers(self) -> tuple[str, ...]:
-        """The dialects that write this version; none for a version that no known fork writes."""
+        """Return the dialects that write this version; none for a version that no known fork writes."""
         return next((writers for row, writers in WRITERS if _matches(self, row)), ())
 
 
@@ -71,26 +71,28 @@ def _matches(header: Header, row: tuple[int | None, ...]) -> bool:
 
 
 def written_by(dialect: Dialect) -> Header:
-    """The header of a new network's file, as this fork saves it."""
-    return Header(*dialect.version, seen=0, nbytes=VERSION.size + WIDE.size)
+    """Return the header of a new network's file, as this fork saves it."""
+    major, minor, revision = dialect.version
+    return Header(major=major, minor=minor, revision=revision, seen=0, nbytes=VERSION.size + WIDE.size)
 
 
 def read_header(file: BinaryIO, path: Path, dialect: Dialect) -> Header:
-    """Read the header as `dialect` does; a `WeightsError` where the file is too short, or is something else."""
+    """Read the header as `dialect` does; a `WeightsError` if the file is too short or of another kind."""
     file.seek(0)
     data = file.read(512)
-    _refuse_foreign(path, data)
+    refuse_foreign(path, data)
     if len(data) < VERSION.size:
         raise _too_short(path, len(data), "16 or 20")
     major, minor, revision = VERSION.unpack_from(data)
     seen = seen_type(major, minor, dialect)
     if len(data) < VERSION.size + seen.size:
         raise _too_short(path, len(data), f"{VERSION.size + seen.size}")
-    return Header(major, minor, revision, seen.unpack_from(data, VERSION.size)[0], VERSION.size + seen.size)
+    (images,) = seen.unpack_from(data, VERSION.size)
+    return Header(major=major, minor=minor, revision=revision, seen=images, nbytes=VERSION.size + seen.size)
 
 
 def seen_type(major: int, minor: int, dialect: Dialect) -> struct.Struct:
-    """The type of `seen` behind this version."""
+    """Return the type of `seen` after this version."""
     number = (major * 10 + minor + 2**31) % 2**32 - 2**31  # a C int wraps around
     limit = dialect.narrow_seen_from
     if number >= 2 and (limit is None or (major < limit and minor < limit)):

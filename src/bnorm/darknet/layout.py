@@ -1,13 +1,14 @@
-"""Which arrays a weights file holds, in which order, at which offset: the one plan that everything else uses.
+"""The arrays that a weights file holds, their order and their offsets: the one plan that everything else uses.
 
 A file is a header and then little-endian float32 arrays, layer by layer, without gaps, names or lengths
 (`parser.c: load_weights_upto`, hank `weights.cpp`). The plan is what the dialect *reads* for a cfg: `dontload`,
-`dontloadscales`, `numload` and `flipped` change that, and a header of version 1000 or more transposes matrices.
+`dontloadscales`, `numload` and `flipped` change that, and a header of version 1000 or more transposes the weights of
+fully connected layers.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cached_property
 from itertools import groupby, pairwise
@@ -15,15 +16,17 @@ from math import prod
 from typing import NamedTuple
 
 from bnorm.darknet.dialects import Dialect
+from bnorm.darknet.header import Header
 from bnorm.darknet.network import Layer, Network
 from bnorm.darknet.parts import Part, array_name
+from bnorm.darknet.section_types import TYPES
 
 FLOAT = 4  # bytes of a float32
 
 NORMALISATION = ("scales", "rolling_mean", "rolling_variance")
 
-# What each kind of part stores, in file order. The arrays of batch normalisation are there only where it normalises.
-# A [batchnorm] section's order is its dialect's.
+# What each kind of part stores, in file order. A part without batch normalisation lacks the arrays of NORMALISATION.
+# The order of a [batchnorm] section is a row of its dialect.
 ORDER: dict[str, tuple[str, ...]] = {
     "convolutional": ("biases", *NORMALISATION, "weights"),
     "deconvolutional": ("biases", *NORMALISATION, "weights"),
@@ -32,11 +35,13 @@ ORDER: dict[str, tuple[str, ...]] = {
     "weights": ("weights",),
 }
 
-FILTERED = frozenset({"convolutional", "deconvolutional"})  # loaded by load_convolutional_weights
-
 
 class Array(NamedTuple):
-    """One stored array. `shape` is its shape in memory; `stored` and `axes` say how the file holds it."""
+    """One stored array, with its shape in memory and in the file.
+
+    A transposed matrix of 10 outputs and 4 inputs has `shape` (10, 4), `stored` (4, 10) and `axes` (1, 0), so that
+    `values.reshape(stored).transpose(axes)` has `shape`.
+    """
 
     layer: int
     part: str
@@ -44,25 +49,25 @@ class Array(NamedTuple):
     shape: tuple[int, ...]
     offset: int
     stored: tuple[int, ...]  # shape in the file
-    axes: tuple[int, ...] | None  # the permutation from the file's axes to those of `shape`; None: the same
+    axes: tuple[int, ...] | None  # for each axis of `shape`, its axis in the file; None if they are the same
 
     @property
     def name(self) -> str:
-        """Its name within the layer: `weights`, `wf.rolling_mean`."""
+        """Return its name within the layer: `weights`, `wf.rolling_mean`."""
         return array_name(self.part, self.field)
 
     @property
     def size(self) -> int:
-        """Number of values."""
+        """Return the number of values."""
         return prod(self.shape)
 
     @property
     def end(self) -> int:
-        """Offset of the first byte behind it."""
+        """Return the offset of the first byte after it."""
         return self.offset + FLOAT * self.size
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Layout:
     """The plan of a file: its arrays in file order, and the size that the file must have."""
 
@@ -71,84 +76,93 @@ class Layout:
 
     @property
     def parameters(self) -> int:
-        """Number of stored values."""
+        """Return the number of stored values."""
         return sum(array.size for array in self.arrays)
 
     def by_layer(self) -> dict[int, tuple[Array, ...]]:
-        """The arrays of each layer that stores any, in file order."""
+        """Return the arrays of each layer that stores any, in file order."""
         return {layer: tuple(arrays) for layer, arrays in groupby(self.arrays, lambda array: array.layer)}
 
     @cached_property
     def by_name(self) -> dict[tuple[int, str], Array]:
-        """Each array by its layer and its name."""
+        """Return each array by its layer and its name."""
         return {(array.layer, array.name): array for array in self.arrays}
 
+    def array(self, layer: int, name: str) -> Array:
+        """Return one array; the KeyError of a wrong name lists the arrays of the layer."""
+        if (layer, name) not in self.by_name:
+            names = [array.name for array in self.arrays if array.layer == layer]
+            expected = f"expected one of {', '.join(names)}" if names else "the layer stores no arrays"
+            raise KeyError(f"layer {layer} has no array {name!r}: {expected}")
+        return self.by_name[layer, name]
+
+    def __repr__(self) -> str:
+        return f"<Layout: {len(self.arrays):,} arrays, {self.nbytes:,} bytes>"
+
     def cut(self, nbytes: int) -> Array | None:
-        """The array inside which, or before which, a file of `nbytes` ends; None where it holds them all."""
+        """Return the array in which, or before which, a file of `nbytes` ends; None if the file holds them all."""
         return next((array for array in self.arrays if array.end > nbytes), None)
 
 
-def plan(network: Network, header: int, *, transposed: bool = False) -> Layout:
-    """Place every array behind a header of `header` bytes; `transposed` is `header.Header.transposed`."""
-    shapes = [shape for layer in network.layers for shape in _layer(layer, network.dialect, transposed)]
+def plan(network: Network, header: Header) -> Layout:
+    """Place every array after the header; a `CfgError` where the fork cannot load what the cfg asks for."""
     arrays: list[Array] = []
-    offset = header
-    for layer, part, field, shape, axes in shapes:
-        stored = shape if axes is None else tuple(shape[axes.index(axis)] for axis in range(len(shape)))
-        arrays.append(Array(layer, part, field, shape, offset, stored, axes))
-        offset = arrays[-1].end
-    return Layout(tuple(arrays), offset)
+    offset = header.nbytes
+    for layer in network.layers:
+        for array in _layer(layer, network.dialect, header.transposed):
+            arrays.append(array._replace(offset=offset))
+            offset = arrays[-1].end
+    return Layout(arrays=tuple(arrays), nbytes=offset)
 
 
-Placed = tuple[int, str, str, tuple[int, ...], tuple[int, ...] | None]
-
-
-def _layer(layer: Layer, dialect: Dialect, transposed: bool) -> Iterator[Placed]:
-    section = layer.section
-    if section.flag("dontload"):
+def _layer(layer: Layer, dialect: Dialect, transposed: bool) -> Iterator[Array]:
+    """Yield the stored arrays of a layer in file order, all at offset 0."""
+    if layer.section.flag("dontload"):
         return
-    # Sub-layers never have the flag, nor does [batchnorm] look at it.
-    bare = section.flag("dontloadscales") and layer.type in {*FILTERED, "connected"}
-    flipped = section.flag("flipped")
+    without_scales = layer.section.flag("dontloadscales") and TYPES[layer.type].skips_scales
     for part in layer.parts:
-        if part.shared is not None:
-            continue
-        filters = _numload(layer, part)
-        for field in _fields(part, dialect, bare):
-            shape = _shape(part, field)
-            if filters is not None:
-                behind = 1 if (part.kind, field) == ("deconvolutional", "weights") else 0  # [c][n][k][k]
-                shape = (*shape[:behind], filters, *shape[behind + 1 :])
-            axes = _axes(layer, part, flipped, transposed) if field == "weights" else None
-            yield layer.index, part.name, field, shape, axes
+        if part.shared is None:
+            filters = _stored_filters(layer, part)
+            for field in _fields(part, dialect, without_scales):
+                yield _array(layer, part, field, filters=filters, transposed=transposed)
 
 
-def _fields(part: Part, dialect: Dialect, bare: bool) -> Sequence[str]:
+def _fields(part: Part, dialect: Dialect, without_scales: bool) -> list[str]:
+    """Return the fields of the part's arrays in file order."""
     order = dialect.batchnorm if part.kind == "batchnorm" else ORDER[part.kind]
-    normalised = part.batch_normalize and not bare
+    normalised = part.batch_normalize and not without_scales
     return [field for field in order if normalised or field not in NORMALISATION]
 
 
-def _shape(part: Part, field: str) -> tuple[int, ...]:
+def _array(layer: Layer, part: Part, field: str, *, filters: int | None, transposed: bool) -> Array:
     shapes = {"weights": part.weights, "biases": part.biases}
-    return shapes.get(field, (part.channels,))
+    shape = shapes.get(field, (part.channels,))
+    if filters is not None:
+        axis = 1 if (part.kind, field) == ("deconvolutional", "weights") else 0  # weights (c, n, k, k)
+        shape = (*shape[:axis], filters, *shape[axis + 1 :])
+    axes = _axes(layer, part, transposed) if field == "weights" else None
+    stored = shape if axes is None else tuple(shape[axes.index(axis)] for axis in range(len(shape)))
+    return Array(layer=layer.index, part=part.name, field=field, shape=shape, offset=0, stored=stored, axes=axes)
 
 
-def _numload(layer: Layer, part: Part) -> int | None:
-    """PJ `load_convolutional_weights`: `numload` filters are in the file; more than the layer has overflow its heap."""
+def _stored_filters(layer: Layer, part: Part) -> int | None:
+    """Return the number of filters in the file where `numload` gives it, else None.
+
+    `load_convolutional_weights` overflows its heap for more filters than the layer has.
+    """
     number = layer.section.integer("numload", 0)
-    if not number or layer.type not in FILTERED:
+    if not number or not TYPES[layer.type].loads_filters:
         return None
     if not 1 <= number <= part.channels:
         raise layer.section.error(f"numload={number}, expected 1 to {part.channels}, its filters", "numload")
     return number
 
 
-def _axes(layer: Layer, part: Part, flipped: bool, transposed: bool) -> tuple[int, ...] | None:
-    """How the file's axes become those of the weights in memory."""
+def _axes(layer: Layer, part: Part, transposed: bool) -> tuple[int, ...] | None:
+    """Return `Array.axes` of a part's weights."""
     if part.kind == "connected" and transposed:
         return (1, 0)
-    if flipped and layer.type == "convolutional":
+    if layer.type == "convolutional" and layer.section.flag("flipped"):
         if layer.section.dialect.flips_whole and part.weights[1] != layer.incoming.channels:
             raise layer.section.error("flipped=1 with groups, where pjreddie's loader overruns its memory", "flipped")
         return (3, 0, 1, 2)
@@ -156,13 +170,13 @@ def _axes(layer: Layer, part: Part, flipped: bool, transposed: bool) -> tuple[in
 
 
 def ends_at_layer(layout: Layout, nbytes: int) -> bool:
-    """Whether a file of `nbytes` ends exactly between two layers, as the partial files `NAME.conv.N` do."""
+    """Return whether a file of `nbytes` ends between two layers, as the partial files `NAME.conv.N` do."""
     borders = (after.offset for before, after in pairwise(layout.arrays) if before.layer != after.layer)
     return nbytes in borders
 
 
 class Form(NamedTuple):
-    """The axes of a kind's weights: that of its filters, and those that it sums over."""
+    """The axes of the weights of one kind of part: that of its filters, and those that it sums over."""
 
     filters: int
     window: tuple[int, ...]
@@ -177,9 +191,9 @@ FORMS = {
 
 
 def channel_axis(layer: Layer, array: Array) -> int:
-    """The axis of `array.stored` that counts channels: of weights that of their filters, by `linear.FORMS`."""
+    """Return the axis of `array.stored` that counts channels: for weights that of their filters, see `FORMS`."""
     if layer.type == "shortcut":
-        return 1  # behind the layers that it adds
+        return 1  # axis 0 counts the layers that it adds
     kind = next(part.kind for part in layer.parts if part.name == array.part)
     axis = FORMS[kind].filters if array.field == "weights" and kind in FORMS else 0
     return array.axes[axis] if array.axes else axis

@@ -1,4 +1,4 @@
-"""A model: a cfg, its weights where given, and the dialect that reads them."""
+"""A model: a cfg, its weights if given, and the dialect that reads them."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from bnorm.darknet.network import Network
 
 
 class Model(NamedTuple):
-    """A cfg as one dialect reads it, with the plan of its file; `reason` says why that dialect, if bnorm chose it."""
+    """A cfg as one dialect reads it, with the plan of its file; `reason` says why, if bnorm chose the dialect."""
 
     network: Network
     header: Header
@@ -23,10 +23,14 @@ class Model(NamedTuple):
 
     @property
     def dialect(self) -> Dialect:
-        """Whose file rules apply."""
+        """Return the dialect whose rules apply."""
         return self.network.dialect
 
     @property
     def fits(self) -> bool | None:
-        """Whether the file has the planned size; None without a file."""
+        """Return whether the file has the planned size; None without a file."""
         return None if self.nbytes is None else self.nbytes == self.layout.nbytes
+
+    def __repr__(self) -> str:
+        weights = f", {self.weights}: {self.nbytes:,} bytes" if self.weights else ""
+        return f"<Model: {self.network!r}{weights}>"

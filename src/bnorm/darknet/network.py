@@ -1,82 +1,114 @@
-"""A network: the layers that a dialect builds from a cfg, each with its shapes and its parts."""
+"""A network: the layers that a dialect builds from a cfg, each with its shapes, its inputs and its parts."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
+from math import prod
 
 from bnorm.darknet import cfg, hank
-from bnorm.darknet.cfg import Section, Text
+from bnorm.darknet.cfg import CfgText, Section
 from bnorm.darknet.dialects import Dialect
 from bnorm.darknet.grammar import INT_MAX
-from bnorm.darknet.parts import Built, Part, parts
-from bnorm.darknet.shape_rules import Node, output_shape
-from bnorm.darknet.shapes import Shape, handed_on, image, size_text
+from bnorm.darknet.parts import Part, parts
+from bnorm.darknet.shape_rules import output_shape
+from bnorm.darknet.shapes import LayerContext, Shape, image, layers_read, passed_on, size_text
 
-MOST_PARTS = 2000  # of all layers together; the largest network that any fork ships has some hundred
+MOST_PARTS = 2000  # of all layers together; the largest network that any fork ships has a few hundred
 
 
 @dataclass(frozen=True, slots=True)
 class Layer:
-    """One section after [net]. `output` is what the fork reports for it; the next layer may receive a blurred one."""
+    """One section after [net], with its shapes, inputs and parts.
+
+    Its inputs are the layer before it (of [route] too, which ignores it) and those in `reads`. `output` is the shape
+    that the fork reports; the next layer may receive a blurred one, see `shapes.passed_on`.
+    """
 
     index: int
     section: Section
     incoming: Shape
+    reads: tuple[int, ...]  # the layers that it reads by number, besides the one before it
     output: Shape
     parts: tuple[Part, ...]
 
     @property
     def type(self) -> str:
-        """Darknet's long name of the section's type."""
+        """Return darknet's long name of the section's type."""
         return self.section.type
 
     @property
     def batch_normalize(self) -> bool:
-        """Whether any part of it normalises."""
+        """Return whether any part of it normalises."""
         return any(part.batch_normalize for part in self.parts)
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, repr=False)
 class Network:
-    """A cfg as one dialect reads it. `images_per_batch` is what one step of training sees."""
+    """A cfg as one dialect reads it. `images_per_batch` is the number of images in one step of training."""
 
-    text: Text
+    text: CfgText
     dialect: Dialect
     net: Section
     input: Shape
     images_per_batch: int
     layers: tuple[Layer, ...]
 
+    def __repr__(self) -> str:
+        return f"<Network: {self.text.path}, {self.dialect.name}, {len(self.layers):,} layers>"
+
     @property
     def sections(self) -> tuple[Section, ...]:
-        """[net] and the sections of the layers."""
+        """Return [net] and the sections of the layers."""
         return self.net, *(layer.section for layer in self.layers)
 
 
-def build(text: Text, dialect: Dialect) -> Network:
+def build(text: CfgText, dialect: Dialect) -> Network:
     """Read the cfg as `dialect` does and infer every shape; a `CfgError` names the line where the fork would fail."""
     net, *sections = cfg.sections(text, dialect)
     if dialect.strict:
         for section in (net, *sections):
             hank.check(section)
-    received = entry = _input(net)
-    outputs: list[Shape] = []
+    entry = _input(net)
+    layers = _layers(sections, entry)
+    _check_whole_strides(entry, layers[-1])
+    return Network(
+        text=text,
+        dialect=dialect,
+        net=net,
+        input=entry,
+        images_per_batch=_images_per_batch(net),
+        layers=tuple(layers),
+    )
+
+
+def _layers(sections: Sequence[Section], entry: Shape) -> list[Layer]:
+    """Build one layer after the other, each from the outputs of those before it."""
     layers: list[Layer] = []
-    learned = 0
-    for index, section in enumerate(sections):
-        output = output_shape(Node(section, received, outputs))
-        layer = Layer(index, section, received, output, parts(Built(section, index, received, output)))
-        _check_counts(layer)
-        _check_shared(layer, layers)
-        learned += len(layer.parts)
-        if learned > MOST_PARTS:
-            raise section.error(f"makes more than {MOST_PARTS} convolutions and matrices, expected some hundred")
+    incoming, part_count = entry, 0
+    for section in sections:
+        layer = _layer(section, incoming, layers)
+        part_count += len(layer.parts)
+        if part_count > MOST_PARTS:
+            what = f"makes more than {MOST_PARTS} convolutions and fully connected parts, expected a few hundred"
+            raise section.error(what)
         layers.append(layer)
-        outputs.append(output)
-        received = handed_on(section, output)
-    if dialect.whole_strides:
-        _check_whole_strides(entry, layers[-1])
-    return Network(text, dialect, net, entry, _images_per_batch(net), tuple(layers))
+        incoming = passed_on(section, layer.output)
+    return layers
+
+
+def _layer(section: Section, incoming: Shape, earlier: Sequence[Layer]) -> Layer:
+    index = len(earlier)
+    reads = layers_read(section, index)
+    numbered = tuple(earlier[number].output for number in reads)
+    context = LayerContext(section=section, index=index, incoming=incoming, reads=reads, numbered=numbered)
+    output = output_shape(context)
+    layer = Layer(
+        index=index, section=section, incoming=incoming, reads=reads, output=output, parts=parts(context, output)
+    )
+    _check_counts(layer)
+    _check_shared(layer, earlier)
+    return layer
 
 
 def _input(net: Section) -> Shape:
@@ -91,24 +123,25 @@ def _input(net: Section) -> Shape:
 
 
 def _images_per_batch(net: Section) -> int:
-    """`cur_iteration` counts these: batch rounded down to whole subdivisions, times the time steps (AB `parser.c`)."""
+    """Return the images of one iteration: batch rounded down to whole subdivisions, times the time steps.
+
+    AlexeyAB, `parser.c: parse_net_options`.
+    """
     subdivisions = net.positive("subdivisions")
     return net.positive("batch") // subdivisions * net.positive("time_steps") * subdivisions
 
 
 def _check_counts(layer: Layer) -> None:
-    """The forks count an array's values in an int: larger ones overflow before anything is read."""
+    """Refuse arrays with more values than an int counts: the forks overflow before they read anything."""
     for part in layer.parts:
-        count = 1
-        for length in part.weights:
-            count *= length
+        count = prod(part.weights)
         if count > INT_MAX:
             what = f"{part.name} has {count:,} weights".strip()
             raise layer.section.error(f"{what}, expected a number that fits a 32-bit int")
 
 
-def _check_shared(layer: Layer, earlier: list[Layer]) -> None:
-    """`share_index` must name a convolution of the same shape (AB `make_convolutional_layer`)."""
+def _check_shared(layer: Layer, earlier: Sequence[Layer]) -> None:
+    """Require of `share_index` a convolution of the same shape (AlexeyAB, `make_convolutional_layer`)."""
     part = layer.parts[0] if layer.parts else None
     if part is None or part.shared is None:
         return
@@ -120,6 +153,7 @@ def _check_shared(layer: Layer, earlier: list[Layer]) -> None:
 
 
 def _check_whole_strides(entry: Shape, last: Layer) -> None:
+    """Require multiples of 32, which hank demands of networks that end in some of its detection layers."""
     sizes = (entry.height, entry.width)
-    if last.type in ("yolo", "region") and any(size < 32 or size % 32 for size in sizes):
-        raise last.section.error(f"ends a network of {size_text(sizes)}, expected multiples of 32, which hank demands")
+    if last.type in last.section.dialect.whole_strides and any(size < 32 or size % 32 for size in sizes):
+        raise last.section.error(f"ends a network of {size_text(sizes)}, expected multiples of 32, as hank requires")

@@ -1,8 +1,8 @@
-"""Which learned arrays each section type has: a table of parts.
+"""The learned arrays of each section type: a table of parts.
 
 A part is one linear operation with its arrays: the layer itself (its name is empty), or a sub-layer of a recurrent
-layer by its field in the fork's C struct, such as `wf` or `input_z_layer`. Shapes are row-major, as in memory. Parts
-stand in file order.
+layer, named by its field in the fork's C struct, such as `wf` or `input_z_layer`. Shapes are row-major, as in memory.
+Parts are in file order.
 """
 
 from __future__ import annotations
@@ -12,16 +12,18 @@ from typing import NamedTuple
 
 from bnorm.darknet.cfg import Section
 from bnorm.darknet.gates import Gate
-from bnorm.darknet.shapes import Shape, kernel, resolve, sources, tdiv
+from bnorm.darknet.shapes import LayerContext, Shape, c_division, kernel, resolve
 
 SWITCHES = frozenset({"batch_normalize", "cbn"})  # the keys that turn batch normalisation on
+
+UNSHARED = -1_000_000_000  # the default of share_index
 
 
 class Part(NamedTuple):
     """One linear operation: its `kind` (a row of `layout.ORDER`), its channels, and the shapes of its arrays.
 
-    `biases` and the arrays of batch normalisation hold `channels` values each, but for `local`, whose biases have the
-    shape of its output. `shared` is the layer whose arrays these are (`share_index`): the file then holds none.
+    `biases` and the arrays of batch normalisation hold `channels` values each, except for `local`, whose biases have
+    the shape of its output. `shared` is the layer whose arrays the part uses (`share_index`): the file then holds none.
     """
 
     name: str
@@ -34,137 +36,160 @@ class Part(NamedTuple):
 
 
 def array_name(part: str, field: str) -> str:
-    """The field, behind its part's name where there is one: `wf.rolling_mean`."""
+    """Return the field, after the part's name if it has one: `wf.rolling_mean`."""
     return f"{part}.{field}" if part else field
 
 
-class Built(NamedTuple):
-    """A layer whose shapes are known: its section and number, what it receives and what it hands on."""
-
-    section: Section
-    layer: int
-    incoming: Shape
-    output: Shape
+Maker = Callable[[LayerContext, Shape], Iterator[Part]]
 
 
-Maker = Callable[[Built], Iterator[Part]]
-
-
-def parts(node: Built) -> tuple[Part, ...]:
-    """The layer's parts in file order; none for a type that learns nothing."""
-    make = PARTS.get(node.section.type)
-    return tuple(make(node)) if make else ()
+def parts(layer: LayerContext, output: Shape) -> tuple[Part, ...]:
+    """Return the parts of a layer with this output, in file order; none for a type that learns nothing."""
+    make = PARTS.get(layer.section.type)
+    return tuple(make(layer, output)) if make else ()
 
 
 def _convolution(
-    section: Section, name: str, filters: int, channels: int, size: int, *, shared: int | None = None
+    section: Section, name: str, *, filters: int, channels: int, size: int, shared: int | None = None
 ) -> Part:
-    """n filters over channels/groups inputs each: weights (n, channels/groups, size, size)."""
+    """Return a convolution with weights (filters, channels / groups, size, size)."""
     groups = groups_of(section)
     if not 1 <= groups <= channels:
         raise section.error(f"groups={groups}, expected 1 to {channels}, its input's channels", "groups")
-    weights = (filters, tdiv(channels, groups), size, size)
-    return Part(name, "convolutional", filters, weights, (filters,), _normalises(section), shared)
+    return Part(
+        name=name,
+        kind="convolutional",
+        channels=filters,
+        weights=(filters, c_division(channels, groups), size, size),
+        biases=(filters,),
+        batch_normalize=_normalises(section),
+        shared=shared,
+    )
 
 
 def groups_of(section: Section) -> int:
-    """A convolution's groups. AlexeyAB and hank repair what is under 1, and take xnor layers as ungrouped."""
+    """Return a convolution's groups. AlexeyAB and hank replace values below 1 by 1, and do not group xnor layers."""
     groups = section.integer("groups", 1)
     return 1 if section.dialect.repairs_groups and (groups < 1 or section.flag("xnor")) else groups
 
 
-def _fully_connected(section: Section, name: str, inputs: int, outputs: int) -> Part:
-    """A matrix: weights (outputs, inputs)."""
-    return Part(name, "connected", outputs, (outputs, inputs), (outputs,), _normalises(section))
+def _fully_connected(section: Section, name: str, *, inputs: int, outputs: int) -> Part:
+    """Return a fully connected layer with weights (outputs, inputs)."""
+    return Part(
+        name=name,
+        kind="connected",
+        channels=outputs,
+        weights=(outputs, inputs),
+        biases=(outputs,),
+        batch_normalize=_normalises(section),
+    )
 
 
 def _normalises(section: Section) -> bool:
-    """Any number but 0 counts; `cbn` sets `batch_normalize` to 2 (AB `parser.c: parse_convolutional`)."""
+    """Any number but 0 counts; `cbn` sets `batch_normalize` to 2 (AlexeyAB, `parser.c: parse_convolutional`)."""
     return any(section.flag(key) for key in SWITCHES)
 
 
-UNSHARED = -1_000_000_000  # the default of share_index
+def _convolutional(layer: LayerContext, output: Shape) -> Iterator[Part]:
+    section = layer.section
+    base = section.integer("share_index", UNSHARED)
+    yield _convolution(
+        section,
+        "",
+        filters=output.channels,
+        channels=layer.incoming.channels,
+        size=section.integer("size", 1),
+        shared=resolve(section, "share_index", base, layer.index) if base != UNSHARED else None,
+    )
 
 
-def _convolutional(node: Built) -> Iterator[Part]:
-    base = node.section.integer("share_index", UNSHARED)
-    shared = resolve(node.section, "share_index", base, node.layer) if base != UNSHARED else None
-    size = node.section.integer("size", 1)
-    yield _convolution(node.section, "", node.output.channels, node.incoming.channels, size, shared=shared)
+def _deconvolutional(layer: LayerContext, output: Shape) -> Iterator[Part]:
+    filters, size = output.channels, layer.section.integer("size", 1)
+    yield Part(
+        name="",
+        kind="deconvolutional",
+        channels=filters,
+        weights=(layer.incoming.channels, filters, size, size),
+        biases=(filters,),
+        batch_normalize=_normalises(layer.section),
+    )
 
 
-def _deconvolutional(node: Built) -> Iterator[Part]:
-    filters, size = node.output.channels, node.section.integer("size", 1)
-    weights = (node.incoming.channels, filters, size, size)
-    yield Part("", "deconvolutional", filters, weights, (filters,), _normalises(node.section))
+def _connected(layer: LayerContext, output: Shape) -> Iterator[Part]:
+    yield _fully_connected(layer.section, "", inputs=layer.incoming.outputs, outputs=output.outputs)
 
 
-def _connected(node: Built) -> Iterator[Part]:
-    yield _fully_connected(node.section, "", node.incoming.outputs, node.output.outputs)
+def _batchnorm(layer: LayerContext, _: Shape) -> Iterator[Part]:
+    if channels := layer.incoming.channels:  # 0 after softmax, for example: the fork then stores empty arrays
+        yield Part(name="", kind="batchnorm", channels=channels, biases=(channels,), batch_normalize=True)
 
 
-def _batchnorm(node: Built) -> Iterator[Part]:
-    if channels := node.incoming.channels:  # none behind softmax, say: the record is empty
-        yield Part("", "batchnorm", channels, biases=(channels,), batch_normalize=True)
+def _local(layer: LayerContext, output: Shape) -> Iterator[Part]:
+    filters, height, width, _ = output
+    window = layer.incoming.channels * layer.section.integer("size", 1) ** 2
+    yield Part(
+        name="",
+        kind="local",
+        channels=filters,
+        weights=(height * width, filters, window),
+        biases=(filters, height, width),
+    )
 
 
-def _local(node: Built) -> Iterator[Part]:
-    filters, height, width, _ = node.output
-    window = node.incoming.channels * node.section.integer("size", 1) ** 2
-    yield Part("", "local", filters, (height * width, filters, window), (filters, height, width))
+def _rnn(layer: LayerContext, output: Shape) -> Iterator[Part]:
+    section, inputs, outputs = layer.section, layer.incoming.outputs, output.outputs
+    hidden = section.positive("hidden") if section.knows("hidden") else outputs
+    yield _fully_connected(section, "input_layer", inputs=inputs, outputs=hidden)
+    yield _fully_connected(section, "self_layer", inputs=hidden, outputs=hidden)
+    yield _fully_connected(section, "output_layer", inputs=hidden, outputs=outputs)
 
 
-def _rnn(node: Built) -> Iterator[Part]:
-    hidden = node.section.positive("hidden") if node.section.knows("hidden") else node.output.outputs
-    yield _fully_connected(node.section, "input_layer", node.incoming.outputs, hidden)
-    yield _fully_connected(node.section, "self_layer", hidden, hidden)
-    yield _fully_connected(node.section, "output_layer", hidden, node.output.outputs)
+def _crnn(layer: LayerContext, output: Shape) -> Iterator[Part]:
+    section = layer.section
+    hidden = section.positive("hidden_filters", section.positive("hidden"))
+    size, _ = kernel(section, 3)
+    yield _convolution(section, "input_layer", filters=hidden, channels=layer.incoming.channels, size=size)
+    yield _convolution(section, "self_layer", filters=hidden, channels=hidden, size=size)
+    yield _convolution(section, "output_layer", filters=output.channels, channels=hidden, size=size)
 
 
-def _crnn(node: Built) -> Iterator[Part]:
-    hidden = node.section.positive("hidden_filters", node.section.positive("hidden"))
-    size, _ = kernel(node.section, 3)
-    yield _convolution(node.section, "input_layer", hidden, node.incoming.channels, size)
-    yield _convolution(node.section, "self_layer", hidden, hidden, size)
-    yield _convolution(node.section, "output_layer", node.output.channels, hidden, size)
+def _gru(layer: LayerContext, output: Shape) -> Iterator[Part]:
+    return _gated(layer, output, layer.section.dialect.gru)
 
 
-def _gru(node: Built) -> Iterator[Part]:
-    return _gated(node, node.section.dialect.gru)
+def _lstm(layer: LayerContext, output: Shape) -> Iterator[Part]:
+    return _gated(layer, output, layer.section.dialect.lstm)
 
 
-def _lstm(node: Built) -> Iterator[Part]:
-    return _gated(node, node.section.dialect.lstm)
-
-
-def _gated(node: Built, gates: tuple[Gate, ...]) -> Iterator[Part]:
-    outputs = node.output.outputs
+def _gated(layer: LayerContext, output: Shape, gates: tuple[Gate, ...]) -> Iterator[Part]:
+    outputs = output.outputs
     for name, on_state in gates:
-        yield _fully_connected(node.section, name, outputs if on_state else node.incoming.outputs, outputs)
+        inputs = outputs if on_state else layer.incoming.outputs
+        yield _fully_connected(layer.section, name, inputs=inputs, outputs=outputs)
 
 
-def _conv_lstm(node: Built) -> Iterator[Part]:
-    """AB `conv_lstm_layer.c: make_conv_lstm_layer`: v* see the cell, w* the state, u* the input."""
-    filters, (size, _) = node.output.channels, kernel(node.section, 3)
-    bottleneck = node.section.flag("bottleneck")
-    for name in ("vf", "vi", "vo") if node.section.flag("peephole") else ():
-        yield _convolution(node.section, name, filters, filters, size)
-    yield _convolution(node.section, "wf", filters, filters * 2 if bottleneck else filters, size)
+def _conv_lstm(layer: LayerContext, output: Shape) -> Iterator[Part]:
+    """v* read the cell, w* the state, u* the input (AlexeyAB, `conv_lstm_layer.c: make_conv_lstm_layer`)."""
+    section, filters, (size, _) = layer.section, output.channels, kernel(layer.section, 3)
+    bottleneck = section.flag("bottleneck")
+    for name in ("vf", "vi", "vo") if section.flag("peephole") else ():
+        yield _convolution(section, name, filters=filters, channels=filters, size=size)
+    yield _convolution(section, "wf", filters=filters, channels=filters * 2 if bottleneck else filters, size=size)
     for name in () if bottleneck else ("wi", "wg", "wo"):
-        yield _convolution(node.section, name, filters, filters, size)
+        yield _convolution(section, name, filters=filters, channels=filters, size=size)
     for name in ("uf", "ui", "ug", "uo"):
-        yield _convolution(node.section, name, filters, node.incoming.channels, size)
+        yield _convolution(section, name, filters=filters, channels=layer.incoming.channels, size=size)
 
 
-def _shortcut(node: Built) -> Iterator[Part]:
-    """Row 0 weighs the layer before, row i the i-th layer of `from` (AB `shortcut_layer.c: make_shortcut_layer`)."""
-    section = node.section
+def _shortcut(layer: LayerContext, _: Shape) -> Iterator[Part]:
+    """Row 0 weights the layer before, row i the i-th layer of `from` (AlexeyAB, `make_shortcut_layer`)."""
+    section = layer.section
     kind = _one_of(section, "weights_type", section.dialect.weights_types)
     if kind == "none":
         return
     _one_of(section, "weights_normalization", section.dialect.weights_normalizations)
-    columns = node.incoming.channels if kind == "per_channel" else 1
-    yield Part("", "weights", columns, (len(sources(section, node.layer)) + 1, columns))
+    columns = layer.incoming.channels if kind == "per_channel" else 1
+    yield Part(name="", kind="weights", channels=columns, weights=(len(layer.reads) + 1, columns))
 
 
 def _one_of(section: Section, key: str, allowed: tuple[str, ...]) -> str:
@@ -174,8 +199,8 @@ def _one_of(section: Section, key: str, allowed: tuple[str, ...]) -> str:
     return value
 
 
-def _implicit(node: Built) -> Iterator[Part]:
-    yield Part("", "weights", node.output.channels, node.output[:2])
+def _implicit(_: LayerContext, output: Shape) -> Iterator[Part]:
+    yield Part(name="", kind="weights", channels=output.channels, weights=output[:2])
 
 
 PARTS: dict[str, Maker] = {

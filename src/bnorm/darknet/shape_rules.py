@@ -1,34 +1,26 @@
 """The output shape of each section type: a table of small rules.
 
 Every rule is the arithmetic of the fork's `parse_*` and `make_*_layer`. C's integer division truncates towards zero, so
-a kernel larger than its padded input gives other sizes than Python's `//` would: `tdiv` is used throughout. A key that
-a dialect never asks for has its default value here, so most differences between the forks need no branch.
+a kernel larger than its padded input gives other sizes than Python's `//` would: `c_division` is used throughout. A key
+that a dialect never asks for has its default value here, so most differences between the forks need no branch.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from typing import NamedTuple
+from collections.abc import Callable
 
 from bnorm.darknet.cfg import Section
 from bnorm.darknet.grammar import INT_MAX
-from bnorm.darknet.shapes import Shape, flat, image, kernel, size_text, sources, strides, tdiv
+from bnorm.darknet.section_types import TYPES
+from bnorm.darknet.shapes import LayerContext, Shape, c_division, flat, image, kernel, size_text, strides
 
 
-class Node(NamedTuple):
-    """Where a layer stands: its section, what it receives, and what the layers before it reported."""
-
-    section: Section
-    incoming: Shape
-    earlier: Sequence[Shape]
-
-
-def output_shape(node: Node) -> Shape:
-    """The shape that this layer reports; a `CfgError` where the fork would fail."""
-    section, incoming, _ = node
-    if section.type in NEEDS_IMAGE and not (incoming.channels and incoming.height and incoming.width):
+def output_shape(layer: LayerContext) -> Shape:
+    """Return the shape that this layer reports; a `CfgError` where the fork would fail."""
+    section = layer.section
+    if TYPES[section.type].needs_image and not all(layer.incoming[:3]):
         raise section.error("follows a layer that has no channels, height and width, expected an image")
-    shape = RULES[section.type](node)
+    shape = RULES[section.type](layer)
     if min(shape) < 0:
         raise section.error(f"has an output of {size_text(shape)}, expected no negative size", "size")
     if max(shape) > INT_MAX:
@@ -37,175 +29,176 @@ def output_shape(node: Node) -> Shape:
     return shape
 
 
-Rule = Callable[[Node], Shape]
+Rule = Callable[[LayerContext], Shape]
 
 
-def _windows(node: Node, channels: int, size: int, padding: int) -> Shape:
-    """Output of windows of `size` over an input with `padding` more rows and columns in all."""
-    across, down = (1, 1) if node.section.flag("antialiasing") else strides(node.section)
-    height = tdiv(node.incoming.height + padding - size, down) + 1
-    return image(channels, height, tdiv(node.incoming.width + padding - size, across) + 1)
+def _windows(layer: LayerContext, channels: int, size: int, padding: int) -> Shape:
+    """Return the output of windows of `size`, over an input with `padding` more rows and columns in total."""
+    across, down = (1, 1) if layer.section.flag("antialiasing") else strides(layer.section)
+    height = c_division(layer.incoming.height + padding - size, down) + 1
+    return image(channels, height, c_division(layer.incoming.width + padding - size, across) + 1)
 
 
-def _same(node: Node) -> Shape:
-    return node.incoming
+def _same(layer: LayerContext) -> Shape:
+    return layer.incoming
 
 
-def _volume(node: Node) -> Shape:
-    return image(*node.incoming[:3])
+def _volume(layer: LayerContext) -> Shape:
+    return image(*layer.incoming[:3])
 
 
-def _no_image(node: Node) -> Shape:
-    return flat(node.incoming.outputs)
+def _no_image(layer: LayerContext) -> Shape:
+    return flat(layer.incoming.outputs)
 
 
-def _convolutional(node: Node) -> Shape:
-    size, padding = kernel(node.section)
-    return _windows(node, node.section.positive("filters"), size, 2 * padding)
+def _convolutional(layer: LayerContext) -> Shape:
+    size, padding = kernel(layer.section)
+    return _windows(layer, layer.section.positive("filters"), size, 2 * padding)
 
 
-def _deconvolutional(node: Node) -> Shape:
-    size, padding = kernel(node.section)
-    stride = node.section.positive("stride")
-    grown = [(n - 1) * stride + size - 2 * padding for n in (node.incoming.height, node.incoming.width)]
-    return image(node.section.positive("filters"), *grown)
+def _deconvolutional(layer: LayerContext) -> Shape:
+    size, padding = kernel(layer.section)
+    stride = layer.section.positive("stride")
+    grown = [(n - 1) * stride + size - 2 * padding for n in (layer.incoming.height, layer.incoming.width)]
+    return image(layer.section.positive("filters"), *grown)
 
 
-def _local(node: Node) -> Shape:
-    size, stride = node.section.positive("size"), node.section.positive("stride")
-    reach = 1 if node.section.flag("pad") else size
-    height, width = (tdiv(n - reach, stride) + 1 for n in (node.incoming.height, node.incoming.width))
-    return image(node.section.positive("filters"), height, width)
+def _local(layer: LayerContext) -> Shape:
+    size, stride = layer.section.positive("size"), layer.section.positive("stride")
+    reach = 1 if layer.section.flag("pad") else size
+    height, width = (c_division(n - reach, stride) + 1 for n in (layer.incoming.height, layer.incoming.width))
+    return image(layer.section.positive("filters"), height, width)
 
 
-def _connected(node: Node) -> Shape:
-    return image(node.section.positive("output"), 1, 1)
+def _connected(layer: LayerContext) -> Shape:
+    return image(layer.section.positive("output"), 1, 1)
 
 
-def _recurrent(node: Node) -> Shape:
-    output = _connected(node)
-    return output if node.section.type in node.section.dialect.shaped_recurrent else flat(output.outputs)
+def _recurrent(layer: LayerContext) -> Shape:
+    output = _connected(layer)
+    return output if layer.section.type in layer.section.dialect.shaped_recurrent else flat(output.outputs)
 
 
-def _crnn(node: Node) -> Shape:
-    filters = node.section.positive("output_filters", node.section.positive("output"))
-    if node.section.dialect.fixed_crnn:  # PJ parser.c: parse_crnn hands width and height over in the wrong order
-        return image(filters, node.incoming.width, node.incoming.height)
-    size, padding = kernel(node.section, 3)
-    output = _windows(node, filters, size, 2 * padding)
-    if output[1:3] != node.incoming[1:3]:
-        sizes = f"{size_text(output[1:3])}, expected the input's {size_text(node.incoming[1:3])}"
-        raise node.section.error(f"has an output of {sizes}", cause="crnn needs pad=1 and stride=1")
+def _crnn(layer: LayerContext) -> Shape:
+    filters = layer.section.positive("output_filters", layer.section.positive("output"))
+    if layer.section.dialect.fixed_crnn:  # pjreddie, parser.c: parse_crnn passes width and height in the wrong order
+        return image(filters, layer.incoming.width, layer.incoming.height)
+    size, padding = kernel(layer.section, 3)
+    output = _windows(layer, filters, size, 2 * padding)
+    if output[1:3] != layer.incoming[1:3]:
+        sizes = f"{size_text(output[1:3])}, expected the input's {size_text(layer.incoming[1:3])}"
+        raise layer.section.error(f"has an output of {sizes}", cause="crnn needs pad=1 and stride=1")
     return output
 
 
-def _conv_lstm(node: Node) -> Shape:
-    size, padding = kernel(node.section, 3)
-    return _windows(node, node.section.positive("output"), size, 2 * padding)
+def _conv_lstm(layer: LayerContext) -> Shape:
+    size, padding = kernel(layer.section, 3)
+    return _windows(layer, layer.section.positive("output"), size, 2 * padding)
 
 
-def _maxpool(node: Node) -> Shape:
-    if node.section.flag("maxpool_depth"):
-        return image(node.section.positive("out_channels"), node.incoming.height, node.incoming.width)
-    size = node.section.positive("size", node.section.positive("stride"))
-    return _windows(node, node.incoming.channels, size, node.section.natural("padding", size - 1))
+def _maxpool(layer: LayerContext) -> Shape:
+    if layer.section.flag("maxpool_depth"):
+        return image(layer.section.positive("out_channels"), layer.incoming.height, layer.incoming.width)
+    size = layer.section.positive("size", layer.section.positive("stride"))
+    return _windows(layer, layer.incoming.channels, size, layer.section.natural("padding", size - 1))
 
 
-def _avgpool(node: Node) -> Shape:
-    return image(node.incoming.channels, 1, 1)
+def _avgpool(layer: LayerContext) -> Shape:
+    return image(layer.incoming.channels, 1, 1)
 
 
-def _upsample(node: Node) -> Shape:
-    stride = node.section.integer("stride", 2)
+def _upsample(layer: LayerContext) -> Shape:
+    stride = layer.section.integer("stride", 2)
     if stride == 0:
-        raise node.section.error("stride=0, expected another number", "stride")
-    sizes = [n * stride if stride > 0 else tdiv(n, -stride) for n in (node.incoming.height, node.incoming.width)]
-    return image(node.incoming.channels, *sizes)
+        raise layer.section.error("stride=0, expected any other number", "stride")
+    channels, height, width, _ = layer.incoming
+    if stride > 0:
+        return image(channels, height * stride, width * stride)
+    return image(channels, c_division(height, -stride), c_division(width, -stride))
 
 
-def _reorg(node: Node) -> Shape:
-    stride = node.section.positive("stride")
-    channels, height, width, _ = node.incoming
-    if extra := node.section.natural("extra"):
+def _reorg(layer: LayerContext) -> Shape:
+    stride = layer.section.positive("stride")
+    channels, height, width, _ = layer.incoming
+    if extra := layer.section.natural("extra"):
         return flat(channels * height * width + extra)
-    if node.section.flag("reverse"):
-        return image(tdiv(channels, stride * stride), height * stride, width * stride)
-    return image(channels * stride * stride, tdiv(height, stride), tdiv(width, stride))
+    if layer.section.flag("reverse"):
+        return image(c_division(channels, stride * stride), height * stride, width * stride)
+    return image(channels * stride * stride, c_division(height, stride), c_division(width, stride))
 
 
-def _route(node: Node) -> Shape:
-    """Channels add up where all inputs have the first one's size; else the fork reports no shape (`parse_route`)."""
-    inputs = [node.earlier[index] for index in sources(node.section, len(node.earlier))]
-    channels, height, width, _ = first = inputs[0]
-    for other in inputs[1:]:
+def _route(layer: LayerContext) -> Shape:
+    """Add up the channels of inputs of the same size; otherwise the fork reports no shape (`parse_route`)."""
+    channels, height, width, _ = first = layer.numbered[0]
+    for other in layer.numbered[1:]:
         same = other[1:3] == first[1:3]
         channels, height, width = (channels + other.channels, height, width) if same else (0, 0, 0)
-    groups = node.section.positive("groups")
-    return Shape(tdiv(channels, groups), height, width, tdiv(sum(shape.outputs for shape in inputs), groups))
+    groups, outputs = layer.section.positive("groups"), sum(shape.outputs for shape in layer.numbered)
+    return Shape(c_division(channels, groups), height, width, c_division(outputs, groups))
 
 
-def _shortcut(node: Node) -> Shape:
-    for index in sources(node.section, len(node.earlier)):
-        if node.section.dialect.shortcut_lists and node.earlier[index][1:3] != node.incoming[1:3]:
-            sizes = f"{size_text(node.earlier[index][1:3])}, expected {size_text(node.incoming[1:3])}"
-            raise node.section.error(f"from layer {index}, which has a size of {sizes} as the layer before", "from")
-    return _volume(node)
+def _shortcut(layer: LayerContext) -> Shape:
+    expected = layer.incoming[1:3]
+    for index, other in zip(layer.reads, layer.numbered, strict=True):
+        if layer.section.type not in layer.section.dialect.reads_first_only and other[1:3] != expected:
+            sizes = f"{size_text(other[1:3])}, expected {size_text(expected)}"
+            raise layer.section.error(f"from layer {index}, which has a size of {sizes} as the layer before", "from")
+    return _volume(layer)
 
 
-def _scale_channels(node: Node) -> Shape:
-    (index,) = sources(node.section, len(node.earlier))
-    scaled = node.earlier[index]
-    expected = (1, *scaled[1:3]) if node.section.flag("scale_wh") else (scaled.channels, 1, 1)
-    if node.incoming[:3] != expected:
-        raise node.section.error(
-            f"gets {size_text(node.incoming)} scales for layer {index}, expected {size_text(expected)}", "from"
+def _scale_channels(layer: LayerContext) -> Shape:
+    (index,), (scaled,) = layer.reads, layer.numbered
+    expected = (1, *scaled[1:3]) if layer.section.flag("scale_wh") else (scaled.channels, 1, 1)
+    if layer.incoming[:3] != expected:
+        raise layer.section.error(
+            f"gets {size_text(layer.incoming)} scales for layer {index}, expected {size_text(expected)}", "from"
         )
     return image(*scaled[:3])
 
 
-def _sam(node: Node) -> Shape:
-    (index,) = sources(node.section, len(node.earlier))
-    if node.earlier[index][:3] != node.incoming[:3]:
-        sizes = f"{size_text(node.earlier[index])}, expected {size_text(node.incoming)} as in the layer before"
-        raise node.section.error(f"from layer {index}, which has {sizes}", "from")
-    return _volume(node)
+def _sam(layer: LayerContext) -> Shape:
+    (index,), (other,) = layer.reads, layer.numbered
+    if other[:3] != layer.incoming[:3]:
+        sizes = f"{size_text(other)}, expected {size_text(layer.incoming)} as in the layer before"
+        raise layer.section.error(f"from layer {index}, which has {sizes}", "from")
+    return _volume(layer)
 
 
-def _implicit(node: Node) -> Shape:
-    return image(node.section.positive("filters", 128), node.section.positive("atoms"), 1)
+def _implicit(layer: LayerContext) -> Shape:
+    return image(layer.section.positive("filters", 128), layer.section.positive("atoms"), 1)
 
 
-def _crop(node: Node) -> Shape:
-    height, width = node.section.positive("crop_height"), node.section.positive("crop_width")
-    return image(node.incoming.channels, height, width)
+def _crop(layer: LayerContext) -> Shape:
+    height, width = layer.section.positive("crop_height"), layer.section.positive("crop_width")
+    return image(layer.incoming.channels, height, width)
 
 
-def _history(node: Node) -> Shape:
+def _history(layer: LayerContext) -> Shape:
     return image(
-        node.incoming.channels * node.section.positive("history_size", 4),
-        node.incoming.height,
-        node.incoming.width,
+        layer.incoming.channels * layer.section.positive("history_size", 4),
+        layer.incoming.height,
+        layer.incoming.width,
     )
 
 
-def _softmax(node: Node) -> Shape:
-    groups = node.section.positive("groups")
-    if node.incoming.outputs % groups:
-        raise node.section.error(f"groups={groups}, expected a divisor of {node.incoming.outputs}", "groups")
-    return flat(node.incoming.outputs)
+def _softmax(layer: LayerContext) -> Shape:
+    groups = layer.section.positive("groups")
+    if layer.incoming.outputs % groups:
+        raise layer.section.error(f"groups={groups}, expected a divisor of {layer.incoming.outputs}", "groups")
+    return flat(layer.incoming.outputs)
 
 
 def _detector(boxes: Callable[[Section], int]) -> Rule:
-    """A layer that reads `boxes(section)` channels and must get exactly as many values."""
+    """Return the rule of a layer that reads `boxes(section)` channels and must get exactly as many values."""
 
-    def rule(node: Node) -> Shape:
-        shape = image(boxes(node.section), node.incoming.height, node.incoming.width)
-        if shape.outputs != node.incoming.outputs:
-            raise node.section.error(
-                f"gets {node.incoming.channels} channels, expected {shape.channels}, by classes and boxes",
-                cause=f"filters={shape.channels} belongs into the last [convolutional] before it, or classes is wrong"
-                if node.incoming.channels
-                else "no image comes from the layer before it",
+    def rule(layer: LayerContext) -> Shape:
+        shape = image(boxes(layer.section), layer.incoming.height, layer.incoming.width)
+        if shape.outputs != layer.incoming.outputs:
+            raise layer.section.error(
+                f"gets {layer.incoming.channels} channels, expected {shape.channels}, by classes and boxes",
+                cause=f"filters={shape.channels} belongs in the last [convolutional] before it, or classes is wrong"
+                if layer.incoming.channels
+                else "the layer before it outputs no image",
                 finding="cfg-filters",
             )
         return shape
@@ -214,6 +207,8 @@ def _detector(boxes: Callable[[Section], int]) -> Rule:
 
 
 def _yolo_channels(extra: int) -> Callable[[Section], int]:
+    """Return the count of channels of a layer with classes + `extra` channels for each box in `mask`."""
+
     def channels(section: Section) -> int:
         mask, boxes = section.integers("mask"), section.natural("num", 1)
         boxes = boxes if mask is None else len(mask)
@@ -231,24 +226,24 @@ def _iseg_channels(section: Section) -> int:
     return section.natural("classes", 20) + section.natural("ids", 32)
 
 
-def _contrastive(node: Node) -> Shape:
-    if not node.section.integer("yolo_layer", 0):
-        raise node.section.error("has no yolo_layer, expected the number of a [yolo] layer")
-    return flat(node.incoming.outputs)
+def _contrastive(layer: LayerContext) -> Shape:
+    if not layer.section.integer("yolo_layer", 0):
+        raise layer.section.error("has no yolo_layer, expected the number of a [yolo] layer")
+    return flat(layer.incoming.outputs)
 
 
-def _detection(node: Node) -> Shape:
-    boxes = node.section.positive("num") * (1 + node.section.natural("coords", 1))
-    cells = node.section.positive("side", 7) ** 2
-    expected = cells * (boxes + node.section.natural("classes", 1))
-    if node.incoming.outputs != expected:
-        raise node.section.error(
-            f"gets {node.incoming.outputs} values, expected {expected}, by side, num, coords and classes"
+def _detection(layer: LayerContext) -> Shape:
+    boxes = layer.section.positive("num") * (1 + layer.section.natural("coords", 1))
+    cells = layer.section.positive("side", 7) ** 2
+    expected = cells * (boxes + layer.section.natural("classes", 1))
+    if layer.incoming.outputs != expected:
+        raise layer.section.error(
+            f"gets {layer.incoming.outputs} values, expected {expected}, by side, num, coords and classes"
         )
-    return flat(node.incoming.outputs)
+    return flat(layer.incoming.outputs)
 
 
-# The channels that a detection layer reads, by its classes and boxes.
+# The number of channels that a detection layer needs, from its classes and boxes.
 DETECTORS: dict[str, Callable[[Section], int]] = {
     "region": _region_channels,
     "yolo": _yolo_channels(5),
@@ -292,7 +287,3 @@ RULES: dict[str, Rule] = {
     "iseg": _detector(_iseg_channels),
     **{name: _detector(channels) for name, channels in DETECTORS.items()},
 }
-
-NEEDS_IMAGE = frozenset(
-    """convolutional deconvolutional local crnn conv_lstm maxpool local_avgpool avgpool crop reorg reorg3d""".split()
-)

@@ -1,15 +1,17 @@
-"""Shapes, C's arithmetic on them, and what the layers that read others by number refer to."""
+"""Shapes, C's division, strides and kernels, and the layers that a layer reads by number."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import NamedTuple
 
 from bnorm.darknet.cfg import Section
+from bnorm.darknet.section_types import TYPES
 
 
 class Shape(NamedTuple):
-    """What a layer hands on: channels, height, width as the fork reports them (0 where it reports 0), and outputs."""
+    """A layer's channels, height and width as the fork reports them, which may be 0, and its number of outputs."""
 
     channels: int
     height: int
@@ -18,77 +20,85 @@ class Shape(NamedTuple):
 
 
 def image(channels: int, height: int, width: int) -> Shape:
-    """A shape whose outputs are its volume."""
-    return Shape(channels, height, width, channels * height * width)
+    """Return a shape whose outputs are its volume."""
+    return Shape(channels=channels, height=height, width=width, outputs=channels * height * width)
 
 
 def flat(outputs: int) -> Shape:
-    """What softmax, cost and some recurrent layers report: outputs without a shape."""
-    return Shape(0, 0, 0, outputs)
+    """Return outputs without a shape, as softmax, cost and some recurrent layers report them."""
+    return Shape(channels=0, height=0, width=0, outputs=outputs)
+
+
+@dataclass(frozen=True, slots=True)
+class LayerContext:
+    """All that the shape and the arrays of a layer depend on: its section and number, and the outputs that it reads."""
+
+    section: Section
+    index: int
+    incoming: Shape  # passed on by the layer before
+    reads: tuple[int, ...]  # the layers that it reads by number, besides
+    numbered: tuple[Shape, ...]  # the outputs of these
 
 
 def size_text(sizes: Sequence[int]) -> str:
-    """Channels, height and width as `16x20x30`; `-` where the fork reports none."""
+    """Return channels, height and width as `16x20x30`; `-` where the fork reports none."""
     return "x".join(map(str, sizes[:3])) if any(sizes[:3]) else "-"
 
 
-def tdiv(numerator: int, denominator: int) -> int:
-    """C's integer division of a number by a positive one."""
+def c_division(numerator: int, denominator: int) -> int:
+    """Divide by a positive integer as C does: the quotient is rounded towards zero."""
     return numerator // denominator if numerator >= 0 else -(-numerator // denominator)
 
 
-def handed_on(section: Section, output: Shape) -> Shape:
-    """What the next layer receives: with `antialiasing`, the output of the blur that the fork adds behind the layer.
+def passed_on(section: Section, output: Shape) -> Shape:
+    """Return the shape that the next layer receives: with `antialiasing`, the fork blurs the layer's output.
 
-    `[route]` and `[shortcut]` see the unblurred output (AB `convolutional_layer.c: make_convolutional_layer`).
+    Layers that read this one by number get the output itself. AlexeyAB, `convolutional_layer.c:
+    make_convolutional_layer`.
     """
     value = section.integer("antialiasing", 0)
     if not value:
         return output
     size, padding = (2, 0) if value == 2 else (3, 1)
     across, down = strides(section)
-    height = tdiv(output.height + 2 * padding - size, down) + 1
-    width = tdiv(output.width + 2 * padding - size, across) + 1
+    height = c_division(output.height + 2 * padding - size, down) + 1
+    width = c_division(output.width + 2 * padding - size, across) + 1
     if min(height, width) < 0:
         raise section.error(f"blurs {size_text(output)} to {height}x{width}, expected no negative size", "antialiasing")
     return image(output.channels, height, width)
 
 
-REFERENCES = {"route": "layers", "shortcut": "from", "scale_channels": "from", "sam": "from"}
-
-
-def sources(section: Section, index: int) -> tuple[int, ...]:
-    """The layers that this one reads by number, besides the one before it; negative numbers count back from it."""
-    key = REFERENCES[section.type]
-    numbers = section.integers(key)
+def layers_read(section: Section, index: int) -> tuple[int, ...]:
+    """Return the layers that layer `index` reads by number besides the one before it; a `CfgError` for any other."""
+    kind = TYPES[section.type]
+    if not kind.reads_numbered:
+        return ()
+    numbers = section.integers(kind.numbers_in)
     if not numbers:
-        raise section.error(f"has no {key}, expected the number of a layer", key)
+        raise section.error(f"has no {kind.numbers_in}, expected the number of a layer", kind.numbers_in)
     if not reads_list(section):
         numbers = numbers[:1]
-    return tuple(resolve(section, key, number, index) for number in numbers)
+    return tuple(resolve(section, kind.numbers_in, number, index) for number in numbers)
 
 
 def reads_list(section: Section) -> bool:
-    """Whether it may read several layers by number, or only the first of them."""
-    return section.type == "route" or (section.type == "shortcut" and section.dialect.shortcut_lists)
+    """Return whether the layer reads all layers that its option lists, or only the first."""
+    return TYPES[section.type].reads_several and section.type not in section.dialect.reads_first_only
 
 
 def resolve(section: Section, key: str, number: int, index: int) -> int:
-    """The absolute number of the layer that layer `index` means by `number`."""
+    """Return the absolute number of the layer that layer `index` means by `number`; negative ones count back."""
     absolute = index + number if number < 0 else number
     if not 0 <= absolute < index:
         where = "before the first layer" if absolute < 0 else "to itself" if absolute == index else "ahead"
-        what = f"{key}={number} points {where}, expected an earlier layer than {index}"
+        what = f"{key}={number} points {where}, expected a layer before {index}"
         raise section.error(what, key, finding="cfg-index")
     return absolute
 
 
-POOLS = frozenset({"maxpool", "local_avgpool"})
-
-
 def strides(section: Section) -> tuple[int, int]:
-    """Steps across and down. pjreddie asks for `stride` alone; a convolution takes what is under 1 as not given."""
-    if section.type in POOLS:
+    """Return the steps across and down; pjreddie only asks for `stride`. A convolution ignores values below 1."""
+    if TYPES[section.type].is_pool:
         stride = section.positive("stride")
         return section.positive("stride_x", stride), section.positive("stride_y", stride)
     across, down = section.integer("stride_x", -1), section.integer("stride_y", -1)
@@ -99,6 +109,6 @@ def strides(section: Section) -> tuple[int, int]:
 
 
 def kernel(section: Section, size: int = 1) -> tuple[int, int]:
-    """Size and padding of a convolution: `pad` is a switch that means size/2 and hides `padding`."""
+    """Return size and padding of a convolution: `pad` is a switch for a padding of size/2, and overrides `padding`."""
     size = section.positive("size", size)
     return size, size // 2 if section.flag("pad") else section.natural("padding")

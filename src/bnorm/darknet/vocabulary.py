@@ -1,40 +1,6 @@
-"""The names of sections, keys and activations that each fork knows."""
+"""The names of keys and activations that each fork knows."""
 
 from __future__ import annotations
-
-# --- section names: every spelling and darknet's long name for it, by the forks that know it --------------------------
-
-_SPELLINGS = {
-    "net": "network",
-    "convolutional": "conv",
-    "deconvolutional": "deconv",
-    "connected": "conn",
-    "maxpool": "max",
-    "avgpool": "avg",
-    "local_avgpool": "local_avg",
-    "softmax": "soft",
-    "normalization": "lrn",
-    "empty": "silence",
-}
-
-_EVERYWHERE = """net convolutional connected maxpool avgpool softmax route shortcut upsample dropout cost region yolo
-    crnn rnn lstm"""
-
-_PJREDDIE_ALEXEYAB = "local gru batchnorm activation crop detection normalization reorg"
-
-_ALEXEYAB_HANK = "local_avgpool reorg3d Gaussian_yolo scale_channels sam contrastive"
-
-
-def _sections(types: str) -> dict[str, str]:
-    names = {name: name for name in types.split()}
-    return names | {_SPELLINGS[name]: name for name in names if name in _SPELLINGS}
-
-
-SECTIONS: dict[str, dict[str, str]] = {
-    "pjreddie": _sections(f"{_EVERYWHERE} {_PJREDDIE_ALEXEYAB} deconvolutional logistic l2norm iseg"),
-    "alexeyab": _sections(f"{_EVERYWHERE} {_PJREDDIE_ALEXEYAB} {_ALEXEYAB_HANK} conv_lstm history implicit empty"),
-    "hank": _sections(f"{_EVERYWHERE} {_ALEXEYAB_HANK}"),
-}
 
 # --- activations; pjreddie and alexeyab take any other name for relu (`activations.c: get_activation`) ----------------
 

@@ -2,19 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
-from typing import BinaryIO, NamedTuple
-
-import numpy as np
-from numpy.typing import NDArray
+from typing import NamedTuple
 
 from bnorm.batchnorm.formulas import Parameters, Rolling
 from bnorm.darknet.layout import NORMALISATION, Array
 from bnorm.darknet.model import Model
-from bnorm.darknet.weights import open_weights, write_block
+from bnorm.darknet.weights import copy, open_weights
 from bnorm.errors import BnormError, CfgError, TensorError
-from bnorm.files import replacing
+from bnorm.statistics.normalisers import read_normaliser
 from bnorm.tensors.npz import read_vectors
 from bnorm.tensors.tensor import FileTensor
 
@@ -29,14 +26,12 @@ class Source(NamedTuple):
 
 def from_model(model: Model, layer: int, part: str = "") -> Source:
     """The arrays of a layer's, or its part's, batch normalisation; a `CfgError` where it has none."""
-    arrays = normalisation(model, layer, part)
+    normalisation(model, layer, part)
     with open_weights(model) as weights:
         weights.require_fit()
-        scales, mean, variance = (weights.read(arrays[field]).astype(np.float64) for field in NORMALISATION)
-        # pjreddie's [batchnorm] stores no biases: in its program they stay 0.
-        biases = weights.read(arrays["biases"]).astype(np.float64) if "biases" in arrays else np.zeros_like(scales)
-    kind = next(item.kind for item in model.network.layers[layer].parts if item.name == part)
-    return Source(Parameters(scales, biases), Rolling(mean, variance), kind == "connected")
+        item = next(item for item in model.network.layers[layer].parts if item.name == part)
+        normaliser = read_normaliser(weights, layer, item)
+    return Source(normaliser.parameters, normaliser.rolling, item.kind == "connected")
 
 
 def normalisation(model: Model, layer: int, part: str) -> dict[str, Array]:
@@ -80,13 +75,5 @@ def check_tensors(inputs: Sequence[FileTensor], deltas: Sequence[FileTensor], ch
 def update_weights(model: Model, layer: int, part: str, rolling: Rolling, output: Path) -> None:
     """Write a copy of the model's weights with the rolling statistics of one layer or part replaced."""
     arrays = normalisation(model, layer, part)
-    new = {arrays["rolling_mean"]: rolling.mean, arrays["rolling_variance"]: rolling.variance}
-    with open_weights(model) as weights, replacing(output) as (file,):
-        file.write(weights.head())
-        for array in model.layout.arrays:
-            _copy(file, weights.blocks(array), new.get(array))
-
-
-def _copy(file: BinaryIO, blocks: Iterator[NDArray[np.float32]], replacement: NDArray[np.float64] | None) -> None:
-    for block in blocks if replacement is None else [replacement.astype(np.float32)]:
-        write_block(file, block)
+    new = {"rolling_mean": rolling.mean, "rolling_variance": rolling.variance}
+    copy(model, output, {(layer, arrays[field].name): values for field, values in new.items()})

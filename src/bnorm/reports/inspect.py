@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Collection, Iterator, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
-from functools import partial
 from typing import NamedTuple
 
 import numpy as np
@@ -18,9 +17,9 @@ from bnorm.checks.findings import Finding, worst_first
 from bnorm.darknet.layout import Array
 from bnorm.darknet.model import Model
 from bnorm.darknet.network import Layer
+from bnorm.darknet.size_mismatch import SizeMismatch
 from bnorm.darknet.weights import Weights, open_weights
-from bnorm.errors import WeightsError
-from bnorm.statistics.channels import Channels, Statistics, channels_of, magnitudes, pooled, summary
+from bnorm.statistics.channels import Channels, Statistics, channels_of, summary
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -71,7 +70,7 @@ class Inspection:
     epsilon: Epsilon
     layers: tuple[LayerReport, ...]
     findings: tuple[Finding, ...]
-    misfit: WeightsError | None
+    misfit: SizeMismatch | None
 
     @property
     def parameters(self) -> int:
@@ -113,7 +112,7 @@ def inspect(
     with ExitStack() as stack:
         file = stack.enter_context(open_weights(model)) if model.weights else None
         reports = tuple(_report(file, layer, by_layer.get(layer.index, ()), guard, weights) for layer in chosen)
-        misfit = file.misfit() if file else None
+        misfit = file.mismatch() if file else None
     numbers = () if misfit else channel_findings(reports)
     return Inspection(
         model=model,
@@ -188,7 +187,7 @@ def _report(
 ) -> LayerReport:
     channels = _channels(weights, layer, arrays, epsilon, measure) if weights else {}
     parts = {name: summary(part) for name, part in channels.items()}
-    whole = parts.get("") or (summary(pooled(channels.values())) if parts else None)
+    whole = parts.get("") or (summary(Channels.concatenate(channels.values())) if parts else None)
     return LayerReport(layer=layer, arrays=arrays, channels=channels, statistics=whole, parts=parts)
 
 
@@ -199,4 +198,4 @@ def _channels(
     needed = [array for array in arrays if measure or array.field != "weights"]
     if any(array.end > weights.nbytes for array in needed):
         return {}
-    return channels_of(layer, needed, epsilon, weights.read, partial(magnitudes, weights, layer) if measure else None)
+    return channels_of(weights, layer, epsilon, measure=measure)

@@ -18,8 +18,9 @@ from bnorm.batchnorm.epsilon import Vector
 from bnorm.errors import OutputError
 from bnorm.files import replacing
 from bnorm.reports.inspect import Inspection
-from bnorm.statistics.channels import Channels, Mask, median
-from bnorm.statistics.quantiles import quantiles
+from bnorm.statistics.channel_state import Mask
+from bnorm.statistics.channels import Channels
+from bnorm.statistics.quantiles import median, quantiles
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

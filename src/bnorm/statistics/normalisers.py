@@ -1,63 +1,86 @@
-"""The parameters and rolling statistics of every part of a model that normalises."""
+"""The learned parameters and the rolling statistics of every part of a model that normalises: the one reader of them.
+
+One rule holds for every array of them that the file lacks: the value is the one that darknet's `make_*_layer` puts
+there, see `INITIAL`. Three things leave arrays out:
+
+    pjreddie's [batchnorm]   stores no biases
+    dontloadscales           stores biases alone
+    dontload                 stores nothing
+
+With `numload` the file holds fewer channels than the layer has, and so do the vectors. A part that uses another layer's
+arrays (`share_index`) has none of its own, and so no normaliser.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
+from typing import NamedTuple
 
 import numpy as np
 
-from bnorm.batchnorm.epsilon import Vector
-from bnorm.batchnorm.formulas import Parameters, Rolling
-from bnorm.darknet.layout import Array
+from bnorm.batchnorm.epsilon import Epsilon, Vector
+from bnorm.batchnorm.formulas import Parameters, Rolling, gain_offset
+from bnorm.darknet.layout import NORMALISATION
 from bnorm.darknet.network import Network
 from bnorm.darknet.parts import Part, array_name
 from bnorm.darknet.weights import Weights
 
-# What darknet's arrays hold where the file has none (`make_*_layer`).
 INITIAL = {"scales": 1.0, "biases": 0.0, "rolling_mean": 0.0, "rolling_variance": 0.0}
 
-LARGEST = float(np.finfo(np.float32).max)
-
-Key = tuple[int, str]  # a layer and its part
-
-Statistics = Mapping[Key, tuple[Parameters, Rolling]]
+Key = tuple[int, str]  # the number of a layer, and the name of its part
 
 
-def statistics(weights: Weights) -> dict[Key, tuple[Parameters, Rolling]]:
-    """The learned parameters and the rolling statistics of every part that normalises with arrays of its own."""
-    stored = weights.layout.by_name
-    found = {}
-    for layer, part in normalised_parts(weights.model.network):
-        vectors = {
-            field: _vector(weights, stored.get((layer, array_name(part.name, field))), part, initial)
-            for field, initial in INITIAL.items()
-        }
-        parameters = Parameters(vectors["scales"], vectors["biases"])
-        found[layer, part.name] = parameters, Rolling(vectors["rolling_mean"], vectors["rolling_variance"])
-    return found
+class Normaliser(NamedTuple):
+    """The batch normalisation of one part: vectors of shape (C,), float64.
+
+    `kind` is that of the part, a row of `layout.ORDER`. `stored` says whether scales and rolling statistics are in the
+    file; otherwise they are the initial ones.
+    """
+
+    layer: int
+    part: str
+    kind: str
+    parameters: Parameters
+    rolling: Rolling
+    stored: bool
+
+    def gain_offset(self, epsilon: Epsilon) -> tuple[Vector, Vector]:
+        """Return gain and offset of `y = gain·x + offset`, what the part does at inference."""
+        return gain_offset(self.parameters, self.rolling, epsilon)
+
+
+def normalisers(weights: Weights) -> dict[Key, Normaliser]:
+    """Read the normaliser of every part that has one, in the order of the file."""
+    parts = normalised_parts(weights.model.network)
+    return {(layer, part.name): read_normaliser(weights, layer, part) for layer, part in parts}
 
 
 def normalised_parts(network: Network) -> Iterator[tuple[int, Part]]:
-    """Every part that normalises and uses no other layer's arrays, with its layer's number."""
+    """Yield every part that normalises with arrays of its own, after the number of its layer."""
     for layer in network.layers:
         for part in layer.parts:
-            if part.batch_normalize and part.shared is None:
+            if normalises(part):
                 yield layer.index, part
 
 
-def _vector(weights: Weights, array: Array | None, part: Part, initial: float) -> Vector:
-    return np.full(part.channels, initial) if array is None else weights.read(array).astype(np.float64)
+def normalises(part: Part) -> bool:
+    """Return whether the part normalises with arrays of its own."""
+    return part.batch_normalize and part.shared is None
 
 
-def bad_variances(variance: Vector) -> str:
-    """What is wrong with rolling variances that are negative, infinite or no number; empty where none is."""
-    bad = np.flatnonzero(~((variance >= 0) & np.isfinite(variance)))
-    if not bad.size:
-        return ""
-    more = f" and {bad.size - 1} more" if bad.size > 1 else ""
-    return f"rolling_variance is {variance[bad[0]]:g} in channel {bad[0]}{more}"
-
-
-def clamped(variance: Vector) -> Vector:
-    """Each variance as the nearest one that a float32 can hold; 0, darknet's initial value, for what is no number."""
-    return np.clip(np.nan_to_num(variance), 0.0, LARGEST)
+def read_normaliser(weights: Weights, layer: int, part: Part) -> Normaliser:
+    """Read the normaliser of one part of a layer, one for which `normalises` holds."""
+    arrays = weights.layout.by_name
+    stored = {field: arrays.get((layer, array_name(part.name, field))) for field in INITIAL}
+    vectors = {
+        field: np.full(part.channels, INITIAL[field]) if array is None else weights.read(array).astype(np.float64)
+        for field, array in stored.items()
+    }
+    return Normaliser(
+        layer=layer,
+        part=part.name,
+        kind=part.kind,
+        parameters=Parameters(scales=vectors["scales"], biases=vectors["biases"]),
+        rolling=Rolling(mean=vectors["rolling_mean"], variance=vectors["rolling_variance"]),
+        stored=all(stored[field] is not None for field in NORMALISATION),
+    )

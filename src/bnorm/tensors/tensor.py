@@ -18,13 +18,13 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from math import prod
 from pathlib import Path
-from typing import BinaryIO, NamedTuple, Protocol
+from typing import BinaryIO, NamedTuple, Protocol, Self
 
 import numpy as np
 from numpy.typing import NDArray
 
 from bnorm.errors import TensorError
-from bnorm.files import Closing, naming
+from bnorm.files import naming, read_at, write_at
 
 Values = NDArray[np.floating]
 
@@ -102,7 +102,7 @@ DType = np.dtype[np.floating]
 
 LAYOUTS = ("nchw", "nhwc")
 
-Transfer = Callable[[int, list[memoryview], int], int]  # os.preadv and os.pwritev
+Transfer = Callable[[BinaryIO, memoryview, int], int]  # read_at and write_at
 
 
 class Geometry(NamedTuple):
@@ -202,7 +202,7 @@ def buffer_view(buffer: Values, span: Span, tensor: Tensor) -> View:
     return as_view(buffer, images, span.last - span.first, length // images, tensor.channels_last)
 
 
-class FileTensor(Tensor, Closing):
+class FileTensor(Tensor):
     """Values in a file, from `offset` on: close it, or use it in a `with` statement."""
 
     def __init__(
@@ -216,6 +216,12 @@ class FileTensor(Tensor, Closing):
         """Close the file."""
         self.file.close()
 
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
     def room(self, span: Span) -> View:
         size = (span.stop - span.start) * (span.last - span.first)
         if self._buffer.size < size:
@@ -224,11 +230,11 @@ class FileTensor(Tensor, Closing):
 
     def read(self, span: Span, values: Values) -> None:
         for at, run in self._runs(span, values):
-            self._transfer(at, run, os.preadv)
+            self._transfer(at, run, read_at)
 
     def write(self, span: Span, values: Values) -> None:
         for at, run in self._runs(span, values):
-            self._transfer(at, run, os.pwritev)
+            self._transfer(at, run, write_at)
 
     def _runs(self, span: Span, array: Values) -> Iterator[tuple[int, Values]]:
         """Where each run of values that lie together begins in the file, counted in values, and its part of `array`."""
@@ -255,7 +261,7 @@ class FileTensor(Tensor, Closing):
         done = 0
         while done < data.nbytes:
             with naming(self.path):
-                moved = move(self.file.fileno(), [data[done:]], self.offset + at * self.dtype.itemsize + done)
+                moved = move(self.file, data[done:], self.offset + at * self.dtype.itemsize + done)
             if moved == 0:
                 raise TensorError(self.path, "ended while it was read", cause="another program cut the file")
             done += moved

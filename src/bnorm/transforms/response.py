@@ -1,126 +1,152 @@
-"""The linear operation of a part, on one window of its input at a time.
+"""What the weights of a part make of windows of its input: the linear operation that folding must leave unchanged.
 
-A convolution, a matrix and their kin multiply a window x of the input with the weights: for filter f the sum of
-`weights[f, ...] · x[...]` over channels and places. That is all that folding must leave unchanged.
+A convolution, a fully connected layer and their kin multiply a window x of the input with the weights: for each filter
+the sum Σ w·x over the axes of one window. By `layout.FORMS` the weights of every kind are a matrix
+(places, filters, window) for this:
+
+    convolutional      (n, c/groups, k, k)       → (1, n, c/groups·k·k)
+    deconvolutional    (c, n, k, k)              → (1, n, c·k·k)
+    connected          (outputs, inputs)         → (1, outputs, inputs)
+    local              (places, n, c·k·k)        → (places, n, c·k·k)
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from math import prod
 from typing import NamedTuple, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
-from bnorm.darknet.layout import FORMS, Array, Form
+from bnorm.darknet.layout import FORMS, Array
 from bnorm.darknet.parts import Part
 from bnorm.darknet.weights import Floats
 
 Doubles = NDArray[np.float64]
 
 
-class Each(Protocol):
-    """A function of each weight, such as `np.square`, that may write where it reads."""
+class OfWeights(Protocol):
+    """A function of each weight, such as `np.square`; `out` may be `values`."""
 
     def __call__(self, values: Doubles, /, *, out: Doubles) -> object:
         """Write into `out`."""
 
 
 def signs(values: Doubles, /, *, out: Doubles) -> None:
-    """1 for a weight above 0, else −1: binary weights are these times the mean magnitude of their filter's.
+    """Write 1 for a weight above 0, else −1: binary weights are these times the mean magnitude of their filter's.
 
-    PJ `convolutional_layer.c: binarize_weights`.
+    Source: pjreddie `convolutional_layer.c: binarize_weights`.
     """
     np.copyto(out, np.where(values > 0, 1.0, -1.0))
 
 
-class Question(NamedTuple):
-    """Windows to multiply the weights with, and what to do to the weights before.
+class Probe(NamedTuple):
+    """Windows of input to multiply the weights with, or a function of the weights instead of them.
 
-    `windows` has the shape of the weights and one more axis, for the windows, at its end. Axes that are not summed
-    over have length 1; that of the filters may have one place for each group instead, whose filters see that window.
+    `windows` has the shape (1, window, W) for W windows, or (groups, window, W) where each group of filters sees
+    windows of its own.
     """
 
     windows: Doubles
-    each: Each | None = None
+    of: OfWeights | None = None
 
 
 class Stored(NamedTuple):
-    """An array and how to read its values: by blocks of rows, as the file holds them, as often as needed."""
+    """An array, and a function that reads its values in blocks of rows, as the file holds them."""
 
     array: Array
     blocks: Callable[[], Iterator[Floats]]
 
 
-def along(vector: Doubles, axis: int, dimensions: int) -> Doubles:
-    """A vector that broadcasts along this axis."""
-    return vector.reshape([-1 if number == axis else 1 for number in range(dimensions)])
+class Slices(NamedTuple):
+    """Which part of the matrix (places, filters, window) a block is."""
+
+    places: slice
+    filters: slice
+    window: slice
 
 
-def in_file(factor: Doubles, array: Array, start: int, stop: int) -> Doubles:
-    """What broadcasts with the array in memory, turned to broadcast with its rows `start` to `stop` in the file."""
-    stored = factor if array.axes is None else factor.transpose(np.argsort(array.axes))
-    return stored[start:stop] if len(stored) > 1 else stored
+def window_size(part: Part) -> int:
+    """Return how many inputs each output of the part sees."""
+    return prod(part.weights[axis] for axis in FORMS[part.kind].window)
 
 
-def inputs_of(vector: Doubles, part: Part, groups: int) -> Doubles:
-    """One value per channel of the input, in the shape of weights with one filter for each group.
+def channel_inputs(vector: Doubles, part: Part, groups: int) -> Doubles:
+    """Return one value per input channel as one per input of a window: (groups, window).
 
-    A matrix sees each channel's places one after the other.
+    A fully connected layer sees the places of a channel one after the other, and so does a convolution.
     """
-    if part.kind == "connected":
-        return np.repeat(vector, part.weights[1] // vector.size)[np.newaxis]
-    return vector.reshape(groups, -1, 1, 1)
+    by_group = vector.reshape(groups, -1)  # (groups, channels of each)
+    return by_group.repeat(window_size(part) // by_group.shape[1], axis=1)
 
 
-def window_shape(part: Part) -> list[int]:
-    """The shape of the part's weights, with 1 for every axis that it does not sum over."""
-    return [length if axis in FORMS[part.kind].window else 1 for axis, length in enumerate(part.weights)]
-
-
-def respond(weights: Stored, part: Part, *questions: Question) -> list[Doubles]:
-    """The sums Σ weights·x of each question, in float64: (filters, windows), or (places, filters, windows).
-
-    The weights are read once, whatever the number of questions.
-    """
-    form, shape = FORMS[part.kind], weights.array.shape
-    axes = weights.array.axes or tuple(range(len(shape)))
-    cut = axes.index(0)  # the axis in memory that blocks are pieces of
-    kept = [axis for axis in range(len(shape)) if axis not in form.window]
-    answers = [np.zeros([*(shape[axis] for axis in kept), question.windows.shape[-1]]) for question in questions]
+def probe(weights: Stored, part: Part, probes: list[Probe]) -> list[Doubles]:
+    """Return Σ w·x for each probe in float64, (places, filters, W). The weights are read once for all probes."""
+    places, filters = _outputs(part, weights.array)
+    answers = [np.zeros([places, filters, probe.windows.shape[-1]]) for probe in probes]
     buffer = np.empty(0)
     start = 0
     for block in weights.blocks():
         if block.size > buffer.size:
             buffer = np.empty(block.size)  # one for all blocks: new pages for each would cost more than the sums
         values = buffer[: block.size].reshape(block.shape)
-        piece = slice(start, start + len(block))
-        for (windows, each), sums in zip(questions, answers, strict=True):
+        at = _slices(part, weights.array, start, start + len(block))
+        for (windows, of), sums in zip(probes, answers, strict=True):
             np.copyto(values, block)
-            if each is not None:
-                each(values, out=values)
-            seen = _seen(windows, form, cut, piece, shape)
-            into = sums if cut in form.window else sums[(slice(None),) * kept.index(cut) + (piece,)]
-            into += _sums(values.transpose(axes), seen, form)
-        start = piece.stop
+            if of is not None:
+                of(values, out=values)
+            sums[at.places, at.filters] += _sums(_matrix(values, part, weights.array), windows, at, filters)
+        start += len(block)
     return answers
 
 
-def _seen(windows: Doubles, form: Form, cut: int, piece: slice, shape: tuple[int, ...]) -> Doubles:
-    """The part of the windows that a piece of the weights along axis `cut` is multiplied with."""
-    if cut in form.window:
-        windows = windows[(slice(None),) * cut + (piece,)]
-    groups = windows.shape[form.filters]
-    if groups == 1:
-        return windows
-    filters = np.arange(shape[form.filters])[piece if cut == form.filters else slice(None)]
-    seen: Doubles = windows.take(filters // (shape[form.filters] // groups), axis=form.filters)
-    return seen
+def _outputs(part: Part, array: Array) -> tuple[int, int]:
+    """Return the numbers of places and of filters."""
+    return prod(array.shape[axis] for axis in _places(part)), array.shape[FORMS[part.kind].filters]
 
 
-def _sums(values: Doubles, windows: Doubles, form: Form) -> Doubles:
-    if windows.shape[form.filters] > 1:
-        result: Doubles = (values[..., np.newaxis] * windows).sum(axis=form.window)
-        return result
-    lengths = [values.shape[axis] for axis in form.window]
-    return np.tensordot(values, windows.reshape(*lengths, windows.shape[-1]), (form.window, tuple(range(len(lengths)))))
+def _places(part: Part) -> list[int]:
+    """Return the axes of the weights in memory that are neither filters nor a window's."""
+    form = FORMS[part.kind]
+    return [axis for axis in range(len(part.weights)) if axis != form.filters and axis not in form.window]
+
+
+def _slices(part: Part, array: Array, start: int, stop: int) -> Slices:
+    """Return where the rows `start` to `stop` of the array in the file are in the matrix.
+
+    Rows along the window are along its first axis, so that the piece of the flattened window is one slice.
+    """
+    form, everything = FORMS[part.kind], slice(None)
+    axis = array.axes.index(0) if array.axes else 0  # the axis in memory that the file's rows count
+    if axis == form.filters:
+        return Slices(everything, slice(start, stop), everything)
+    if axis in form.window:
+        inner = window_size(part) // array.shape[axis]
+        return Slices(everything, everything, slice(start * inner, stop * inner))
+    return Slices(slice(start, stop), everything, everything)
+
+
+def _matrix(values: Doubles, part: Part, array: Array) -> Doubles:
+    """Return a block of the array in the file as its part of the matrix (places, filters, window)."""
+    form, places = FORMS[part.kind], _places(part)
+    memory = values if array.axes is None else values.transpose(array.axes)
+    return memory.transpose(*places, form.filters, *form.window).reshape(
+        prod(memory.shape[axis] for axis in places),
+        memory.shape[form.filters],
+        prod(memory.shape[axis] for axis in form.window),
+    )
+
+
+def _sums(matrix: Doubles, windows: Doubles, at: Slices, filters: int) -> Doubles:
+    """Multiply a piece of the matrix with its piece of the windows: (places, filters, W)."""
+    seen = windows[:, at.window]
+    groups = len(windows)
+    if groups > 1:
+        group = np.arange(filters)[at.filters] // (filters // groups)  # of each filter
+        grouped: Doubles = (matrix[..., np.newaxis] * seen.take(group, axis=0)).sum(axis=2)
+        return grouped
+    # One product of two matrices: BLAS adds in another order for a stack of them.
+    places, rows, window = matrix.shape
+    product: Doubles = np.dot(matrix.reshape(places * rows, window), seen[0])
+    return product.reshape(places, rows, seen.shape[-1])

@@ -5,17 +5,16 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from bnorm.checks.findings import Finding, make_finding
-from bnorm.checks.misfit.candidate import Candidate, edited, planned
+from bnorm.checks.misfit.candidate import Candidate, edited
 from bnorm.darknet import cfg
-from bnorm.darknet.cfg import Text
-from bnorm.darknet.layout import Layout
+from bnorm.darknet.cfg import CfgText
+from bnorm.darknet.edit import Value
+from bnorm.darknet.layout import Layout, plan
 from bnorm.darknet.model import Model
 from bnorm.darknet.network import Layer, build
-from bnorm.darknet.shape_rules import DETECTORS
+from bnorm.darknet.section_types import TYPES
 from bnorm.errors import BnormError
 from bnorm.transforms.fold.plan import plan_folds, without_normalisation
-
-HEADS = frozenset({*DETECTORS, "detection", "iseg", "softmax", "avgpool", "logistic", "cost"})  # follow bare layers
 
 NAMED = 3  # lines that a message lists
 
@@ -35,10 +34,10 @@ def folded_cfg(model: Model) -> Iterator[Candidate]:
     """Yield the same network with batch normalisation in all layers except the last and those before heads, or all."""
     layers = model.network.layers
     bare = [layer for layer in layers if layer.section.knows("batch_normalize") and not layer.batch_normalize]
-    heads = {layer.index - 1 for layer in layers if layer.type in HEADS} | {len(layers) - 1}
+    heads = {layer.index - 1 for layer in layers if TYPES[layer.type].is_head} | {len(layers) - 1}
     for chosen in ([layer for layer in bare if layer.index not in heads], bare):
         try:
-            text = edited(model.network.text, [(layer.section, "batch_normalize", 1) for layer in chosen])
+            text = edited(model.network.text, [Value(layer.section, "batch_normalize", 1) for layer in chosen])
             layout = _planned(text, model)
         except BnormError:
             return  # the cfg has more lines now than are allowed
@@ -47,9 +46,9 @@ def folded_cfg(model: Model) -> Iterator[Candidate]:
             return
 
 
-def _planned(text: Text, model: Model) -> Layout:
+def _planned(text: CfgText, model: Model) -> Layout:
     """Return the plan of another cfg with the file's header."""
-    return planned(build(text, model.dialect), model.header)
+    return plan(build(text, model.dialect), model.header)
 
 
 def _lost(model: Model, layers: list[Layer]) -> Finding:

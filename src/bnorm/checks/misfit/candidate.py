@@ -6,18 +6,16 @@ plan that follows from it, and the finding that names the edit. Where several ha
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator
 from typing import NamedTuple
 
 import numpy as np
 
 from bnorm.checks.findings import Finding
 from bnorm.checks.variances import impossible
-from bnorm.darknet import edit
-from bnorm.darknet.cfg import Section, Text
-from bnorm.darknet.header import Header
-from bnorm.darknet.layout import Array, Layout, plan
-from bnorm.darknet.network import Network
+from bnorm.darknet.cfg import CfgText
+from bnorm.darknet.edit import Value, apply, with_values
+from bnorm.darknet.layout import Array, Layout
 from bnorm.darknet.weights import Floats, Weights
 
 
@@ -28,14 +26,9 @@ class Candidate(NamedTuple):
     finding: Finding
 
 
-def planned(network: Network, header: Header) -> Layout:
-    """Return the plan of a file with this header."""
-    return plan(network, header.nbytes, transposed=header.transposed)
-
-
-def edited(text: Text, values: Sequence[tuple[Section, str, int]]) -> Text:
-    """Return the cfg with other values: of each section, key and value."""
-    return edit._edited(text, list(values))
+def edited(text: CfgText, values: Iterable[Value]) -> CfgText:
+    """Return the cfg with other values."""
+    return apply(text, with_values(text, values))
 
 
 def variances(weights: Weights, layout: Layout) -> Iterator[tuple[Array, Floats]]:

@@ -7,13 +7,14 @@ from itertools import pairwise
 from typing import NamedTuple
 
 from bnorm.checks.findings import make_finding
-from bnorm.checks.misfit.candidate import Candidate, edited, planned
+from bnorm.checks.misfit.candidate import Candidate, edited
 from bnorm.darknet import cfg
-from bnorm.darknet.cfg import Section, Text
+from bnorm.darknet.cfg import CfgText, Section
 from bnorm.darknet.dialects import Dialect
+from bnorm.darknet.edit import Value
 from bnorm.darknet.grammar import INT_MAX
 from bnorm.darknet.header import Header
-from bnorm.darknet.layout import Layout
+from bnorm.darknet.layout import Layout, plan
 from bnorm.darknet.network import build
 from bnorm.darknet.shape_rules import DETECTORS
 from bnorm.errors import BnormError
@@ -33,7 +34,7 @@ class Detector(NamedTuple):
         return self.before.type == "convolutional"
 
 
-def fitting_classes(text: Text, dialect: Dialect, header: Header, nbytes: int) -> Candidate | None:
+def fitting_classes(text: CfgText, dialect: Dialect, header: Header, nbytes: int) -> Candidate | None:
     """Return the number of classes that gives the file's size; None without one, or where the cfg is rejected."""
     try:
         detectors = _detectors(text, dialect)
@@ -41,7 +42,7 @@ def fitting_classes(text: Text, dialect: Dialect, header: Header, nbytes: int) -
         if classes is None:
             return None
         other = _with_classes(text, dialect, classes)
-        layout = planned(build(other, dialect), header)
+        layout = plan(build(other, dialect), header)
         if layout.nbytes != nbytes:
             return None
         kinds = _either(f"[{detector.section.name}]" for detector in detectors)
@@ -52,7 +53,7 @@ def fitting_classes(text: Text, dialect: Dialect, header: Header, nbytes: int) -
     return Candidate(layout=layout, finding=make_finding("weights-classes", message))
 
 
-def _solve(text: Text, dialect: Dialect, header: Header, nbytes: int) -> int | None:
+def _solve(text: CfgText, dialect: Dialect, header: Header, nbytes: int) -> int | None:
     """Return the number of classes to try: every class adds the same number of bytes, which two plans tell."""
     one, two = (_layout(text, dialect, header, classes).nbytes for classes in (1, 2))
     step = two - one
@@ -62,22 +63,22 @@ def _solve(text: Text, dialect: Dialect, header: Header, nbytes: int) -> int | N
     return classes if not rest and 1 <= classes <= INT_MAX else None
 
 
-def _layout(text: Text, dialect: Dialect, header: Header, classes: int) -> Layout:
-    return planned(build(_with_classes(text, dialect, classes), dialect), header)
+def _layout(text: CfgText, dialect: Dialect, header: Header, classes: int) -> Layout:
+    return plan(build(_with_classes(text, dialect, classes), dialect), header)
 
 
-def _with_classes(text: Text, dialect: Dialect, classes: int) -> Text:
+def _with_classes(text: CfgText, dialect: Dialect, classes: int) -> CfgText:
     """Return the cfg with this number of classes in each detection layer, and the filters before it that follow."""
-    other = edited(text, [(detector.section, "classes", classes) for detector in _detectors(text, dialect)])
+    other = edited(text, [Value(detector.section, "classes", classes) for detector in _detectors(text, dialect)])
     filters = [
-        (detector.before, "filters", DETECTORS[detector.section.type](detector.section))
+        Value(detector.before, "filters", DETECTORS[detector.section.type](detector.section))
         for detector in _detectors(other, dialect)
         if detector.filtered
     ]
     return edited(other, filters)
 
 
-def _detectors(text: Text, dialect: Dialect) -> list[Detector]:
+def _detectors(text: CfgText, dialect: Dialect) -> list[Detector]:
     sections = pairwise(cfg.sections(text, dialect))
     return [Detector(before=before, section=section) for before, section in sections if section.type in DETECTORS]
 

@@ -5,9 +5,10 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from bnorm.checks.findings import make_finding
-from bnorm.checks.misfit.candidate import Candidate, planned
+from bnorm.checks.misfit.candidate import Candidate
 from bnorm.darknet.dialects import DIALECTS, Dialect
 from bnorm.darknet.header import VERSION, Header, seen_type
+from bnorm.darknet.layout import plan
 from bnorm.darknet.model import Model
 from bnorm.darknet.network import build
 from bnorm.errors import BnormError
@@ -19,7 +20,7 @@ def other_dialects(model: Model) -> Iterator[Candidate]:
         if dialect.name == model.dialect.name:
             continue
         try:
-            layout = planned(build(model.network.text, dialect), _read_by(dialect, model.header))
+            layout = plan(build(model.network.text, dialect), _read_by(dialect, model.header))
         except BnormError:
             continue
         if layout.nbytes == model.nbytes:

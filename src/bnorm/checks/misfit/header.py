@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from bnorm.checks.findings import make_finding
-from bnorm.checks.misfit.candidate import Candidate, implausibility, planned
+from bnorm.checks.misfit.candidate import Candidate, implausibility
 from bnorm.darknet.header import VERSION, WIDE
-from bnorm.darknet.layout import FLOAT
+from bnorm.darknet.layout import FLOAT, plan
 from bnorm.darknet.weights import Weights
 
 FULL = VERSION.size + WIDE.size  # bytes of a header with a `seen` of 8 bytes
@@ -23,7 +23,7 @@ def other_header(weights: Weights) -> Iterator[Candidate]:
     if weights.nbytes - weights.layout.nbytes != (-FLOAT if wide else FLOAT):
         return
     other = header._replace(nbytes=FULL - FLOAT if wide else FULL)
-    layout = planned(weights.model.network, other)
+    layout = plan(weights.model.network, other)
     unclear = wide == (weights.bytes_at(VERSION.size + FLOAT, FLOAT) == bytes(FLOAT))
     if unclear and implausibility(weights, layout) >= implausibility(weights, weights.layout):
         return

@@ -1,12 +1,12 @@
-"""What folding makes of a part's arrays, in float64: its weights times a gain per filter, and new biases.
+"""The arrays of a folded part, in float64: its weights times a gain per filter, and new biases.
 
-A layer's batch normalisation is `y = gain·x + offset` at inference. Those that a part takes in, one behind the other,
-are again of this form.
+A layer's batch normalisation is `y = gain·x + offset` at inference. Several of them one after the other are again of
+this form: then·(first·x + offset) + shift = (then·first)·x + (then·offset + shift).
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Set
+from collections.abc import Iterator, Mapping
 from functools import reduce
 from typing import NamedTuple
 
@@ -14,98 +14,116 @@ import numpy as np
 from numpy.typing import NDArray
 
 from bnorm.batchnorm.epsilon import Epsilon, Vector
-from bnorm.batchnorm.formulas import gain_offset
 from bnorm.darknet.layout import FORMS, Array
 from bnorm.darknet.parts import array_name
 from bnorm.darknet.weights import Floats, Weights
-from bnorm.statistics.normalisers import Statistics
-from bnorm.transforms.fold.plan import Fold
-from bnorm.transforms.response import Doubles, Question, Stored, along, in_file, inputs_of, respond, signs, window_shape
+from bnorm.statistics.normalisers import Key, Normaliser
+from bnorm.transforms.fold.plan import Fold, Kept
+from bnorm.transforms.response import Doubles, Probe, Stored, channel_inputs, probe, signs, window_size
 
-TOO_LARGE = "folded, its numbers are beyond float32"
-
-
-class Beyond(Exception):
-    """Folded numbers are beyond what a float32 holds: those of `layers`, with all that was to go into them."""
-
-    def __init__(self, layers: Set[int]) -> None:
-        self.layers = layers
+TOO_LARGE = Kept(("folded, its values exceed float32",))
 
 
 class Affine(NamedTuple):
-    """A part's new weights are the old ones times `gain` per filter, and times `inputs` where those are scaled, too."""
+    """A part's new weights are the old ones times `gain` per filter, and times `inputs` per input channel.
+
+    `gain` has the shape (filters,). `biases` have that of the part's. `inputs` is None where nothing comes before, and
+    broadcasts with the weights in memory: (1 or filters, channels, 1, 1), or (1, inputs) of a fully connected layer.
+    """
 
     fold: Fold
     gain: Vector
-    inputs: Doubles | None  # broadcasts with the weights
+    inputs: Doubles | None
     biases: Doubles
 
 
-def affine(fold: Fold, weights: Weights, known: Statistics, epsilon: Epsilon) -> Affine:
-    """All that the part takes in, as one gain and new biases.
+class Folded(NamedTuple):
+    """A block of a folded array, and whether a finite value has become infinite in it."""
 
-    own       weights·gain, offset
-    behind    the same once more, of what was there
-    before    Σ weights·(gain·x + offset): inputs times gain, biases plus the part's own gain · Σ weights·offset
+    values: Floats
+    overflows: bool
+
+
+def affine(fold: Fold, weights: Weights, normalisers: Mapping[Key, Normaliser], epsilon: Epsilon) -> Affine:
+    """Combine every batch norm that is folded into this part into one gain per filter and new biases.
+
+    own       gain, offset of the part itself; without: gain = 1, offset = biases
+    before    y = gain·Σ w·(factor·x + shift) + offset: inputs = factor, biases = offset + gain·Σ w·shift
+    after     y = factor·(gain·Σ + biases) + shift: gain = factor·gain, biases = factor·biases + shift
     """
     if fold.own:
-        gain, biases = gain_offset(*known[fold.layer, fold.part.name], epsilon)
+        gain, biases = normalisers[fold.layer, fold.part.name].gain_offset(epsilon)
     else:
         biases = weights[fold.layer, array_name(fold.part.name, "biases")].astype(np.float64)
         gain = np.ones(fold.part.channels)
     inputs = None
     if fold.before:
-        factor, shift = _composed(fold.before, known, epsilon)
-        inputs = inputs_of(factor, fold.part, fold.groups)
-        if fold.groups > 1:
-            inputs = inputs.repeat(fold.part.channels // fold.groups, axis=0)
-        biases = biases + gain * _of_constant(fold, weights, inputs_of(shift, fold.part, fold.groups))
-    if fold.behind:
-        factor, shift = _composed(fold.behind, known, epsilon)
+        factor, shift = _composed(fold.before, normalisers, epsilon)
+        inputs = _along_inputs(factor, fold)
+        biases = biases + gain * _response_to_constant(fold, weights, shift)
+    if fold.after:
+        factor, shift = _composed(fold.after, normalisers, epsilon)
         gain = gain * factor
-        biases = along(factor, 0, biases.ndim) * biases + along(shift, 0, biases.ndim)
-    return Affine(fold, gain, inputs, biases)
+        biases = _along(factor, 0, biases.ndim) * biases + _along(shift, 0, biases.ndim)
+    return Affine(fold=fold, gain=gain, inputs=inputs, biases=biases)
 
 
-def _composed(layers: tuple[int, ...], known: Statistics, epsilon: Epsilon) -> tuple[Vector, Vector]:
-    """Gain and offset of several `[batchnorm]` layers one after the other."""
-    lines = [gain_offset(*known[layer, ""], epsilon) for layer in layers]
+def _composed(
+    layers: tuple[int, ...], normalisers: Mapping[Key, Normaliser], epsilon: Epsilon
+) -> tuple[Vector, Vector]:
+    """Return gain and offset of several `[batchnorm]` layers one after the other."""
+    lines = [normalisers[layer, ""].gain_offset(epsilon) for layer in layers]
     return reduce(lambda first, then: (then[0] * first[0], then[0] * first[1] + then[1]), lines)
 
 
-def _of_constant(fold: Fold, weights: Weights, inputs: Doubles) -> Vector:
-    """What the part makes of an input that is the same everywhere in a channel."""
-    shape = [len(inputs), *window_shape(fold.part)[1:]]
-    windows = np.broadcast_to(inputs, shape)[..., np.newaxis]
-    (sums,) = respond(stored(weights, fold), fold.part, Question(windows))
-    return sums[..., 0]
+def _along_inputs(factor: Vector, fold: Fold) -> Doubles:
+    """Return a factor per input channel in a shape that broadcasts with the weights in memory."""
+    if fold.part.kind == "connected":
+        return channel_inputs(factor, fold.part, 1)
+    by_group = factor.reshape(fold.groups, -1, 1, 1)
+    return by_group.repeat(fold.part.channels // fold.groups, axis=0) if fold.groups > 1 else by_group
 
 
-def stored(weights: Weights, fold: Fold) -> Stored:
-    """The weights of the part that takes something in."""
-    name = array_name(fold.part.name, "weights")
-    array = weights.layout.by_name[fold.layer, name]
+def _along(vector: Vector, axis: int, dimensions: int) -> Doubles:
+    """Return the vector in a shape that broadcasts along this axis."""
+    return vector.reshape([-1 if number == axis else 1 for number in range(dimensions)])
+
+
+def _response_to_constant(fold: Fold, weights: Weights, values: Vector) -> Vector:
+    """Return Σ w·x per filter for an input that has one value everywhere in a channel, (C,) → (filters,)."""
+    windows = channel_inputs(values, fold.part, fold.groups)[..., np.newaxis]  # (groups, window, 1)
+    (sums,) = probe(stored_weights(weights, fold), fold.part, [Probe(windows)])  # (1, filters, 1)
+    return sums[0, :, 0]
+
+
+def stored_weights(weights: Weights, fold: Fold) -> Stored:
+    """Return the weights of a folded part as the file holds them."""
+    array = weights.layout.by_name[fold.layer, array_name(fold.part.name, "weights")]
     return Stored(array, lambda: weights.blocks(array))
 
 
-def folded(weights: Weights, array: Array, change: Affine) -> Iterator[Floats]:
-    """The part's biases or weights after folding, rounded once, in blocks of rows as the file holds them.
-
-    `Beyond` where a finite number has become an infinite one.
-    """
+def folded(weights: Weights, array: Array, change: Affine) -> Iterator[Folded]:
+    """Yield the part's biases or weights after folding, rounded once, in blocks of rows as the file holds them."""
     if array.field == "biases":
-        yield _finite(change.biases.astype(np.float32), change.biases, change.fold)
+        yield _rounded(change.biases.astype(np.float32), change.biases)
         return
-    factors = [along(change.gain, FORMS[change.fold.part.kind].filters, len(array.shape))]
+    factors = [_along(change.gain, FORMS[change.fold.part.kind].filters, len(array.shape))]
     factors += [] if change.inputs is None else [change.inputs]
     start = 0
     for block in weights.blocks(array):
-        rows = [in_file(factor, array, start, start + len(block)) for factor in factors]
-        yield _finite(_product(block, rows), block, change.fold)
+        rows = [_rows(factor, array, start, start + len(block)) for factor in factors]
+        yield _rounded(_product(block, rows), block)
         start += len(block)
 
 
+def _rows(factor: Doubles, array: Array, start: int, stop: int) -> Doubles:
+    """Turn what broadcasts with the array in memory into what broadcasts with these of its rows in the file."""
+    in_file = factor if array.axes is None else factor.transpose(np.argsort(array.axes))
+    return in_file[start:stop] if len(in_file) > 1 else in_file
+
+
 def _product(block: Floats, factors: list[Doubles]) -> Floats:
+    """Multiply a block with factors that broadcast with it in float64, rounded to float32 once."""
     product: NDArray[np.floating] = block
     for factor in factors[:-1]:
         product = product * factor
@@ -115,25 +133,26 @@ def _product(block: Floats, factors: list[Doubles]) -> Floats:
     return rounded
 
 
-def _finite(values: Floats, before: NDArray[np.floating], fold: Fold) -> Floats:
-    if np.isinf(values).any() and np.isfinite(before[np.isinf(values)]).any():
-        raise Beyond({fold.layer, *fold.before, *fold.behind})
-    return values
+def _rounded(values: Floats, before: NDArray[np.floating]) -> Folded:
+    """Return a block, and whether it is infinite where the values before were finite."""
+    infinite = np.isinf(values)
+    return Folded(values, bool(infinite.any() and np.isfinite(before[infinite]).any()))
 
 
-def lost_signs(weights: Weights, change: Affine) -> str:
-    """Why a binary part cannot be folded: a gain below 0 turns every sign, but not that of a weight of 0.
+def lost_signs(weights: Weights, change: Affine) -> Kept | None:
+    """Return why a binary part cannot be folded; None if it can.
 
-    Nor may a weight become 0, or a number that no float32 holds; a filter of zeros alone has no sign.
+    A gain below 0 turns every sign, but a weight of 0 has none to turn. Nor may a weight become 0, or exceed float32.
+    In a filter of zeros alone the signs do not count.
     """
-    part, source = change.fold.part, stored(weights, change.fold)
-    ones = np.ones([*window_shape(part), 1])
-    new = Stored(source.array, lambda: folded(weights, source.array, change))
-    before, magnitudes = respond(source, part, Question(ones, signs), Question(ones, np.abs))
-    try:
-        (after,) = respond(new, part, Question(ones, signs))
-    except Beyond:
+    part, source = change.fold.part, stored_weights(weights, change.fold)
+    if any(block.overflows for block in folded(weights, source.array, change)):
         return TOO_LARGE
-    gain = change.gain[:, np.newaxis]
+    ones = np.ones([1, window_size(part), 1])
+    before, magnitudes = probe(source, part, [Probe(ones, signs), Probe(ones, np.abs)])  # (1, filters, 1) each
+    new = Stored(source.array, lambda: (block.values for block in folded(weights, source.array, change)))
+    (after,) = probe(new, part, [Probe(ones, signs)])
+    gain = change.gain[:, np.newaxis]  # (filters, 1)
     count = int(np.count_nonzero((before * np.sign(gain) != after) & (gain * magnitudes != 0)))
-    return f"folding would change signs of weights in {count} binary filter{'s' * (count != 1)}" if count else ""
+    reason = f"folding would change signs of weights in {count} binary filter{'s' * (count != 1)}"
+    return Kept((reason,)) if count else None

@@ -1,51 +1,54 @@
 """Fold batch normalisation into the layers beside it: a network that computes the same, for any reader.
 
 With `gain = scale / deviation(rolling_variance)` per filter, `weights·gain` and `biases − rolling_mean·gain` give what
-the normalised layer gave (AB `network.c: fuse_conv_batchnorm`). `folds` says what goes where, `affine` computes it. The
-cfg loses its `batch_normalize` lines, and the sections of the `[batchnorm]` layers that went: several readers test for
-the key alone, and hank refuses unknown ones.
+the normalised layer gave (alexeyab `network.c: fuse_conv_batchnorm`). `plan` says what goes where, `arrays` computes
+it. The cfg loses its `batch_normalize` lines, and the sections of the `[batchnorm]` layers that were folded: several
+readers test for the key alone, and hank refuses unknown ones.
 """
 
 from __future__ import annotations
 
-import os
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 from math import prod
 from pathlib import Path
-from typing import BinaryIO
 
 import numpy as np
 
-from bnorm.batchnorm.epsilon import DARKNET, RUNTIMES, Epsilon
+from bnorm.batchnorm.epsilon import DARKNET, RUNTIMES, Epsilon, as_epsilon
 from bnorm.batchnorm.formulas import Rolling
 from bnorm.batchnorm.threads import processors
 from bnorm.darknet.layout import Array
 from bnorm.darknet.model import Model
 from bnorm.darknet.network import Layer
 from bnorm.darknet.parts import Part
-from bnorm.darknet.weights import Floats, Weights, open_weights, write_block
-from bnorm.errors import OutputError
-from bnorm.files import check_outputs, replacing
+from bnorm.darknet.weights import Floats, Weights, open_weights
+from bnorm.errors import ProofError
+from bnorm.files import check_outputs
 from bnorm.statistics.normalisers import Key
-from bnorm.transforms.fold.arrays import TOO_LARGE, Beyond
-from bnorm.transforms.fold.folded_model import DEFECT, Wish, Work, prepare
-from bnorm.transforms.fold.proof import Difference, Source, compare
+from bnorm.transforms.fold.arrays import TOO_LARGE
+from bnorm.transforms.fold.folded_model import DEFECT, FoldedModel, FoldOptions, fold_model
+from bnorm.transforms.fold.plan import Into, Kept
+from bnorm.transforms.fold.proof import Difference, LayerProof, Source
+from bnorm.transforms.fold.variances import BadVariance
+from bnorm.transforms.pair import Meter, NullWriter, Progress, Targets, Writer, targets, writing
 from bnorm.transforms.response import Stored
 
-POLICIES = ("error", "clamp", "skip")  # for a rolling variance that is negative, infinite or no number
-
-Advance = Callable[[int, int], None] | None  # told how many values are done, of how many
+POLICIES = tuple(policy.value for policy in BadVariance)
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, kw_only=True)
 class FoldedLayer:
-    """What became of one normalised part. `reason` says why it stays, or where a `[batchnorm]` went.
+    """What became of one normalised part.
 
-    The errors are those of `verification.Difference`, None without it. `gain_change` says by how much, over the
-    channels, another runtime's ε would change the gain at most: |gain' / gain − 1| for each row of `RUNTIMES`.
+    `into` is the layer that a `[batchnorm]` was folded into, None for all others. `clamped` are the channels whose
+    rolling variance was clamped. `silent_channels` produce no finite value, before and after, and were not compared.
+    `reason` says all this as a sentence, or why the layer is not folded.
+
+    The errors are those of `proof.Difference`, None without it. `gain_change` says for each row of `RUNTIMES` by how
+    much its ε would change the gain at most, over the channels: |gain' / gain − 1|.
     """
 
     index: int
@@ -53,12 +56,15 @@ class FoldedLayer:
     part: str
     folded: bool
     reason: str
-    max_abs_error: float | None
-    max_rel_error: float | None
+    max_abs_error: float | None = None
+    max_rel_error: float | None = None
     gain_change: Mapping[str, float] = field(default_factory=dict)
+    into: int | None = None
+    clamped: tuple[int, ...] = ()
+    silent_channels: int = 0
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, kw_only=True)
 class FoldReport:
     """What `fold` did, and the totals before and after; without outputs it was a dry run."""
 
@@ -71,167 +77,179 @@ class FoldReport:
     output_cfg: Path | None
 
 
-@np.errstate(all="ignore")  # a file may hold any number, signalling NaN too: no news to the user
+@np.errstate(all="ignore")  # a file may hold any number, signalling NaN too: not worth a warning
 def fold(
     model: Model,
     output: Path | str | None,
     output_cfg: Path | str | None = None,
     *,
     layers: Collection[int] | None = None,
-    epsilon: Epsilon = DARKNET,
-    bad_variance: str = "error",
+    epsilon: Epsilon | str = DARKNET,
+    bad_variance: BadVariance | str = BadVariance.ERROR,
     verify: bool = True,
     dry_run: bool = False,
     force: bool = False,
-    advance: Advance = None,
+    advance: Progress | None = None,
 ) -> FoldReport:
     """Write the folded weights and cfg, or neither; a dry run, for which `output` may be None, does all but that.
 
-    `output_cfg` is by default the output with the suffix `.cfg`; `layers` selects, by default all, and nothing else is
-    touched. With a rolling variance that is negative, infinite or no number, folding fails, takes the nearest variance
-    (0 for no number), or leaves the layer as it is: `bad_variance`, one of `POLICIES`.
+    `output_cfg` is by default the output with the suffix `.cfg`. `layers` selects, by default all; the others are not
+    touched. `epsilon` is an `Epsilon`, the name of one in `RUNTIMES`, or a text such as `1e-6:outside`. With a rolling
+    variance that is negative, infinite or NaN, `bad_variance` decides: `error` fails, `clamp` takes the nearest
+    variance (0 for NaN), `skip` leaves the layer as it is.
 
-    `WeightsError` for a file that does not fit; `OutputError` for an output that must not be written, or where `verify`
-    finds a difference that rounding does not explain; ValueError without an output that is needed.
+    `WeightsError` for a file that does not fit; `OutputError` for an output that must not be written; `ProofError` if
+    `verify` finds a difference that rounding does not explain; ValueError for an argument that is not one, and without
+    an output that is needed. Arguments are checked before anything is read.
     """
-    targets = _targets(output, output_cfg)
-    if not (targets or dry_run):
+    options = FoldOptions(
+        layers=_known_layers(model, layers), epsilon=as_epsilon(epsilon), bad_variance=_policy(bad_variance)
+    )
+    paths = None if output is None else targets(output, output_cfg)
+    if paths is None and not dry_run:
         raise ValueError("expected an output, or a dry run")
     with open_weights(model) as weights, ExitStack() as stack:
-        check_outputs(targets, (model.network.text.path, weights.path), force=force, cause="--force overwrites it")
+        check_outputs(paths or (), (model.network.text.path, weights.path), force=force, cause="--force overwrites it")
         weights.require_fit()
-        files = () if dry_run else stack.enter_context(replacing(*targets))
-        work, meter = _write(weights, Wish(layers, epsilon, bad_variance, verify), files, advance)
-        differences = _verified(work, files, meter) if verify else {}
-    return _report(work, differences, () if dry_run else targets)
+        writer = NullWriter() if dry_run or paths is None else stack.enter_context(writing(paths))
+        folded, meter = _write(weights, options, writer, verify, advance)
+        differences = _verify(folded, writer, meter) if verify else {}
+    return _report(folded, differences, None if dry_run else paths)
 
 
-def _targets(output: Path | str | None, output_cfg: Path | str | None) -> tuple[Path, ...]:
-    if output is None:
-        return ()
-    output = Path(output)
-    return output, Path(output_cfg) if output_cfg else output.parent / f"{output.stem}.cfg"
+def _known_layers(model: Model, layers: Collection[int] | None) -> frozenset[int] | None:
+    """Return the selected layers; ValueError for one that the network does not have."""
+    count = len(model.network.layers)
+    for layer in layers or ():
+        if layer not in range(count):
+            raise ValueError(f"layer {layer}, expected 0 to {count - 1}")
+    return None if layers is None else frozenset(layers)
 
 
-class _Meter:
-    """Counts the values that are written and compared, and tells how far it is."""
-
-    def __init__(self, work: Work, verify: bool, advance: Advance) -> None:
-        self.advance, self.done = advance, 0
-        compared = sum(prod(fold.part.weights) for fold in work.folds.folds)
-        self.total = work.after.layout.parameters + compared * verify
-
-    def add(self, count: int) -> None:
-        self.done += count
-        if self.advance:
-            self.advance(self.done, self.total)
+def _policy(name: BadVariance | str) -> BadVariance:
+    """Return the policy of this name; ValueError for a name that is none."""
+    if name not in POLICIES:
+        raise ValueError(f"bad_variance {name!r}, expected one of {', '.join(POLICIES)}")
+    return BadVariance(name)
 
 
-def _write(weights: Weights, wish: Wish, files: Sequence[BinaryIO], advance: Advance) -> tuple[Work, _Meter]:
-    """Write the folded pair, in a dry run to nowhere; a layer whose folded numbers no float32 can hold stays."""
-    beyond: dict[int, str] = {}
+def _write(
+    weights: Weights, options: FoldOptions, writer: Writer, verify: bool, advance: Progress | None
+) -> tuple[FoldedModel, Meter]:
+    """Plan and write the folded pair until nothing in it exceeds float32; layers that do keep their normalisation."""
+    overflowing: dict[int, Kept] = {}
     while True:
-        work = prepare(weights, wish, beyond)
-        meter = _Meter(work, wish.verify, advance)
-        try:
-            _stream(work, files, meter)
-        except Beyond as error:
-            beyond |= dict.fromkeys(error.layers, TOO_LARGE)
-        else:
-            return work, meter
+        folded = fold_model(weights, options, overflowing)
+        compared = sum(prod(change.fold.part.weights) for change in folded.changes.values())
+        meter = Meter(folded.after.layout.parameters + compared * verify, advance)
+        more = _stream(folded, writer, meter)
+        if not more:
+            return folded, meter
+        overflowing |= dict.fromkeys(more, TOO_LARGE)
 
 
-def _stream(work: Work, files: Sequence[BinaryIO], meter: _Meter) -> None:
-    for file, head in zip(files, (work.weights.head(), work.text), strict=True) if files else ():
-        file.seek(0)
-        file.truncate()
-        file.write(head)
-    for block in work.stream():
-        if files:
-            write_block(files[0], block)
-        meter.add(block.size)
-    if files:
-        files[0].flush()  # it is read again before it is closed
+def _stream(folded: FoldedModel, writer: Writer, meter: Meter) -> set[int]:
+    """Write the folded pair, and return the layers whose folded values exceed float32."""
+    overflowing: set[int] = set()
+    writer.begin(folded.weights.head(), folded.text)
+    for values, layers in folded.stream():
+        writer.write(values)
+        meter.add(values.size)
+        overflowing |= layers
+    return overflowing
 
 
-def _verified(work: Work, files: Sequence[BinaryIO], meter: _Meter) -> dict[Key, Difference]:
+def _verify(folded: FoldedModel, writer: Writer, meter: Meter) -> dict[Key, Difference]:
     """Compare every folded part with what was written, in a dry run with what would have been."""
-    arrays = work.weights.layout.by_name
-    old, new = _source(arrays, work.weights.blocks), _source(arrays, work.blocks)
+    arrays = folded.weights.layout.by_name
+    old, new = _source(arrays, folded.weights.blocks), _source(arrays, folded.blocks)
     with ExitStack() as stack:
-        if files:
-            written = stack.enter_context(open_weights(work.after._replace(weights=Path(files[0].name))))
-            survivors = work.survivors()
+        if written := writer.reopen(folded.after):
+            stack.enter_context(written)
+            survivors = folded.survivors()
             after = {(survivors[array.layer], array.name): array for array in written.layout.arrays}
             new = _source(after, written.blocks)
         pool = stack.enter_context(ThreadPoolExecutor(processors() + 1))
-        synced = [pool.submit(os.fsync, file.fileno()) for file in files]  # the disk works while the processors do
-        folds = [change.fold for change in work.affines.values()]
-        found = pool.map(lambda fold: compare(fold, old, new, work.statistics, work.epsilon), folds)
-        result = {key: _proven(work, key, gap, meter) for key, gap in zip(work.affines, found, strict=True)}
-        for sync in synced:
-            sync.result()  # the system tells an error of writing once
-    return result
-
-
-def _proven(work: Work, key: Key, difference: Difference, meter: _Meter) -> Difference:
-    if not difference.excess <= 1:
-        what = f"layer {key[0]} differs by {difference.absolute:.1e} from what it was, expected rounding alone"
-        raise OutputError(work.weights.path, what, cause=DEFECT)
-    meter.add(prod(work.affines[key].fold.part.weights))
-    return difference
+        synced = pool.submit(writer.sync)  # the disk works while the processors do
+        proofs = [
+            LayerProof(fold=change.fold, old=old, new=new, normalisers=folded.normalisers, epsilon=folded.epsilon)
+            for change in folded.changes.values()
+        ]
+        results = zip(folded.changes, pool.map(LayerProof.difference, proofs), strict=True)
+        differences = {key: _proven(folded, key, difference, meter) for key, difference in results}
+        synced.result()  # the system tells an error of writing once
+    return differences
 
 
 def _source(arrays: Mapping[tuple[int, str], Array], blocks: Callable[[Array], Iterator[Floats]]) -> Source:
-    return lambda layer, name: Stored(arrays[layer, name], lambda: blocks(arrays[layer, name]))
+    """Return a source of these arrays, by the layer's number in the old network and the array's name."""
+
+    def stored(layer: int, name: str) -> Stored:
+        array = arrays[layer, name]
+        return Stored(array, lambda: blocks(array))
+
+    return stored
 
 
-def _report(work: Work, differences: Mapping[Key, Difference], targets: tuple[Path, ...]) -> FoldReport:
-    before = work.weights.layout
-    rows = (
-        _row(work, layer, part, differences)
-        for layer in work.weights.model.network.layers
-        for part in layer.parts
-        if part.batch_normalize
-    )
-    output, output_cfg = targets or (None, None)
+def _proven(folded: FoldedModel, key: Key, difference: Difference, meter: Meter) -> Difference:
+    """Count a compared part; `ProofError` if the difference exceeds its bound, or is NaN."""
+    if not difference.excess <= 1:
+        what = f"layer {key[0]} differs by {difference.absolute:.1e} from what it was, expected rounding alone"
+        raise ProofError(folded.weights.path, what, cause=DEFECT)
+    meter.add(prod(folded.changes[key].fold.part.weights))
+    return difference
+
+
+def _report(folded: FoldedModel, differences: Mapping[Key, Difference], paths: Targets | None) -> FoldReport:
+    """Return the totals, and a row for each normalised part in the order of the file."""
+    before, after = folded.weights.layout, folded.after.layout
     return FoldReport(
-        tuple(rows),
+        layers=tuple(
+            _row(folded, layer, part, differences)
+            for layer in folded.weights.model.network.layers
+            for part in layer.parts
+            if part.batch_normalize
+        ),
         parameters_before=before.parameters,
-        parameters_after=work.after.layout.parameters,
+        parameters_after=after.parameters,
         bytes_before=before.nbytes,
-        bytes_after=work.after.layout.nbytes,
-        output=output,
-        output_cfg=output_cfg,
+        bytes_after=after.nbytes,
+        output=paths.weights if paths else None,
+        output_cfg=paths.cfg if paths else None,
     )
 
 
-def _row(work: Work, layer: Layer, part: Part, differences: Mapping[Key, Difference]) -> FoldedLayer:
-    folds, index = work.folds, layer.index
-    if index in folds.kept:
-        return FoldedLayer(index, layer.type, part.name, False, folds.kept[index], None, None)
-    own = (folds.shared.get(index, index), part.name)
-    target = folds.removed.get(index)
-    into = "" if target is None else f"into layer {target}"
-    difference = differences.get(own if target is None else (target, ""))
-    silent = difference.silent if difference else 0
-    many = "1 channel gives" if silent == 1 else f"{silent} channels give"
-    compared = f"{many} no number, so not compared" if silent else ""
-    reasons = [into, work.notes.get(own, ""), compared]
+def _row(folded: FoldedModel, layer: Layer, part: Part, differences: Mapping[Key, Difference]) -> FoldedLayer:
+    """Return what became of one normalised part; the only place where its `reason` is worded."""
+    index, fate = layer.index, folded.folds.fates[layer.index]
+    if isinstance(fate, Kept):
+        return FoldedLayer(index=index, type=layer.type, part=part.name, folded=False, reason="; ".join(fate.reasons))
+    own = (folded.folds.shared.get(index, index), part.name)  # whose arrays these are
+    into = fate.target if isinstance(fate, Into) else None
+    difference = differences.get(own if into is None else (into, ""))
+    clamped, silent = folded.clamped.get(own), difference.silent if difference else 0
+    remarks = [
+        "" if into is None else f"into layer {into}",
+        f"clamped: {clamped}" if clamped else "",
+        f"{silent} channel{'s' * (silent != 1)} without a finite output: not compared" if silent else "",
+    ]
     return FoldedLayer(
-        index,
-        layer.type,
-        part.name,
+        index=index,
+        type=layer.type,
+        part=part.name,
         folded=True,
-        reason="; ".join(filter(None, reasons)),
+        reason="; ".join(filter(None, remarks)),
         max_abs_error=difference.absolute if difference else None,
         max_rel_error=difference.relative if difference else None,
-        gain_change=_gain_change(work.statistics[own][1], work.epsilon),
+        gain_change=_gain_change(folded.normalisers[own].rolling, folded.epsilon),
+        into=into,
+        clamped=clamped.channels if clamped else (),
+        silent_channels=silent,
     )
 
 
 def _gain_change(rolling: Rolling, epsilon: Epsilon) -> dict[str, float]:
-    """The largest |gain' / gain − 1| of the channels, for every runtime: gain is the inverse of the deviation."""
+    """Return the largest |gain' / gain − 1| of the channels for every runtime: gain is the inverse of the deviation."""
     chosen = epsilon.deviation(rolling.variance)
     return {
         name: float(np.abs(chosen / other.deviation(rolling.variance) - 1).max(initial=0))

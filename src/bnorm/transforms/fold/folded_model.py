@@ -1,12 +1,17 @@
-"""All that folding decides before a byte is written: what goes where, its numbers, and the folded cfg."""
+"""A folded model before a byte of it is written: what goes where, its arrays, and its cfg.
+
+judge_variances    normalisers → normalisers to fold with, layers that stay
+settle             cfg, normalisers, layers that stay → which batch normalisation goes where, as numbers
+rewrite_cfg        cfg, what goes where → the new cfg and its plan
+"""
 
 from __future__ import annotations
 
 from collections.abc import Collection, Iterator, Mapping
+from dataclasses import dataclass
 from typing import NamedTuple
 
 from bnorm.batchnorm.epsilon import Epsilon
-from bnorm.batchnorm.formulas import Rolling
 from bnorm.darknet import cfg
 from bnorm.darknet.edit import agree
 from bnorm.darknet.layout import Array, plan
@@ -14,133 +19,139 @@ from bnorm.darknet.model import Model
 from bnorm.darknet.network import Network, build
 from bnorm.darknet.parts import array_name
 from bnorm.darknet.weights import Floats, Weights
-from bnorm.errors import CfgError, WeightsError
-from bnorm.statistics.normalisers import Key, Statistics, bad_variances, clamped, statistics
-from bnorm.transforms.fold.arrays import Affine, Beyond, affine, folded, lost_signs
-from bnorm.transforms.fold.plan import Folds, plan_folds, without_normalisation
+from bnorm.errors import ProofError, WeightsError
+from bnorm.statistics.normalisers import Key, Normaliser, normalisers
+from bnorm.transforms.fold.arrays import Affine, affine, folded, lost_signs
+from bnorm.transforms.fold.plan import NOT_SELECTED, Folds, Kept, plan_folds, without_normalisation
+from bnorm.transforms.fold.variances import BadChannels, BadVariance, judge_variances
 
 DEFECT = "a defect of bnorm: nothing was written"
 
 
-class Wish(NamedTuple):
-    """What the caller asked for."""
+@dataclass(frozen=True, slots=True, kw_only=True)
+class FoldOptions:
+    """What the caller asked for; `layers` is None for all."""
 
-    layers: Collection[int] | None
+    layers: frozenset[int] | None
     epsilon: Epsilon
-    bad_variance: str
-    verify: bool
+    bad_variance: BadVariance
 
 
-class Work(NamedTuple):
-    """All that is decided before a byte is written."""
+class Piece(NamedTuple):
+    """A block of the new file, and the layers whose values exceed float32 in it: all that the part takes in."""
+
+    values: Floats
+    overflowing: frozenset[int]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class FoldedModel:
+    """All that is decided before a byte is written. `after` is the new model, without a file."""
 
     weights: Weights
     epsilon: Epsilon
-    statistics: Statistics
-    notes: Mapping[Key, str]  # what is said of a part besides: its clamped variances
+    normalisers: Mapping[Key, Normaliser]
+    clamped: Mapping[Key, BadChannels]
     folds: Folds
-    affines: Mapping[Key, Affine]
+    changes: Mapping[Key, Affine]
     text: bytes
-    after: Model  # the folded one, without a file
+    after: Model
 
     def survivors(self) -> list[int]:
-        """The old numbers of the layers that remain."""
-        return [layer.index for layer in self.weights.model.network.layers if layer.index not in self.folds.removed]
+        """Return the old number of each layer of the new network."""
+        removed = self.folds.removed
+        return [layer.index for layer in self.weights.model.network.layers if layer.index not in removed]
 
-    def stream(self) -> Iterator[Floats]:
-        """The folded file's values, in blocks; in the end `Beyond` with all layers that no float32 holds.
-
-        Told of one at a time, the caller would begin anew for each.
-        """
+    def stream(self) -> Iterator[Piece]:
+        """Yield the values of the new file, in blocks."""
         old, survivors = self.weights.layout.by_name, self.survivors()
-        beyond: set[int] = set()
         for array in self.after.layout.arrays:
-            try:
-                yield from self.blocks(old[survivors[array.layer], array.name])
-            except Beyond as error:
-                beyond |= error.layers
-        if beyond:
-            raise Beyond(beyond)
+            yield from self._pieces(old[survivors[array.layer], array.name])
 
     def blocks(self, array: Array) -> Iterator[Floats]:
-        """An array of the old file as the new one holds it: folded, or as it is."""
-        change = self.affines.get((array.layer, array.part))
-        return folded(self.weights, array, change) if change else self.weights.blocks(array)
+        """Yield an array of the old file as the new file holds it: folded, or unchanged."""
+        return (piece.values for piece in self._pieces(array))
+
+    def _pieces(self, array: Array) -> Iterator[Piece]:
+        """Yield an array of the old file as the new file holds it, and which layers overflow in it."""
+        change = self.changes.get((array.layer, array.part))
+        if change is None:
+            yield from (Piece(block, frozenset()) for block in self.weights.blocks(array))
+            return
+        layers = frozenset({change.fold.layer, *change.fold.before, *change.fold.after})
+        for values, overflows in folded(self.weights, array, change):
+            yield Piece(values, layers if overflows else frozenset())
 
 
-def prepare(weights: Weights, wish: Wish, beyond: dict[int, str]) -> Work:
-    """Decide what goes where, and compute it; the layers in `beyond` stay as they are for the reason given there.
+def fold_model(weights: Weights, options: FoldOptions, overflowing: Mapping[int, Kept]) -> FoldedModel:
+    """Decide what goes where, and compute it; the layers in `overflowing` stay as they are.
 
-    `WeightsError` for a bad variance, if `wish` says so.
+    `WeightsError` for a bad variance in what is folded, if `options` ask for it.
     """
-    network, epsilon = weights.model.network, wish.epsilon
-    known = statistics(weights)
-    bad = {key: text for key, (_, rolling) in known.items() if (text := bad_variances(rolling.variance))}
-    fixed = _not_selected(network, wish.layers) | beyond
-    if wish.bad_variance == "skip":
-        fixed = _reasons(bad) | fixed
-    elif wish.bad_variance == "clamp":
-        known = {key: (parameters, _clamped(rolling)) for key, (parameters, rolling) in known.items()}
-    folds, affines = _settle(weights, known, epsilon, fixed)
-    if wish.bad_variance == "error":
-        _refuse_bad(weights, {key: text for key, text in bad.items() if key[0] not in folds.kept})
-    source = without_normalisation(network, folds, wish.layers)
-    after = _after(weights.model, source)
-    if not agree(network, after.network, folds.removed):
-        raise CfgError(
-            network.text.path, "cannot be renumbered, expected each layer to read what it read", cause=DEFECT
-        )
-    notes = {key: f"clamped: {text}" for key, text in bad.items()} if wish.bad_variance == "clamp" else {}
-    return Work(weights, epsilon, known, notes, folds, affines, source, after)
+    network = weights.model.network
+    judged = judge_variances(normalisers(weights), options.bad_variance)
+    fixed = {**judged.kept, **_not_selected(network, options.layers), **overflowing}
+    folds, changes = settle(weights, judged.normalisers, options.epsilon, fixed)
+    if options.bad_variance is BadVariance.ERROR:
+        _refuse_bad(weights, judged.bad, folds)
+    text, after = rewrite_cfg(weights.model, folds, options.layers)
+    return FoldedModel(
+        weights=weights,
+        epsilon=options.epsilon,
+        normalisers=judged.normalisers,
+        clamped=judged.bad if options.bad_variance is BadVariance.CLAMP else {},
+        folds=folds,
+        changes=changes,
+        text=text,
+        after=after,
+    )
 
 
-def _reasons(bad: Mapping[Key, str]) -> dict[int, str]:
-    """What is wrong with each layer's parts."""
-    found: dict[int, str] = {}
-    for (layer, part), text in bad.items():
-        found[layer] = "; ".join(filter(None, (found.get(layer), array_name(part, text))))
-    return found
-
-
-def _after(model: Model, text: bytes) -> Model:
-    network = build(cfg.parse(model.network.text.path, text), model.dialect)
-    layout = plan(network, model.header.nbytes, transposed=model.header.transposed)
-    return model._replace(network=network, layout=layout, nbytes=layout.nbytes, weights=None)
-
-
-def _settle(
-    weights: Weights, known: Statistics, epsilon: Epsilon, fixed: dict[int, str]
+def settle(
+    weights: Weights, normalisers: Mapping[Key, Normaliser], epsilon: Epsilon, fixed: Mapping[int, Kept]
 ) -> tuple[Folds, dict[Key, Affine]]:
-    """What goes where: decided from the cfg, and again without what would turn the signs of binary weights of 0.
+    """Decide from the cfg what goes where, and again without what would turn the signs of binary weights of 0.
 
-    Each round fixes one more layer: the `[batchnorm]` layers behind such weights, or else the layer itself.
+    Each round keeps more: the `[batchnorm]` layers after such weights, or else the layer itself.
     """
     while True:
         folds = plan_folds(weights.model.network, fixed)
-        affines = {(fold.layer, fold.part.name): affine(fold, weights, known, epsilon) for fold in folds.folds}
+        changes = {(fold.layer, fold.part.name): affine(fold, weights, normalisers, epsilon) for fold in folds.folds}
         lost = {
-            layer: reason
-            for change in affines.values()
-            if True in change.fold.binary and (reason := lost_signs(weights, change))
-            for layer in change.fold.behind or (change.fold.layer,)
+            layer: kept
+            for change in changes.values()
+            if True in change.fold.binary and (kept := lost_signs(weights, change))
+            for layer in change.fold.after or (change.fold.layer,)
         }
         if not lost:
-            return folds, affines
-        fixed = fixed | lost
+            return folds, changes
+        fixed = {**fixed, **lost}
 
 
-def _not_selected(network: Network, layers: Collection[int] | None) -> dict[int, str]:
-    if layers is None:
-        return {}
-    return {layer.index: "not selected" for layer in network.layers if layer.index not in layers}
+def rewrite_cfg(model: Model, folds: Folds, layers: Collection[int] | None) -> tuple[bytes, Model]:
+    """Return the new cfg, and the new model as a reader of these bytes sees it."""
+    network = model.network
+    text = without_normalisation(network, folds, layers)
+    new = build(cfg.parse(network.text.path, text), model.dialect)
+    if not agree(network, new, folds.removed):
+        raise ProofError(
+            network.text.path, "cannot be renumbered, expected each layer to read what it read", cause=DEFECT
+        )
+    layout = plan(new, model.header)
+    return text, model._replace(network=new, layout=layout, nbytes=layout.nbytes, weights=None)
 
 
-def _refuse_bad(weights: Weights, bad: Mapping[Key, str]) -> None:
-    for (layer, part), text in bad.items():
-        place = f"layer {layer} {array_name(part, text)}"
-        cause = "--bad-variance clamp or skip folds the rest; bnorm check says more"
-        raise WeightsError(weights.path, f"{place}, expected finite numbers from 0 on", cause=cause)
+def _not_selected(network: Network, layers: Collection[int] | None) -> dict[int, Kept]:
+    """Return the layers that the caller did not select."""
+    chosen = range(len(network.layers)) if layers is None else layers
+    return {layer.index: NOT_SELECTED for layer in network.layers if layer.index not in chosen}
 
 
-def _clamped(rolling: Rolling) -> Rolling:
-    return rolling._replace(variance=clamped(rolling.variance))
+def _refuse_bad(weights: Weights, bad: Mapping[Key, BadChannels], folds: Folds) -> None:
+    """Raise a `WeightsError` for the first part that is folded although it has bad variances."""
+    kept = folds.kept
+    for (layer, part), channels in bad.items():
+        if layer not in kept:
+            what = f"layer {layer} {array_name(part, str(channels))}, expected finite values ≥ 0"
+            cause = "--bad-variance clamp or skip folds the rest; bnorm check says more"
+            raise WeightsError(weights.path, what, cause=cause)

@@ -1,10 +1,12 @@
 """Which batch normalisation can go into which layer exactly, and why the rest stays: decided from the cfg alone.
 
 A part that normalises takes its own batch normalisation in. A stand-alone `[batchnorm]` goes into the linear layer
-before it or, where that is not exact, into the convolution or matrix behind it:
+before it or, where that is not exact, into the convolution or fully connected layer after it:
 
-    before    y = gain · (W·x + b) + offset = (gain·W)·x + (gain·b + offset)     if W·x + b is read by nobody else
-    behind    y = W·(gain·x + offset) + b   = (W·gain)·x + (b + Σ W·offset)      if no padding brings in bare zeros
+    after     y = gain · (W·x + b) + offset = (gain·W)·x + (gain·b + offset)     if nothing else reads W·x + b
+    before    y = W·(gain·x + offset) + b   = (W·gain)·x + (b + Σ W·offset)      if no padding adds plain zeros
+
+The names are those of the `[batchnorm]`: `after` the linear layer that it goes into, or `before` it.
 """
 
 from __future__ import annotations
@@ -13,14 +15,36 @@ from collections.abc import Collection, Iterator, Mapping
 from typing import NamedTuple
 
 from bnorm.darknet.edit import readers, without
-from bnorm.darknet.layout import FILTERED, FORMS
+from bnorm.darknet.layout import FORMS
 from bnorm.darknet.network import Layer, Network
 from bnorm.darknet.parts import SWITCHES, Part, groups_of
+from bnorm.darknet.section_types import TYPES
 from bnorm.darknet.shapes import kernel
 
 
+class OwnLayer(NamedTuple):
+    """The layer's batch normalisation is folded into the layer itself."""
+
+
+class Into(NamedTuple):
+    """A stand-alone `[batchnorm]` is folded into the layer with this number, and its section is removed."""
+
+    target: int
+
+
+class Kept(NamedTuple):
+    """The layer keeps its batch normalisation, for these reasons."""
+
+    reasons: tuple[str, ...]
+
+
+Fate = OwnLayer | Into | Kept
+
+NOT_SELECTED = Kept(("not selected",))
+
+
 class Fold(NamedTuple):
-    """A linear part and what it takes in, in this order: `[batchnorm]` layers before it, its `own`, those behind it.
+    """A linear part and what is folded into it, in this order: `[batchnorm]` layers before it, its `own`, those after.
 
     `binary` says how its weights count: as they are, or by their signs and the mean magnitude of each filter's; in both
     ways where layers that share them differ.
@@ -32,166 +56,215 @@ class Fold(NamedTuple):
     binary: frozenset[bool]
     before: tuple[int, ...]
     own: bool
-    behind: tuple[int, ...]
+    after: tuple[int, ...]
 
 
 class Folds(NamedTuple):
-    """What goes where. `kept` says why a normalised layer stays, `removed` into which layer a `[batchnorm]` goes.
+    """The fate of every normalised layer, and what that means for each linear part.
 
     `shared` are the layers that use the arrays of another one, which is folded with them.
     """
 
+    fates: Mapping[int, Fate]
     folds: tuple[Fold, ...]
-    kept: Mapping[int, str]
-    removed: Mapping[int, int]
     shared: Mapping[int, int]
 
+    @property
+    def kept(self) -> dict[int, Kept]:
+        """The layers that keep their batch normalisation."""
+        return {layer: fate for layer, fate in self.fates.items() if isinstance(fate, Kept)}
 
-def plan_folds(network: Network, fixed: Mapping[int, str]) -> Folds:
-    """Decide for every normalised layer; those in `fixed` stay as they are for the reason given there."""
-    return _Planner(network, fixed).plan()
+    @property
+    def removed(self) -> dict[int, int]:
+        """The `[batchnorm]` layers that are removed, and the layers that they go into."""
+        return _removed(self.fates)
+
+
+class _Cfg(NamedTuple):
+    """What decides about the layers of a network."""
+
+    layers: tuple[Layer, ...]
+    readers: Mapping[int, Collection[int]]  # the layers that name each layer by number
+    groups: Mapping[int, tuple[int, ...]]  # for layers that share their arrays: all that use the same
+    fixed: Mapping[int, Kept]  # the layers that must stay as they are
+
+    def group(self, layer: int) -> tuple[int, ...]:
+        """Return the layers with the same arrays, first the one that has them in the file."""
+        return self.groups.get(layer, (layer,))
+
+
+def plan_folds(network: Network, fixed: Mapping[int, Kept]) -> Folds:
+    """Decide for every normalised layer; those in `fixed` stay as they are, for the reasons given there."""
+    unread = {layer.index: Kept((reason,)) for layer in network.layers if (reason := _unread(layer))}
+    cfg = _Cfg(network.layers, readers(network), _sharing(network), {**fixed, **unread})
+    fates = _own_fates(cfg)
+    fates |= _fates_after(cfg)
+    fates |= _fates_before(cfg, fates)
+    shared = {
+        layer.index: cfg.group(layer.index)[0]
+        for layer in network.layers
+        if _shares(layer) and isinstance(fates.get(layer.index), OwnLayer)
+    }
+    return Folds(fates, tuple(_folds(cfg, fates)), shared)
 
 
 def without_normalisation(network: Network, folds: Folds, layers: Collection[int] | None = None) -> bytes:
-    """The cfg less the `[batchnorm]` sections that go, and less the lines that turn batch normalisation on or off.
+    """Return the cfg without the `[batchnorm]` sections that are folded, nor the lines that switch it on or off.
 
-    Those lines stay in layers that stay as they are.
+    Those lines stay in layers that keep their batch normalisation, and in layers that are not among `layers`.
     """
-    going = [layer for layer in network.layers if layer.index not in folds.kept]
-    chosen = [layer for layer in going if layers is None or layer.index in layers]
+    kept = folds.kept
+    chosen = [
+        layer for layer in network.layers if layer.index not in kept and (layers is None or layer.index in layers)
+    ]
     lines = {option.line for layer in chosen for option in layer.section.options if option.key in SWITCHES}
     return without(network, folds.removed, lines)
 
 
-class _Planner:
-    """The decisions so far: why normalised layers stay, and where `[batchnorm]` layers go."""
+def _own_fates(cfg: _Cfg) -> dict[int, Fate]:
+    """Return the fates of the layers that normalise their own output. Those that share arrays share their fate."""
+    own = [layer.index for layer in cfg.layers if layer.batch_normalize and layer.type != "batchnorm"]
+    return {layer: _own_fate(cfg, layer) for layer in own}
 
-    def __init__(self, network: Network, fixed: Mapping[int, str]) -> None:
-        self.layers, self.readers, self.groups = network.layers, readers(network), _sharing(network)
-        self.fixed = dict(fixed) | {layer.index: reason for layer in network.layers if (reason := _unread(layer))}
-        self.kept: dict[int, str] = {}
-        self.removed: dict[int, int] = {}
 
-    def plan(self) -> Folds:
-        normalised = [layer for layer in self.layers if layer.batch_normalize]
-        alone = [layer for layer in normalised if layer.type == "batchnorm"]
-        own = [layer for layer in normalised if layer.type != "batchnorm"]
-        verdicts = {group: self._verdict(group) for group in {self._group(layer) for layer in own}}
-        self.kept = {layer.index: reason for layer in own if (reason := verdicts[self._group(layer)].get(layer.index))}
-        for layer in alone:
-            self._place_before(layer)
-        for layer in reversed(alone):
-            self._place_behind(layer)
-        shared = {
-            layer.index: self._group(layer)[0] for layer in own if _shares(layer) and layer.index not in self.kept
-        }
-        folds = (self._fold(layer, part, around) for layer, around in self._surroundings() for part in layer.parts)
-        return Folds(tuple(fold for fold in folds if fold), self.kept, self.removed, shared)
+def _own_fate(cfg: _Cfg, layer: int) -> Fate:
+    """Return `Kept` if any of the layers with the same arrays must stay, or does not normalise; else `OwnLayer`."""
+    for index in cfg.group(layer):
+        reasons = cfg.fixed[index].reasons if index in cfg.fixed else ()
+        if not (reasons or cfg.layers[index].batch_normalize):
+            reasons = ("does not normalise",)
+        if reasons:
+            shared = f"shares its weights with layer {index}: {'; '.join(reasons)}"
+            return Kept(reasons if index == layer else (shared,))
+    return OwnLayer()
 
-    def _surroundings(self) -> Iterator[tuple[Layer, list[int]]]:
-        """Every layer that stands, with the `[batchnorm]` layers that go into it."""
-        around: dict[int, list[int]] = {}
-        for gone, target in sorted(self.removed.items()):
-            around.setdefault(target, []).append(gone)
-        return ((layer, around.get(layer.index, [])) for layer in self.layers if layer.type != "batchnorm")
 
-    def _fold(self, layer: Layer, part: Part, around: list[int]) -> Fold | None:
-        own = part.batch_normalize and layer.index not in self.kept
-        if _shares(layer) or not (own or around):
-            return None
-        before = tuple(gone for gone in around if gone < layer.index)
-        behind = tuple(gone for gone in around if gone > layer.index)
-        binary = frozenset(part.kind == "convolutional" and _binary(self.layers[index]) for index in self._group(layer))
-        return Fold(layer.index, part, groups_of(layer.section), binary, before, own, behind)
+def _fates_after(cfg: _Cfg) -> dict[int, Fate]:
+    """Return the fates of the `[batchnorm]` layers if each goes into the layer before it.
 
-    def _group(self, layer: Layer) -> tuple[int, ...]:
-        """The layers with the same arrays, the one first that has them in the file."""
-        return self.groups.get(layer.index, (layer.index,))
+    Where that is a `[batchnorm]` that goes, too, the target is the same.
+    """
+    fates: dict[int, Fate] = {}
+    for layer in _alone(cfg):
+        target = _target(fates, layer.index - 1)
+        obstacle = _obstacle_after(cfg, layer, target)
+        fates[layer.index] = cfg.fixed.get(layer.index) or (Kept((obstacle,)) if obstacle else Into(target))
+    return fates
 
-    def _verdict(self, group: tuple[int, ...]) -> dict[int, str]:
-        """Why the layers of a group cannot take in their own batch normalisation; empty where they can."""
-        for index in group:
-            reason = self.fixed.get(index) or ("" if self.layers[index].batch_normalize else "does not normalise")
-            if reason:
-                others = dict.fromkeys(group, f"shares its weights with layer {index}: {reason}")
-                return others | {index: reason}
-        return {}
 
-    def _place_before(self, layer: Layer) -> None:
-        """Let a `[batchnorm]` go into the layer before it, or to where the one before it went."""
-        target = self.removed.get(layer.index - 1, layer.index - 1)
-        reason = self.fixed.get(layer.index) or self._into_before(layer, target)
-        if reason:
-            self.kept[layer.index] = reason
-        else:
-            self.removed[layer.index] = target
+def _fates_before(cfg: _Cfg, fates: Mapping[int, Fate]) -> dict[int, Fate]:
+    """Return new fates of `[batchnorm]` layers that stayed: each goes into the layer after it if it can."""
+    changed = dict(fates)
+    for layer in reversed(_alone(cfg)):
+        fate = fates[layer.index]
+        if isinstance(fate, Kept) and layer.index not in cfg.fixed:
+            target = _target(changed, layer.index + 1)
+            obstacle = _obstacle_before(cfg, layer, target)
+            changed[layer.index] = Kept((*fate.reasons, obstacle)) if obstacle else Into(target)
+    return changed
 
-    def _place_behind(self, layer: Layer) -> None:
-        """Let a `[batchnorm]` that cannot go into the layer before it go into the one behind."""
-        if layer.index in self.removed or layer.index in self.fixed:
-            return
-        target = self.removed.get(layer.index + 1, layer.index + 1)
-        reason = self._into_behind(layer, target)
-        if reason:
-            self.kept[layer.index] += f"; {reason}"
-        else:
-            del self.kept[layer.index]
-            self.removed[layer.index] = target
 
-    def _into_before(self, layer: Layer, target: int) -> str:
-        """Why a `[batchnorm]` cannot go into the layer before it, or where that is one that goes, into its target."""
-        if target < 0:
-            return "no layer stands before it"
-        linear = self.layers[target]
-        kinds = {part.kind for part in linear.parts}
-        if len(linear.parts) != 1 or not kinds <= set(FORMS):
-            return f"layer {target}, [{linear.section.name}], is no convolution or matrix"
-        activation = linear.section.text("activation", "logistic")
-        if activation != "linear":
-            return f"layer {target} has activation={activation}"
-        for key in ("antialiasing", "coordconv"):
-            if linear.section.flag(key):
-                return f"layer {target} has {key}"
-        if reason := self._untouchable(linear):
-            return reason
-        others = self.readers.get(layer.index - 1)
-        return f"layer {min(others)} reads layer {layer.index - 1}, too" if others else ""
+def _alone(cfg: _Cfg) -> list[Layer]:
+    """Return the stand-alone `[batchnorm]` layers that have channels."""
+    return [layer for layer in cfg.layers if layer.type == "batchnorm" and layer.batch_normalize]
 
-    def _into_behind(self, layer: Layer, index: int) -> str:
-        """Why a `[batchnorm]` cannot go into the layer behind it, or where that is one that goes, into its target."""
-        if index == len(self.layers):
-            return "no layer stands behind it"
-        linear = self.layers[index]
-        if linear.type not in ("convolutional", "connected"):
-            return f"layer {index}, [{linear.section.name}], is no convolution or matrix"
-        if linear.type == "convolutional" and kernel(linear.section)[1]:
-            return f"layer {index} pads its input"
-        if others := self.readers.get(layer.index):
-            return f"layer {min(others)} reads it, too"
-        if _binary(linear):
-            return f"layer {index} binarises its weights"
-        if linear.type == "convolutional" and not _whole_groups(linear):
-            return f"layer {index} has groups of different sizes"
-        return self._untouchable(linear)
 
-    def _untouchable(self, linear: Layer) -> str:
-        """Why a linear layer can take in nothing from outside."""
-        if linear.index in self.groups:
-            return f"layer {linear.index} shares its weights"
-        reason = self.fixed.get(linear.index)
-        return f"layer {linear.index} stays as it is: {reason}" if reason else ""
+def _target(fates: Mapping[int, Fate], neighbour: int) -> int:
+    """Return the layer next to a `[batchnorm]`, or the one that this neighbour goes into."""
+    fate = fates.get(neighbour)
+    return fate.target if isinstance(fate, Into) else neighbour
+
+
+def _removed(fates: Mapping[int, Fate]) -> dict[int, int]:
+    """Return the layers that go into another one, and those targets."""
+    return {layer: fate.target for layer, fate in fates.items() if isinstance(fate, Into)}
+
+
+def _folds(cfg: _Cfg, fates: Mapping[int, Fate]) -> Iterator[Fold]:
+    """Yield a fold for every part that takes something in."""
+    around: dict[int, list[int]] = {}  # the [batchnorm] layers that go into each layer
+    for gone, target in sorted(_removed(fates).items()):
+        around.setdefault(target, []).append(gone)
+    for layer in cfg.layers:
+        gone_into = around.get(layer.index, [])
+        own = isinstance(fates.get(layer.index), OwnLayer)
+        for part in () if _shares(layer) else layer.parts:
+            if gone_into or (own and part.batch_normalize):
+                yield Fold(
+                    layer=layer.index,
+                    part=part,
+                    groups=groups_of(layer.section),
+                    binary=frozenset(
+                        part.kind == "convolutional" and _binary(cfg.layers[index]) for index in cfg.group(layer.index)
+                    ),
+                    before=tuple(gone for gone in gone_into if gone < layer.index),
+                    own=own and part.batch_normalize,
+                    after=tuple(gone for gone in gone_into if gone > layer.index),
+                )
+
+
+def _obstacle_after(cfg: _Cfg, layer: Layer, target: int) -> str:
+    """Return why a `[batchnorm]` cannot go into `target`, a layer before it; an empty text if it can."""
+    if target < 0:
+        return "no layer precedes it"
+    linear = cfg.layers[target]
+    kinds = {part.kind for part in linear.parts}
+    if len(linear.parts) != 1 or not kinds <= set(FORMS):
+        return _not_linear(linear)
+    activation = linear.section.text("activation", "logistic")
+    if activation != "linear":
+        return f"layer {target} has activation={activation}"
+    for key in ("antialiasing", "coordconv"):
+        if linear.section.flag(key):
+            return f"layer {target} has {key}"
+    if obstacle := _untouchable(cfg, target):
+        return obstacle
+    others = cfg.readers.get(layer.index - 1)
+    return f"layer {min(others)} also reads layer {layer.index - 1}" if others else ""
+
+
+def _obstacle_before(cfg: _Cfg, layer: Layer, target: int) -> str:
+    """Return why a `[batchnorm]` cannot go into `target`, a layer after it; an empty text if it can."""
+    if target == len(cfg.layers):
+        return "no layer follows it"
+    linear = cfg.layers[target]
+    if linear.type not in ("convolutional", "connected"):
+        return _not_linear(linear)
+    if linear.type == "convolutional" and kernel(linear.section)[1]:
+        return f"layer {target} pads its input"
+    if others := cfg.readers.get(layer.index):
+        return f"layer {min(others)} also reads it"
+    if _binary(linear):
+        return f"layer {target} binarises its weights"
+    if linear.type == "convolutional" and not _whole_groups(linear):
+        return f"layer {target} has groups of different sizes"
+    return _untouchable(cfg, target)
+
+
+def _not_linear(layer: Layer) -> str:
+    return f"layer {layer.index} ([{layer.section.name}]) is not a convolution or fully connected layer"
+
+
+def _untouchable(cfg: _Cfg, target: int) -> str:
+    """Return why nothing from outside can be folded into a linear layer; an empty text if something can."""
+    if target in cfg.groups:
+        return f"layer {target} shares its weights"
+    if target in cfg.fixed:
+        return f"layer {target} stays as it is: {'; '.join(cfg.fixed[target].reasons)}"
+    return ""
 
 
 def _unread(layer: Layer) -> str:
-    """Why the file does not hold what a layer computes with; `dontloadscales` leaves known values: 1, 0 and 0.
+    """Return why the file does not hold what a layer computes with; an empty text if it does.
 
-    What shares another layer's arrays has none in the file anyway.
+    `dontloadscales` leaves known values, see `statistics.normalisers`. A layer that shares another one's arrays has
+    none in the file anyway.
     """
     if _shares(layer):
         return ""
     if layer.section.flag("dontload"):
         return "dontload: its values are not in the file"
-    filters = layer.section.integer("numload", 0) if layer.type in FILTERED else 0
+    filters = layer.section.integer("numload", 0) if TYPES[layer.type].loads_filters else 0
     if filters and filters != layer.parts[0].channels:
         return f"numload: {filters} of its {layer.parts[0].channels} filters are in the file"
     return ""
@@ -206,7 +279,7 @@ def _shares(layer: Layer) -> bool:
 
 
 def _sharing(network: Network) -> dict[int, tuple[int, ...]]:
-    """For each layer that shares its arrays, all that use the same ones; the first of them has them in the file."""
+    """Return for each layer that shares its arrays all that use the same, first the one that has them in the file."""
     root: dict[int, int] = {}
     groups: dict[int, list[int]] = {}
     for layer in network.layers:
@@ -218,6 +291,6 @@ def _sharing(network: Network) -> dict[int, tuple[int, ...]]:
 
 
 def _whole_groups(layer: Layer) -> bool:
-    """Whether groups divide inputs and filters without rest."""
+    """Return whether the groups divide inputs and filters without remainder."""
     groups = groups_of(layer.section)
     return layer.incoming.channels % groups == 0 and layer.parts[0].channels % groups == 0

@@ -1,0 +1,150 @@
+"""The tables of `bnorm inspect`: columns and rows by layer and by channel, and their order."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Sequence
+from itertools import pairwise
+from typing import Any
+
+import click
+import numpy as np
+
+from bnorm.batchnorm.epsilon import Vector
+from bnorm.cli import options, render, terminal
+from bnorm.cli.page import Cell, Column
+from bnorm.darknet.shapes import size_text
+from bnorm.reports.inspect import ChannelRow, LayerReport
+from bnorm.statistics.channels import Statistics
+from bnorm.statistics.quantiles import Quantiles
+
+# --- by layer ---------------------------------------------------------------------------------------------------------
+
+LAYER_RECORD = """index type line channels height width outputs batch_normalize parameters scale_min scale_max
+    variance_min variance_max gain_min gain_max dead near_dead constant scale_median variance_median
+    gain_median""".split()
+
+QUANTITIES = {"scale": "scale_magnitude", "variance": "rolling_variance", "gain": "gain_magnitude"}
+
+
+def layer_record(report: LayerReport) -> list[Cell]:
+    """Return the layer's row of the CSV, a value for each of `LAYER_RECORD`."""
+    layer = report.layer
+    values = {
+        "index": layer.index,
+        "type": layer.type,
+        "line": layer.section.line,
+        "channels": layer.output.channels,
+        "height": layer.output.height,
+        "width": layer.output.width,
+        "outputs": layer.output.outputs,
+        "batch_normalize": int(layer.batch_normalize),
+        "parameters": report.parameters,
+        **(_spread(report.statistics) if report.statistics else {}),
+    }
+    return [values.get(name) for name in LAYER_RECORD]
+
+
+def _spread(statistics: Statistics) -> dict[str, Cell]:
+    """Return the columns of a normalised layer."""
+    quantiles = {name: statistics.quantiles[quantity] for name, quantity in QUANTITIES.items()}
+    return {
+        **{f"{name}_min": found.low for name, found in quantiles.items()},
+        **{f"{name}_max": found.high for name, found in quantiles.items()},
+        **{f"{name}_median": found.q50 for name, found in quantiles.items()},
+        "dead": statistics.dead,
+        "near_dead": statistics.near_dead,
+        "constant": statistics.constant,
+    }
+
+
+def _span(span: Quantiles) -> str:
+    return f"{render.number(span.low)}..{render.number(span.high)}"
+
+
+LAYER_TABLE = (
+    Column("layer", "layer"),
+    Column("type", "type", right=False),
+    Column("output", "output"),
+    Column("params", "parameters", render.count),
+    Column("|scale|", "scale", _span),
+    Column("variance", "variance", _span),
+    Column("|gain|", "gain", _span),
+    Column("dead", "dead"),
+    Column(".01-10", "histogram", right=False, drop_order=1),
+)
+
+
+def layer_rows(report: LayerReport) -> Iterator[dict[str, Any]]:
+    """Yield the layer's row, and after it one per part of a recurrent layer."""
+    layer = report.layer
+    scales = [channels.scale for channels in report.channels.values()]
+    yield {
+        "layer": layer.index,
+        "type": layer.type,
+        "output": size_text(layer.output),
+        "parameters": report.parameters or None,
+        **_numbers(report.statistics, scales),
+    }
+    for name, part in report.parts.items():
+        if name:
+            stored = sum(array.size for array in report.arrays if array.part == name)
+            yield {"type": f"  {name}", "parameters": stored, **_numbers(part, [report.channels[name].scale])}
+
+
+def _numbers(statistics: Statistics | None, scales: Sequence[Vector]) -> dict[str, Any]:
+    if statistics is None:
+        return {}
+    spans = {name: statistics.quantiles[quantity] for name, quantity in QUANTITIES.items()}
+    return spans | {"dead": statistics.dead, "histogram": _histogram(np.abs(np.concatenate(scales)))}
+
+
+EDGES = (0, 0.0316, 0.1, 0.316, 1, 3.16, math.inf)  # half decades; the outer bins include what is beyond the axis
+
+
+def _histogram(values: Vector) -> str:
+    """Return a bar per half decade, the highest for the fullest."""
+    counts = [int(np.count_nonzero((values >= low) & (values < high))) for low, high in pairwise(EDGES)]
+    return "".join(terminal.BARS[math.ceil(8 * count / max(*counts, 1))] for count in counts)
+
+
+# --- by channel -------------------------------------------------------------------------------------------------------
+
+CHANNEL_TABLE = (
+    Column("layer", "layer", right=False),
+    Column("channel", "channel"),
+    Column("scale", "scale", render.number),
+    Column("bias", "bias", render.number),
+    Column("mean", "mean", render.number, drop_order=2),
+    Column("variance", "variance", render.number),
+    Column("gain", "gain", render.number),
+    Column("offset", "offset", render.number),
+    Column("norm", "weight_norm", render.number, drop_order=1),
+    Column("max|w|", "weight_max", render.number, drop_order=3),
+    Column("folded", "folded_max", render.number),
+    Column(">0", "above_zero", lambda share: f"{share:.0%}"),
+    Column("state", "state", right=False),
+)
+
+
+def channel_row(row: ChannelRow) -> dict[str, Any]:
+    """Return the row of the table, with the part in the layer's column: 3.wf."""
+    return row._asdict() | ({"layer": f"{row.layer}.{row.part}"} if row.part else {})
+
+
+# --- order ------------------------------------------------------------------------------------------------------------
+
+
+def sorted_rows(columns: Sequence[str], rows: Sequence[Sequence[Any]], sort: options.Sorting | None) -> list[int]:
+    """Return the order of the rows: NaN first, empty cells last, equal rows as in the file."""
+    if sort is None:
+        return list(range(len(rows)))
+    if sort.column not in columns:
+        hint = "" if columns is ChannelRow._fields else "; with --channels others"
+        what = f"{sort.column!r}, expected one of {', '.join(columns)}{hint}"
+        raise click.BadParameter(what, param_hint="--sort")
+    column = columns.index(sort.column)
+    values = {number: row[column] for number, row in enumerate(rows) if row[column] not in (None, "")}
+    nan = [number for number, value in values.items() if isinstance(value, float) and math.isnan(value)]
+    known = sorted(values.keys() - nan, key=lambda number: (values[number], number if sort.ascending else -number))
+    return [*nan, *(known if sort.ascending else reversed(known)), *(n for n in range(len(rows)) if n not in values)]

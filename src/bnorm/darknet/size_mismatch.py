@@ -1,0 +1,88 @@
+"""Where and by how much the size of a weights file differs from its plan, as a value and in words."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+from bnorm.darknet.layout import FLOAT, Array, Layout, ends_at_layer
+
+
+class SizeMismatch(NamedTuple):
+    """The planned and the actual size, in bytes, and where the file ends.
+
+    `array` is the first array that the file does not hold completely, None if it is longer than planned; it holds
+    `floats_held` of its values. `last` is the last array of the plan, None if the plan has none.
+    """
+
+    expected: int
+    actual: int
+    array: Array | None
+    floats_held: int
+    between_layers: bool  # the file ends after one layer and before another
+    last: Array | None
+
+    @property
+    def missing(self) -> int:
+        """Return the number of missing bytes; negative where bytes are left over."""
+        return self.expected - self.actual
+
+
+class Wording(NamedTuple):
+    """A mismatch in words, part by part."""
+
+    where: str
+    amount: str
+    sizes: str
+    cause: str
+
+    @property
+    def sentence(self) -> str:
+        """Return where the file ends, how much is missing or left over, and both sizes."""
+        return f"{self.where}: {self.amount}, {self.sizes}"
+
+
+def size_mismatch(layout: Layout, nbytes: int) -> SizeMismatch | None:
+    """Compare the plan with a file of `nbytes`; None if it has the planned size."""
+    if nbytes == layout.nbytes:
+        return None
+    array = layout.cut(nbytes)
+    return SizeMismatch(
+        expected=layout.nbytes,
+        actual=nbytes,
+        array=array,
+        floats_held=max(0, nbytes - array.offset) // FLOAT if array else 0,
+        between_layers=ends_at_layer(layout, nbytes),
+        last=layout.arrays[-1] if layout.arrays else None,
+    )
+
+
+def worded(mismatch: SizeMismatch) -> Wording:
+    """Put a mismatch into words."""
+    missing = mismatch.missing
+    return Wording(
+        where=_where(mismatch),
+        amount=f"{_amount(missing)} missing" if missing > 0 else f"{_amount(-missing)} left over",
+        sizes=f"expected {mismatch.expected:,} bytes, got {mismatch.actual:,}",
+        cause="it ends between two layers: a partial file such as NAME.conv.N?"
+        if mismatch.between_layers
+        else "wrong cfg or --dialect? Run `bnorm check` to find out",
+    )
+
+
+def _where(mismatch: SizeMismatch) -> str:
+    array, last = mismatch.array, mismatch.last
+    if array is None:
+        return (
+            f"continues after the last array, layer {last.layer} {last.name}" if last else "continues after the header"
+        )
+    name = f"layer {array.layer} {array.name}"
+    if mismatch.actual <= array.offset:
+        return f"ends before {name}"
+    return f"ends inside {name}, after {mismatch.floats_held:,} of {array.size:,} floats"
+
+
+def _amount(nbytes: int) -> str:
+    """Return a size in floats and bytes, or in bytes alone where it is not a whole number of floats."""
+    floats, rest = divmod(nbytes, FLOAT)
+    size = f"{nbytes:,} byte{'s' * (nbytes != 1)}"
+    return size if rest else f"{floats:,} float{'s' * (floats != 1)} ({size})"

@@ -1,0 +1,110 @@
+"""A new model's weights and cfg, written as one set of files: both or neither."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import BinaryIO, NamedTuple, Protocol
+
+from bnorm.darknet.model import Model
+from bnorm.darknet.weights import Floats, Weights, open_weights, write_block
+from bnorm.files import replacing
+
+Progress = Callable[[int, int], None]  # told how many values are done, of how many
+
+
+class Targets(NamedTuple):
+    """The paths of a pair. The weights come first: a cfg that exists belongs to them."""
+
+    weights: Path
+    cfg: Path
+
+
+def targets(weights: Path | str, cfg: Path | str | None = None) -> Targets:
+    """Return the paths of a pair; by default the cfg is named after the weights, with the suffix `.cfg`."""
+    weights = Path(weights)
+    return Targets(weights, Path(cfg) if cfg else weights.parent / f"{weights.stem}.cfg")
+
+
+class Writer(Protocol):
+    """Where a new model goes: `begin`, then `write` for each block; a second `begin` discards what was written."""
+
+    def begin(self, head: bytes, text: bytes) -> None:
+        """Empty both files, and write the header of the weights and the whole cfg."""
+
+    def write(self, block: Floats) -> None:
+        """Append values to the weights."""
+
+    def reopen(self, model: Model) -> Weights | None:
+        """Open the written weights to be read by the plan of `model`; None if nothing is written."""
+
+    def sync(self) -> None:
+        """Wait until the disk has both files; an error of the disk is an `OSError`, told once."""
+
+
+@dataclass(frozen=True, slots=True)
+class PairWriter:
+    """Writes to two open files, which `writing` renames to their targets."""
+
+    weights: BinaryIO
+    cfg: BinaryIO
+
+    def begin(self, head: bytes, text: bytes) -> None:
+        """Empty both files, and write the header of the weights and the whole cfg."""
+        for file, start in ((self.weights, head), (self.cfg, text)):
+            file.seek(0)
+            file.truncate()
+            file.write(start)
+
+    def write(self, block: Floats) -> None:
+        """Append values to the weights."""
+        write_block(self.weights, block)
+
+    def reopen(self, model: Model) -> Weights:
+        """Open the written weights to be read by the plan of `model`."""
+        self.weights.flush()
+        return open_weights(model._replace(weights=Path(self.weights.name)))
+
+    def sync(self) -> None:
+        """Wait until the disk has both files; an error of the disk is an `OSError`, told once."""
+        for file in (self.weights, self.cfg):
+            os.fsync(file.fileno())
+
+
+class NullWriter:
+    """Writes nothing: a dry run."""
+
+    def begin(self, head: bytes, text: bytes) -> None:
+        """Do nothing."""
+
+    def write(self, block: Floats) -> None:
+        """Do nothing."""
+
+    def reopen(self, _model: Model) -> None:
+        """Return None: nothing is written."""
+
+    def sync(self) -> None:
+        """Do nothing."""
+
+
+@contextmanager
+def writing(paths: Targets) -> Iterator[PairWriter]:
+    """Write a pair beside its targets; on a clean exit it replaces them, otherwise nothing is left of it."""
+    with replacing(*paths) as (weights, cfg):
+        yield PairWriter(weights, cfg)
+
+
+class Meter:
+    """Counts values, and tells a `Progress` how far the work is."""
+
+    def __init__(self, total: int, progress: Progress | None) -> None:
+        self._total, self._progress, self._done = total, progress, 0
+
+    def add(self, count: int) -> None:
+        """Count so many more values as done."""
+        self._done += count
+        if self._progress:
+            self._progress(self._done, self._total)

@@ -1,0 +1,197 @@
+"""The keys of each JSON document: programs depend on them, so none is ever removed or renamed (bnorm.cli.documents)."""
+
+from __future__ import annotations
+
+import json
+
+import numpy as np
+import pytest
+
+from support.builders import patch, write_weights
+from support.golden import sample
+
+
+@pytest.fixture
+def document(invoke):
+    def parse(*arguments: object, exit_code: int = 0) -> dict:
+        return json.loads(invoke(*arguments, "--format", "json", exit_code=exit_code).stdout)
+
+    return parse
+
+
+FINDING = {"id", "severity", "layer", "channel", "message", "line", "part", "cause"}
+
+INSPECT = {
+    "cfg",
+    "weights",
+    "dialect",
+    "header",
+    "input",
+    "expected_bytes",
+    "actual_bytes",
+    "parameters",
+    "layers",
+    "findings",
+}
+
+LAYER = {
+    "index",
+    "type",
+    "line",
+    "output",
+    "outputs",
+    "batch_normalize",
+    "parameters",
+    "arrays",
+    "statistics",
+    "channels",
+}
+
+STATISTICS = {
+    "channels",
+    "scale_magnitude",
+    "rolling_variance",
+    "gain_magnitude",
+    "weight_range",
+    "dead",
+    "near_dead",
+    "constant",
+    "parts",
+}
+
+CHANNEL = {
+    "part",
+    "channel",
+    "scale",
+    "bias",
+    "mean",
+    "variance",
+    "gain",
+    "offset",
+    "weight_norm",
+    "weight_max",
+    "folded_max",
+    "above_zero",
+    "state",
+}
+
+
+def test_inspect(document, tiny):
+    found = document("inspect", *tiny)
+    assert found.keys() >= INSPECT
+    assert found["header"].keys() >= {"major", "minor", "revision", "seen", "bytes"}
+    assert found["input"].keys() >= {"channels", "height", "width", "inputs"}
+    layer = found["layers"][0]
+    assert layer.keys() >= LAYER
+    assert layer["output"].keys() >= {"channels", "height", "width"}
+    assert layer["arrays"][0].keys() >= {"name", "shape", "offset"}
+    assert layer["statistics"].keys() >= STATISTICS
+    assert layer["statistics"]["gain_magnitude"].keys() >= {"low", "q10", "q25", "q50", "q75", "q90", "high"}
+
+
+def test_inspect_by_channel(document, tiny):
+    found = document("inspect", *tiny, "--channels")
+    assert found["layers"][0]["channels"][0].keys() >= CHANNEL
+    assert found["layers"][0]["statistics"]["weight_range"].keys() >= {"before", "after"}
+    assert found["layers"][1]["channels"] is None
+
+
+def test_inspect_by_part(document):
+    found = document("inspect", *sample("recurrent"))
+    parts = [layer["statistics"]["parts"] for layer in found["layers"] if layer["statistics"]]
+    assert any(parts)
+    for statistics in (entry for part in parts if part for entry in part.values()):
+        assert statistics.keys() >= STATISTICS - {"parts"}
+
+
+def test_inspect_without_weights(document, tiny):
+    found = document("inspect", tiny[0])
+    assert found.keys() >= INSPECT
+    assert (found["weights"], found["actual_bytes"], found["layers"][0]["statistics"]) == (None, None, None)
+
+
+def test_check(document, tiny):
+    patch(tiny[1], 20 + 4 * 12, -1.0)  # rolling_variance[0]
+    found = document("check", *tiny, exit_code=3)
+    assert found.keys() >= {
+        "cfg",
+        "weights",
+        "dialect",
+        "fits",
+        "expected_bytes",
+        "actual_bytes",
+        "errors",
+        "warnings",
+        "notes",
+        "findings",
+    }
+    entry = found["findings"][0]
+    assert entry.keys() >= FINDING
+    assert (entry["id"], entry["layer"], entry["channel"]) == ("variance-negative", 0, 0)
+
+
+def test_check_of_what_cannot_be_read(document, tiny):
+    tiny[1].write_bytes(b"")
+    found = document("check", *tiny, exit_code=3)
+    assert [found[name] for name in ("dialect", "fits", "expected_bytes", "actual_bytes")] == [None] * 4
+
+
+def test_the_list_of_findings(invoke):
+    (first, *_) = json.loads(invoke("check", "--list", "--format", "json").stdout)
+    assert first.keys() >= {"id", "severity", "meaning", "cause"}
+
+
+def test_fold(document, tiny, tmp_path):
+    output = tmp_path / "folded.weights"
+    found = document("fold", *tiny, "-o", output)
+    assert found.keys() >= {
+        "layers",
+        "parameters_before",
+        "parameters_after",
+        "bytes_before",
+        "bytes_after",
+        "output",
+        "output_cfg",
+    }
+    keys = {"index", "type", "part", "folded", "reason", "max_abs_error", "max_rel_error", "gain_change"}
+    assert found["layers"][0].keys() >= keys
+    assert (found["output"], found["output_cfg"]) == (str(output), str(output.with_suffix(".cfg")))
+
+
+def test_fold_without_output(document, tiny):
+    found = document("fold", *tiny, "--dry-run")
+    assert (found["output"], found["output_cfg"]) == (None, None)
+
+
+RUN = {"cfg", "weights", "dialect", "layer", "part", "arithmetic", "train", "output", "results"}
+
+RESULT = {"input", "result", "dtype", "shape", "min", "max", "not_finite", "path"}
+
+
+def test_run_of_a_model(document, tiny, tmp_path):
+    np.save(tmp_path / "x.npy", np.ones((2, 4, 3, 3), "f4"))
+    found = document("run", *tiny, "--layer", 0, "--input", tmp_path / "x.npy", "-o", tmp_path / "out")
+    assert found.keys() >= RUN
+    (result,) = found["results"]
+    assert result.keys() >= RESULT
+    assert (result["path"], result["min"]) == (str(tmp_path / "out" / "y.npy"), None)
+    assert (found["layer"], found["part"], found["dialect"]) == (0, "", "alexeyab")
+
+
+def test_run_of_parameters(document, tmp_path):
+    np.save(tmp_path / "x.npy", np.ones((2, 4, 3, 3), "f4"))
+    names = ("scales", "biases", "rolling_mean", "rolling_variance")
+    np.savez(tmp_path / "p.npz", **dict.fromkeys(names, np.ones(4)))
+    found = document("run", "--params", tmp_path / "p.npz", "--input", tmp_path / "x.npy", "--train")
+    assert found.keys() >= RUN
+    assert {found[name] for name in ("cfg", "weights", "dialect", "layer", "part", "output")} == {None}
+    assert found["results"][0]["result"] == "y"
+    assert {result["path"] for result in found["results"]} == {None}
+
+
+def test_a_finding_of_a_cfg_has_its_line(document, tiny):
+    tiny[0].write_text(tiny[0].read_text().replace("batch=4", "batch=4\nbach=4"))
+    write_weights(*tiny)
+    (entry,) = document("inspect", *tiny, "--dialect", "alexeyab")["findings"]
+    assert entry.keys() >= FINDING
+    assert (entry["id"], entry["line"]) == ("cfg-unknown-key", 6)

@@ -1,0 +1,107 @@
+"""`bnorm run` as a command line: exit codes, formats and widths (bnorm.cli.run)."""
+
+from __future__ import annotations
+
+import csv
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+pytestmark = pytest.mark.usefixtures("tiny")
+
+
+@pytest.fixture(autouse=True)
+def folder(tmp_path, monkeypatch):
+    """A folder with p.npz, x.npy and d.npy, which `tiny` adds its pair to."""
+    monkeypatch.chdir(tmp_path)
+    names = ("scales", "biases", "rolling_mean", "rolling_variance")
+    np.savez("p.npz", **dict.fromkeys(names, np.ones(4)))
+    for name in ("x.npy", "d.npy"):
+        np.save(name, np.arange(2 * 4 * 3 * 3, dtype="f4").reshape(2, 4, 3, 3))
+
+
+MODEL = "tiny.cfg tiny.weights --layer 0 --input x.npy"
+PARAMS = "--params p.npz --input x.npy"
+
+
+@pytest.mark.parametrize(
+    ("line", "named"),
+    [
+        ("--input x.npy", "--params"),
+        (f"tiny.cfg tiny.weights --layer 0 {PARAMS}", "--params"),
+        ("tiny.cfg --layer 0 --input x.npy", "WEIGHTS"),
+        ("tiny.cfg tiny.weights --input x.npy", "--layer"),
+        (f"{PARAMS} --layer 0", "--layer"),
+        ("--params p.npz", "--input"),
+        (f"{PARAMS} --input x.npy --delta d.npy", "--delta"),
+        (f"{PARAMS} --update-weights new.weights --train", "--update-weights"),
+        (f"{MODEL} --update-weights new.weights", "--update-weights"),
+        (f"{PARAMS} --train --rolling-keep 1.5", "--rolling-keep"),
+        (f"{PARAMS} --train --rolling-keep nan", "--rolling-keep"),
+        (f"{PARAMS} --train --rolling-keep .5 --rolling average", "--rolling-keep"),
+        (f"{PARAMS} --rolling-keep .5", "--train"),
+        (f"{PARAMS} --rolling average", "--train"),
+        (f"{PARAMS} --input x.npy -o out.npz", ".npz"),
+        (f"{PARAMS} --threads 0", "--threads"),
+        (f"{PARAMS} --memory 1MiB", "--memory"),
+        (f"{PARAMS} --shape 3x3", "--shape"),
+    ],
+)
+def test_a_wrong_command_line_is_exit_code_2_and_names_what_is_wrong(invoke, line, named):
+    before = sorted(Path().iterdir())
+    result = invoke("run", *line.split(), exit_code=2)
+    assert named in result.stderr.splitlines()[0]
+    assert result.stdout == ""
+    assert sorted(Path().iterdir()) == before
+
+
+@pytest.mark.parametrize("form", ["table", "json", "csv", "markdown"])
+def test_every_format_has_every_result(invoke, form):
+    printed = invoke("run", *PARAMS.split(), "--train", "--format", form).stdout
+    assert all(name in printed for name in ("y", "mean", "variance", "rolling_mean", "rolling_variance"))
+
+
+def test_csv_has_a_row_per_input_and_result(invoke):
+    printed = invoke("run", *PARAMS.split(), "--input", "d.npy", "--format", "csv").stdout
+    rows = list(csv.DictReader(printed.splitlines()))
+    assert list(rows[0]) == ["input", "result", "dtype", "shape", "min", "max", "not_finite", "path"]
+    assert [(row["input"], row["result"], row["shape"]) for row in rows] == [
+        ("x.npy", "y", "2x4x3x3"),
+        ("d.npy", "y", "2x4x3x3"),
+    ]
+
+
+def heading(printed: str) -> list[str]:
+    return printed.splitlines()[2].split()
+
+
+def test_the_table_names_the_input_if_there_are_several(invoke):
+    assert heading(invoke("run", *PARAMS.split()).stdout)[0] == "result"
+    assert heading(invoke("run", *PARAMS.split(), "--input", "d.npy").stdout)[:2] == ["input", "result"]
+
+
+def test_what_is_written_is_said(invoke):
+    printed = invoke("run", *PARAMS.split(), "-o", "out", "--format", "csv").stdout
+    (row,) = csv.DictReader(printed.splitlines())
+    assert Path(row["path"]) == Path("out", "y.npy")
+    assert Path(row["path"]).exists()
+    assert invoke("run", *PARAMS.split(), "-o", "out").stdout.splitlines()[-1] == "written to out"
+    printed = invoke("run", *PARAMS.split(), "-o", "out.npz", "--format", "csv").stdout
+    assert next(csv.DictReader(printed.splitlines()))["path"] == "out.npz:y"
+
+
+@pytest.mark.parametrize("columns", ["80", "160"])
+def test_what_is_printed_fits_the_terminal(invoke, columns):
+    line = [*PARAMS.split(), "--delta", "d.npy", "--train", "--stages"]
+    printed = invoke("run", *line, columns=columns).stdout.splitlines()
+    assert max(map(len, printed)) <= int(columns)
+
+
+def test_a_tensor_that_does_not_fit_is_exit_code_1(invoke):
+    np.save("x.npy", np.ones((2, 5, 3, 3)))
+    assert invoke("run", *PARAMS.split(), exit_code=1).stderr.startswith("error: x.npy: ")
+
+
+def test_the_choice_of_a_dialect_is_a_note_on_stderr(invoke):
+    assert invoke("run", *MODEL.split(), "--format", "json").stderr.startswith("note: dialect alexeyab: ")
