@@ -10,7 +10,7 @@ import pytest
 from bnorm.checks.cfg_rules import cfg_findings, text_findings
 from bnorm.checks.findings import KINDS, Finding
 from bnorm.darknet import cfg
-from bnorm.darknet.cfg import CfgText as Text
+from bnorm.darknet.cfg import CfgText
 from bnorm.darknet.dialects import DIALECTS
 from bnorm.darknet.network import build
 from bnorm.errors import CfgError
@@ -21,7 +21,7 @@ from support.damage import BAD_CFGS, TEXT
 line_based = pytest.mark.parametrize("dialect", ["pjreddie", "alexeyab"])
 
 
-def text_of(source: str) -> Text:
+def text_of(source: str) -> CfgText:
     return cfg.parse(Path("net.cfg"), source.encode())
 
 
