@@ -12,6 +12,8 @@ if TYPE_CHECKING:  # for type checkers and editors; a test compares it with the 
     from bnorm.batchnorm.arrays import Result as Result
     from bnorm.batchnorm.arrays import batch_normalize as batch_normalize
     from bnorm.batchnorm.epsilon import Epsilon as Epsilon
+    from bnorm.batchnorm.formulas import Gradients as Gradients
+    from bnorm.batchnorm.formulas import Moments as Moments
     from bnorm.batchnorm.formulas import Parameters as Parameters
     from bnorm.batchnorm.formulas import Rolling as Rolling
     from bnorm.checks.check import Check as Check
@@ -27,6 +29,9 @@ if TYPE_CHECKING:  # for type checkers and editors; a test compares it with the 
     from bnorm.errors import ProofError as ProofError
     from bnorm.errors import TensorError as TensorError
     from bnorm.errors import WeightsError as WeightsError
+    from bnorm.replay.job import ResultRow as ResultRow
+    from bnorm.replay.job import RunReport as RunReport
+    from bnorm.replay.job import run as run
     from bnorm.reports.inspect import ChannelRow as ChannelRow
     from bnorm.reports.inspect import Inspection as Inspection
     from bnorm.reports.inspect import LayerReport as LayerReport
@@ -34,21 +39,24 @@ if TYPE_CHECKING:  # for type checkers and editors; a test compares it with the 
     from bnorm.transforms.fold.fold import FoldedLayer as FoldedLayer
     from bnorm.transforms.fold.fold import FoldReport as FoldReport
     from bnorm.transforms.fold.fold import fold as fold
+    from bnorm.transforms.fold.variances import BadVariance as BadVariance
 
 __version__ = "0.1.0"
 
 _NAMES = {
     "batchnorm.arrays": "Result batch_normalize",
     "batchnorm.epsilon": "Epsilon",
-    "batchnorm.formulas": "Parameters Rolling",
+    "batchnorm.formulas": "Gradients Moments Parameters Rolling",
     "checks.check": "Check check",
     "checks.findings": "Finding",
     "darknet.autodetect": "read_model",
     "darknet.model": "Model",
     "darknet.weights": "Weights open_weights",
     "errors": "BnormError CfgError OutputError ProofError TensorError WeightsError",
+    "replay.job": "ResultRow RunReport run",
     "reports.inspect": "ChannelRow Inspection LayerReport inspect",
     "transforms.fold.fold": "FoldReport FoldedLayer fold",
+    "transforms.fold.variances": "BadVariance",
 }
 _HOMES = {name: module for module, names in _NAMES.items() for name in names.split()}
 __all__ = sorted(_HOMES)

@@ -9,7 +9,7 @@ from bnorm.batchnorm.epsilon import DARKNET
 from bnorm.darknet.autodetect import read_model
 from bnorm.darknet.weights import open_weights
 from bnorm.errors import CfgError
-from bnorm.replay.layer import from_model
+from bnorm.replay.layer import layer_from_model
 from bnorm.reports.inspect import inspect
 from bnorm.statistics.normalisers import Normaliser, normalisers
 from support.builders import cfg_source, write_weights
@@ -55,7 +55,7 @@ def test_pjreddie_stores_no_biases_of_a_batchnorm_and_they_are_0(tmp_path):
     assert vectors(found[0, ""])["biases"] == [0, 0, 0]
     assert vectors(found[0, ""])["scales"] == arrays[0, "scales"].tolist()
     assert inspect(model).layers[0].channels[""].bias.tolist() == [0, 0, 0]
-    assert from_model(model, 0).parameters.biases.tolist() == [0, 0, 0]
+    assert layer_from_model(model, 0).parameters.biases.tolist() == [0, 0, 0]
 
 
 @pytest.mark.parametrize(("switch", "biases"), [("dontloadscales", True), ("dontload", False)])
@@ -69,7 +69,7 @@ def test_what_is_not_loaded_has_darknet_s_initial_values(tmp_path, switch, biase
     assert not found[0, ""].stored
     assert inspect(model).layers[0].channels == {}
     with pytest.raises(CfgError):
-        from_model(model, 0)
+        layer_from_model(model, 0)
 
 
 def test_numload_limits_the_vectors_to_what_is_in_the_file(tmp_path):

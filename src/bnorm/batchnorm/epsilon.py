@@ -55,7 +55,7 @@ def parse_epsilon(text: str) -> Epsilon:
     known = position in POSITIONS and bool(colon) == bool(position)
     if not known or not _NUMBER.fullmatch(number) or not math.isfinite(float(number)):
         names = ", ".join(RUNTIMES)
-        raise ValueError(f"{text!r} is neither a value such as 1e-5 or 1e-6:outside nor one of {names}")
+        raise ValueError(f"epsilon {text!r}, expected a value such as 1e-5 or 1e-6:outside, or one of {names}")
     return Epsilon(float(number), inside=POSITIONS[position])
 
 

@@ -6,9 +6,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-import numpy as np
-
 from bnorm.batchnorm.arithmetic import default_epsilon
+from bnorm.batchnorm.formulas import quiet
 from bnorm.checks.cfg_rules import cfg_findings
 from bnorm.checks.channel_rules import examine, scan
 from bnorm.checks.findings import Finding, from_error, worst_first
@@ -41,7 +40,7 @@ class Check:
         return sum(finding.severity == severity for finding in self.findings)
 
 
-@np.errstate(all="ignore")  # a file may hold any number, signalling NaN too: no news to the user
+@quiet
 def check(cfg_path: Path | str, weights_path: Path | str | None = None, dialect: str = "auto") -> Check:
     """Check a cfg, and a weights file against it. A file that fits is read once, in blocks.
 

@@ -11,6 +11,7 @@ import numpy as np
 
 from bnorm.batchnorm.arithmetic import default_epsilon
 from bnorm.batchnorm.epsilon import Epsilon, Vector, as_epsilon
+from bnorm.batchnorm.formulas import quiet
 from bnorm.checks.cfg_rules import cfg_findings
 from bnorm.checks.channel_rules import examine
 from bnorm.checks.findings import Finding, worst_first
@@ -93,7 +94,7 @@ class Inspection:
         return sum(statistics.dead for statistics in self.statistics)
 
 
-@np.errstate(all="ignore")  # a file may hold any number, signalling NaN too: no news to the user
+@quiet
 def inspect(
     model: Model,
     selection: Collection[int] | None = None,

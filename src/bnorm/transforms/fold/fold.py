@@ -18,7 +18,7 @@ from pathlib import Path
 import numpy as np
 
 from bnorm.batchnorm.epsilon import DARKNET, RUNTIMES, Epsilon, as_epsilon
-from bnorm.batchnorm.formulas import Rolling
+from bnorm.batchnorm.formulas import Rolling, quiet
 from bnorm.batchnorm.threads import processors
 from bnorm.darknet.layout import Array
 from bnorm.darknet.model import Model
@@ -77,7 +77,7 @@ class FoldReport:
     output_cfg: Path | None
 
 
-@np.errstate(all="ignore")  # a file may hold any number, signalling NaN too: not worth a warning
+@quiet
 def fold(
     model: Model,
     output: Path | str | None,
