@@ -166,6 +166,7 @@ def batches_and_ways(draw: st.DrawFn) -> tuple[Batch, Way]:
     return batch, Way(threads, draw(MEMORIES), layout, storage)
 
 
+@pytest.mark.slow
 @settings(deadline=None, max_examples=30)
 @given(batches_and_ways())
 @example((batch_of((1, 3, 700, 700)), Way(7, MIB)))  # channels that are cut between threads

@@ -104,6 +104,7 @@ def test_a_bar_shows_the_quantiles_of_its_layer(panels):
 
 
 def test_quantiles_are_those_of_the_statistics(tmp_path):
+    pytest.importorskip("matplotlib", reason="drawing needs matplotlib")
     model = odd_pair(tmp_path, f"convolutional filters=20 {BN}", {})
     report = bnorm.inspect(model)
     for axis, name in zip(draw(report).axes, ("scale_magnitude", "rolling_variance", "gain_magnitude"), strict=True):
@@ -219,6 +220,7 @@ def test_a_real_model_has_all_its_layers_in_the_figure():
 # --- the file ---------------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("suffix", [*MAGIC, ".PNG"])
 def test_every_format_is_drawn_and_is_the_same_each_time(plot, tiny, suffix):
     first = plot(*tiny, suffix=suffix).read_bytes()

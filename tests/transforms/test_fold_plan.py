@@ -420,6 +420,7 @@ def networks(draw) -> str:
     return " | ".join(layers)
 
 
+@pytest.mark.slow
 @settings(max_examples=150)
 @given(layers=networks(), selection=st.none() | st.sets(st.integers(0, 8)))
 def test_any_network_computes_the_same_and_folds_no_further(tmp_path_factory, layers, selection):
