@@ -248,15 +248,16 @@ def train(
 
 
 def write() -> None:
-    """Train, and write the weights and one layer's tensors."""
+    """Train, and write the weights, and one layer's tensors in one more mini-batch of training: eight images."""
     training, test = load()
     network = Network()
     for epoch, loss in enumerate(train(network, training, RATE), 1):
         print(f"epoch {epoch:2}  loss {loss:.4f}  test accuracy {network.accuracy(test):.1%}")
     network.save(HERE / "digits.weights", seen=EPOCHS * (TRAINING // BATCH) * BATCH)
+    network.loss(Data(training.images[:8], training.digits[:8]))
     layer = network.layers[SAVED]
-    np.save(HERE / "digits_x.npy", layer.z[:8].astype("f4"))
-    np.save(HERE / "digits_delta.npy", layer.delta[:8].astype("f4"))
+    np.save(HERE / "digits_x.npy", layer.z.astype("f4"))
+    np.save(HERE / "digits_delta.npy", layer.delta.astype("f4"))
 
 
 # --- the paper's claims -----------------------------------------------------------------------------------------------
