@@ -148,6 +148,8 @@ def write_npz(file: BinaryIO, members: Iterable[tuple[str, BinaryIO]]) -> None:
     with zipfile.ZipFile(file, "w", zipfile.ZIP_STORED) as archive:
         for name, source in members:
             source.seek(0)
-            with archive.open(zipfile.ZipInfo(f"{name}.npy"), "w", force_zip64=True) as target:
+            info = zipfile.ZipInfo(f"{name}.npy")
+            info.create_system = 3  # Unix, on every system: the same arrays give the same bytes
+            with archive.open(info, "w", force_zip64=True) as target:
                 while data := source.read(CHUNK):
                     target.write(data)
