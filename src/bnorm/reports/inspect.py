@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from typing import NamedTuple
@@ -97,7 +97,7 @@ class Inspection:
 @quiet
 def inspect(
     model: Model,
-    selection: Collection[int] | None = None,
+    selection: Iterable[int] | None = None,
     *,
     epsilon: Epsilon | str | None = None,
     weights: bool = False,
@@ -124,14 +124,15 @@ def inspect(
     )
 
 
-def _chosen(model: Model, selection: Collection[int] | None) -> list[Layer]:
+def _chosen(model: Model, selection: Iterable[int] | None) -> list[Layer]:
     layers = model.network.layers
     if selection is None:
         return list(layers)
-    lacking = sorted(set(selection) - set(range(len(layers))))
+    chosen = set(selection)  # once: an iterator is empty afterwards
+    lacking = sorted(chosen - set(range(len(layers))))
     if lacking:
         raise ValueError(f"no layer {', '.join(map(str, lacking))}, expected 0 to {len(layers) - 1}")
-    return [layer for layer in layers if layer.index in selection]
+    return [layer for layer in layers if layer.index in chosen]
 
 
 def channel_findings(reports: Sequence[LayerReport]) -> Iterator[Finding]:
