@@ -43,6 +43,9 @@ class LayerReport:
         """Number of stored values, rolling statistics included."""
         return sum(array.size for array in self.arrays)
 
+    def __repr__(self) -> str:
+        return f"<LayerReport: {self.layer.index} {self.layer.type}, {self.parameters:,} parameters>"
+
 
 class ChannelRow(NamedTuple):
     """One normalised channel; its values are those of `statistics.channels.Channels`, its state is a word or empty."""
@@ -92,6 +95,9 @@ class Inspection:
     def dead(self) -> int:
         """Number of dead channels of the layers shown."""
         return sum(statistics.dead for statistics in self.statistics)
+
+    def __repr__(self) -> str:
+        return f"<Inspection: {self.model!r}, layers={len(self.layers)}, findings={len(self.findings)}>"
 
 
 @quiet

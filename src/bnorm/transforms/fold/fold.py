@@ -76,6 +76,10 @@ class FoldReport:
     output: Path | None
     output_cfg: Path | None
 
+    def __repr__(self) -> str:
+        output = f", output={str(self.output)!r}" if self.output else ""
+        return f"<FoldReport: folded={sum(layer.folded for layer in self.layers)} of {len(self.layers)}{output}>"
+
 
 @quiet
 def fold(
