@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import pytest
 
 from bnorm.batchnorm.arithmetic import ARITHMETICS, arithmetic_by_name, default_epsilon
@@ -42,6 +44,13 @@ def test_an_epsilon_is_itself_and_a_bare_number_is_refused():
     assert as_epsilon(Epsilon(1e-3, inside=False)) == Epsilon(1e-3, inside=False)
     with pytest.raises(TypeError, match="expected an Epsilon or text"):
         as_epsilon(1e-5)  # inside or outside?
+
+
+@pytest.mark.parametrize("value", [-1e-5, math.nan, math.inf])
+def test_an_epsilon_without_a_use_is_refused(value):
+    """Folded, a negative or infinite one would leave NaN or zeros in the weights."""
+    with pytest.raises(ValueError, match="expected a finite value"):
+        as_epsilon(Epsilon(value, inside=True))
 
 
 @pytest.mark.parametrize("dialect", DIALECTS)

@@ -112,6 +112,17 @@ def completions(*words: str) -> str:
     return done.stdout
 
 
+@pytest.mark.parametrize(
+    ("arguments", "code"), [(["inspect"], 0), (["check", "--strict"], 0), (["fold", "--dry-run"], 0)]
+)
+def test_a_process_without_stdout_does_its_work(tiny, arguments, code):
+    """A service may be started with its stdout closed: the exit code is what is left."""
+    command, *options = arguments
+    words = " ".join([command, *map(str, tiny), *options])
+    process = subprocess.run(["sh", "-c", f'"$0" -m bnorm {words} >&-', sys.executable], capture_output=True)
+    assert (process.returncode, b"Traceback" in process.stderr) == (code, False)
+
+
 def test_completion_offers_commands_and_options():
     assert set(completions("bnorm", "").splitlines()) == {f"plain,{name}" for name in COMMANDS}
     assert "plain,--dialect" in completions("bnorm", "inspect", "--dia").splitlines()

@@ -136,3 +136,13 @@ def test_the_public_names_are_listed():
 
 def test_every_kind_of_error_is_public():
     assert {kind.__name__ for kind in bnorm.BnormError.__subclasses__()} <= set(bnorm.__all__)
+
+
+def test_a_report_prints_as_one_short_line(tiny):
+    """As a model does: an interactive session shows what a call returns."""
+    model = bnorm.read_model(*tiny)
+    report = bnorm.inspect(model)
+    for value in (report, report.layers[0], bnorm.fold(model, None, dry_run=True), bnorm.check(*tiny)):
+        text = repr(value).replace(str(tiny[0].parent), "")
+        assert text.startswith(f"<{type(value).__name__}: ")
+        assert len(text) < 150

@@ -182,7 +182,14 @@ def test_a_layer_that_is_not_there_is_refused_with_the_range(tiny, selection):
 
 def test_layers_are_selected_in_the_order_of_the_file(tiny):
     model = read_model(*tiny)
-    for selection, expected in (([1, 0], [0, 1]), ({1}, [1]), (range(1), [0]), ([], []), (None, [0, 1])):
+    for selection, expected in (
+        ([1, 0], [0, 1]),
+        ({1}, [1]),
+        (range(1), [0]),
+        (iter([1]), [1]),
+        ([], []),
+        (None, [0, 1]),
+    ):
         assert [layer.layer.index for layer in bnorm.inspect(model, selection).layers] == expected
 
 

@@ -310,6 +310,11 @@ def test_layers_that_are_not_there_are_refused(tiny, layers):
         fold(model, None, dry_run=True, layers=layers)
 
 
+def test_layers_may_come_from_an_iterator(tiny):
+    report = fold(read_model(*tiny), None, dry_run=True, layers=iter([0]))
+    assert [layer.folded for layer in report.layers] == [True]
+
+
 # --- binary weights ---------------------------------------------------------------------------------------------------
 
 

@@ -60,9 +60,15 @@ def parse_epsilon(text: str) -> Epsilon:
 
 
 def as_epsilon(value: Epsilon | str) -> Epsilon:
-    """Return `value`, parsed if it is text; raises TypeError for other types, ValueError as `parse_epsilon` does."""
+    """Return `value`, parsed if it is text.
+
+    Raises ValueError for text as `parse_epsilon` does, and for a value that is negative, infinite or NaN; TypeError for
+    other types.
+    """
     if isinstance(value, str):
         return parse_epsilon(value)
     if not isinstance(value, Epsilon):
         raise TypeError(f"epsilon={value!r}, expected an Epsilon or text such as 'opencv' or '1e-6:outside'")
+    if not 0 <= value.value < math.inf:
+        raise ValueError(f"epsilon={value!r}, expected a finite value ≥ 0")
     return value

@@ -39,6 +39,10 @@ class Check:
         """Return how many findings have this severity."""
         return sum(finding.severity == severity for finding in self.findings)
 
+    def __repr__(self) -> str:
+        weights = f", weights={str(self.weights)!r}" if self.weights else ""
+        return f"<Check: cfg={str(self.cfg)!r}{weights}, findings={len(self.findings)}>"
+
 
 @quiet
 def check(cfg_path: Path | str, weights_path: Path | str | None = None, dialect: str = "auto") -> Check:

@@ -21,9 +21,12 @@ def width() -> int:
 
 
 def spelled(text: str) -> str:
-    """Return the text in characters that stdout can encode, where bnorm knows how to spell them."""
+    """Return the text in characters that stdout can encode, where bnorm knows how to spell them.
+
+    Python's stdout is None where the process was started without one (`>&-`).
+    """
     try:
-        text.encode(sys.stdout.encoding or "ascii")
+        text.encode((sys.stdout and sys.stdout.encoding) or "ascii")
     except UnicodeEncodeError:
         return text.translate(SPELLINGS)
     return text

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from typing import NamedTuple
@@ -42,6 +42,9 @@ class LayerReport:
     def parameters(self) -> int:
         """Number of stored values, rolling statistics included."""
         return sum(array.size for array in self.arrays)
+
+    def __repr__(self) -> str:
+        return f"<LayerReport: {self.layer.index} {self.layer.type}, {self.parameters:,} parameters>"
 
 
 class ChannelRow(NamedTuple):
@@ -93,11 +96,14 @@ class Inspection:
         """Number of dead channels of the layers shown."""
         return sum(statistics.dead for statistics in self.statistics)
 
+    def __repr__(self) -> str:
+        return f"<Inspection: {self.model!r}, layers={len(self.layers)}, findings={len(self.findings)}>"
+
 
 @quiet
 def inspect(
     model: Model,
-    selection: Collection[int] | None = None,
+    selection: Iterable[int] | None = None,
     *,
     epsilon: Epsilon | str | None = None,
     weights: bool = False,
@@ -124,14 +130,15 @@ def inspect(
     )
 
 
-def _chosen(model: Model, selection: Collection[int] | None) -> list[Layer]:
+def _chosen(model: Model, selection: Iterable[int] | None) -> list[Layer]:
     layers = model.network.layers
     if selection is None:
         return list(layers)
-    lacking = sorted(set(selection) - set(range(len(layers))))
+    chosen = set(selection)  # once: an iterator is empty afterwards
+    lacking = sorted(chosen - set(range(len(layers))))
     if lacking:
         raise ValueError(f"no layer {', '.join(map(str, lacking))}, expected 0 to {len(layers) - 1}")
-    return [layer for layer in layers if layer.index in selection]
+    return [layer for layer in layers if layer.index in chosen]
 
 
 def channel_findings(reports: Sequence[LayerReport]) -> Iterator[Finding]:

@@ -8,7 +8,7 @@ readers test for the key alone, and hank refuses unknown ones.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 from dataclasses import dataclass, field
@@ -76,6 +76,10 @@ class FoldReport:
     output: Path | None
     output_cfg: Path | None
 
+    def __repr__(self) -> str:
+        output = f", output={str(self.output)!r}" if self.output else ""
+        return f"<FoldReport: folded={sum(layer.folded for layer in self.layers)} of {len(self.layers)}{output}>"
+
 
 @quiet
 def fold(
@@ -83,7 +87,7 @@ def fold(
     output: Path | str | None,
     output_cfg: Path | str | None = None,
     *,
-    layers: Collection[int] | None = None,
+    layers: Iterable[int] | None = None,
     epsilon: Epsilon | str = DARKNET,
     bad_variance: BadVariance | str = BadVariance.ERROR,
     verify: bool = True,
@@ -117,13 +121,15 @@ def fold(
     return _report(folded, differences, None if dry_run else paths)
 
 
-def _known_layers(model: Model, layers: Collection[int] | None) -> frozenset[int] | None:
+def _known_layers(model: Model, layers: Iterable[int] | None) -> frozenset[int] | None:
     """Return the selected layers; ValueError for one that the network does not have."""
-    count = len(model.network.layers)
-    for layer in layers or ():
+    if layers is None:
+        return None
+    selection, count = frozenset(layers), len(model.network.layers)  # once: an iterator is empty afterwards
+    for layer in selection:
         if layer not in range(count):
             raise ValueError(f"layer {layer}, expected 0 to {count - 1}")
-    return None if layers is None else frozenset(layers)
+    return selection
 
 
 def _policy(name: BadVariance | str) -> BadVariance:
