@@ -32,7 +32,7 @@ class Result(NamedTuple):
 
 
 class _Arrays(NamedTuple):
-    """Results and writer of a single mini-batch, in arrays."""
+    """The `Results` and the `Writer` of a single mini-batch, in arrays."""
 
     tensors: Mapping[str, Tensor]
 
@@ -69,7 +69,7 @@ def batch_normalize(
     threads     default: the processors that this process may use
 
     Computes in float64 and rounds each value of y and dx once; the number of threads does not change a bit. Raises
-    ValueError for unknown names, for shapes that do not fit each other, for other dtypes and, in training, for one
+    ValueError for unknown names, for mismatched shapes, for other dtypes and, in training, for one
     value per channel; TypeError unless `parameters` is a `Parameters` and `rolling` a `Rolling`.
     """
     chosen = arithmetic_by_name(arithmetic)
@@ -105,7 +105,7 @@ def _tensor(name: str, values: Values, layout: str) -> MemoryTensor:
 
 
 def _vectors(parameters: Parameters, rolling: Rolling, channels: int) -> tuple[Parameters, Rolling]:
-    """Return the same as float64, checked."""
+    """Return the arguments as float64, with types and shapes checked."""
     if not isinstance(parameters, Parameters):
         raise TypeError(f"parameters is a {type(parameters).__name__}, expected a Parameters(scales, biases)")
     if not isinstance(rolling, Rolling):

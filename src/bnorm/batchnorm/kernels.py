@@ -66,7 +66,7 @@ def sum_span(
 ) -> None:
     """Write the sums of each row into `out`, shape (2 or 4, c, rows).
 
-    These are Σx and Σx² with `moments`, then Σ delta and Σ delta·x with a delta; x being x − shift.
+    These are Σx and Σx² with `moments`, then Σ delta and Σ delta·x with a delta, where x means x − shift.
     """
     shifted = scratch.load("x", x, shift)
     factors: list[list[Doubles]] = [[shifted], [shifted, shifted]] if moments else []
@@ -102,7 +102,7 @@ def _sum_runs(arrays: Sequence[Doubles], out: Doubles) -> None:
 
 
 def _dot(values: Doubles, factors: Doubles | None = None, *, out: Doubles) -> None:
-    """Write dot products along the last axis; without factors, with ones, which is faster than NumPy's sum."""
+    """Write dot products along the last axis; without factors, with ones: faster than NumPy's sum."""
     np.vecdot(values, ONES[: values.shape[-1]] if factors is None else factors, out=out)
 
 

@@ -38,7 +38,7 @@ class _Queue(Generic[Item]):
         return number
 
     def stop(self) -> None:
-        """Hand out nothing more."""
+        """Hand out no more items."""
         with self._lock:
             self._next = len(self._items)
 
