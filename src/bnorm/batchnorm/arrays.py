@@ -13,7 +13,7 @@ from bnorm.batchnorm.arithmetic import arithmetic_by_name
 from bnorm.batchnorm.batches import Batch, run_batches
 from bnorm.batchnorm.engine import Normalisation
 from bnorm.batchnorm.formulas import Gradients, Moments, Parameters, Rolling, RollingRule, exponential
-from bnorm.batchnorm.threads import Team, processors
+from bnorm.batchnorm.threads import Team, thread_count
 from bnorm.tensors.tensor import MemoryTensor, Tensor, Values, check_layout
 
 
@@ -74,8 +74,7 @@ def batch_normalize(
     """
     chosen = arithmetic_by_name(arithmetic)
     check_layout(layout)
-    if threads is not None and threads < 1:
-        raise ValueError(f"threads={threads}, expected at least 1")
+    count = thread_count(threads)
     inputs = _tensor("x", x, layout)
     deltas = [] if delta is None else [_tensor("delta", delta, layout)]
     if deltas and deltas[0].shape != inputs.shape:
@@ -86,7 +85,7 @@ def batch_normalize(
     layer = Normalisation(*vectors, arithmetic=chosen, train=train)
     arrays = {name: np.empty(inputs.shape, inputs.dtype) for name in ("y", "dx")[: 1 + len(deltas)]}
     results = _Arrays({name: MemoryTensor(array, layout) for name, array in arrays.items()})
-    with Team(threads or processors()) as team:
+    with Team(count) as team:
         (batch,) = run_batches(layer, [inputs], deltas, rule or exponential(chosen.keep, chosen), results, team)
     return Result(
         y=arrays["y"], dx=arrays.get("dx"), moments=batch.moments, rolling=batch.rolling, gradients=batch.gradients

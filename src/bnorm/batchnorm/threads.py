@@ -91,6 +91,13 @@ def _drain(queue: _Queue[Item], task: Callable[[Item, Scratch], None], scratch: 
         queue.stop()
 
 
+def thread_count(threads: int | None) -> int:
+    """Return the number of threads to use, by default one per processor; ValueError below 1."""
+    if threads is not None and threads < 1:
+        raise ValueError(f"threads={threads}, expected at least 1")
+    return threads or processors()
+
+
 def processors() -> int:
     """Return the number of processors that this process may use."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from bnorm.batchnorm.batches import Batch, Progress, Results, run_batches
 from bnorm.batchnorm.engine import MEMORY, Normalisation
 from bnorm.batchnorm.formulas import Rolling, quiet
-from bnorm.batchnorm.threads import Team, processors
+from bnorm.batchnorm.threads import Team, thread_count
 from bnorm.darknet.model import Model
 from bnorm.files import replacing
 from bnorm.replay.layer import StoredLayer, check_tensors, update_weights
@@ -113,8 +113,7 @@ def run(
 
     Raises ValueError for invalid arguments and a `BnormError` for files that do not fit, before anything is written.
     """
-    if threads is not None and threads < 1:
-        raise ValueError(f"threads={threads}, expected at least 1")
+    count = thread_count(threads)
     request = Request(
         source=_source(model, layer, params),
         inputs=tensor_names(inputs),
@@ -128,7 +127,7 @@ def run(
         update_weights=None if update_weights is None else Path(update_weights),
         memory=memory,
     )
-    with Team(threads or processors()) as team:
+    with Team(count) as team:
         return execute(request, team, progress)
 
 

@@ -52,19 +52,19 @@ class Extent(Protocol):
 
     @property
     def images(self) -> int:
-        """N."""
+        """Return N, the number of images."""
 
     @property
     def channels(self) -> int:
-        """C."""
+        """Return C, the number of channels."""
 
     @property
     def places(self) -> int:
-        """L."""
+        """Return L, the number of places of an image."""
 
     @property
     def channels_last(self) -> bool:
-        """True if the channels of one place are contiguous in memory."""
+        """Return whether the channels of one place are contiguous in memory."""
 
 
 class View(NamedTuple):
@@ -75,17 +75,17 @@ class View(NamedTuple):
 
     @property
     def images(self) -> int:
-        """N."""
+        """Return N, the number of images."""
         return int(self.array.shape[0])
 
     @property
     def channels(self) -> int:
-        """C."""
+        """Return C, the number of channels."""
         return int(self.array.shape[1])
 
     @property
     def places(self) -> int:
-        """L."""
+        """Return L, the number of places of an image."""
         return int(self.array.shape[2])
 
     def part(self, span: Span) -> Values:
@@ -142,17 +142,17 @@ class Tensor:
 
     @property
     def images(self) -> int:
-        """N."""
+        """Return N, the number of images."""
         return self.geometry.images
 
     @property
     def channels(self) -> int:
-        """C."""
+        """Return C, the number of channels."""
         return self.geometry.channels
 
     @property
     def places(self) -> int:
-        """L."""
+        """Return L, the number of places of an image."""
         return self.geometry.places
 
     @property
@@ -162,7 +162,7 @@ class Tensor:
 
     @property
     def channels_last(self) -> bool:
-        """True if the channels of one place are contiguous in memory."""
+        """Return whether the channels of one place are contiguous in memory."""
         return self.geometry.channels_last
 
     def buffer(self, span: Span) -> View:
