@@ -26,7 +26,7 @@ from bnorm.text import short
 
 DTYPES = ("<f2", "<f4", "<f8")
 
-EXPECTED = "expected float16, float32, float64 in little-endian order"
+EXPECTED = "expected little-endian float16, float32 or float64"
 
 MOST_HEADER = 1 << 16  # bytes of a .npy header
 

@@ -70,7 +70,7 @@ def _archive(path: Path, file: BinaryIO) -> Iterator[zipfile.ZipFile]:
         with zipfile.ZipFile(file) as archive:
             # NumPy writes no other compression, and an LZMA stream may allocate 4 GiB before it yields a byte.
             if any(info.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED) for info in archive.infolist()):
-                raise TensorError(path, "has members of another compression, expected stored or deflated ones")
+                raise TensorError(path, "has members with another compression, expected stored or deflated")
             yield archive
     except (zipfile.BadZipFile, zlib.error, EOFError, ValueError, RuntimeError) as error:
         raise TensorError(path, f"is not a valid .npz archive: {error}") from None

@@ -43,7 +43,7 @@ class Span(NamedTuple):
         return (self.last - self.first) * (self.stop - self.start)
 
     def part(self, span: Span) -> Span:
-        """Return as a span of the tensor a span that is counted from the beginning of this one."""
+        """Return a span that is counted from the beginning of this one, as a span of the tensor."""
         return Span(self.first + span.first, self.first + span.last, self.start + span.start, self.start + span.stop)
 
 
@@ -119,7 +119,7 @@ class Geometry(NamedTuple):
 
     @classmethod
     def from_shape(cls, shape: tuple[int, ...], layout: str) -> Geometry:
-        """Return the axes of a shape; raises ValueError for an unknown layout and for any other shape."""
+        """Return the axes of a shape; raises ValueError for an unknown layout or an unsupported shape."""
         check_layout(layout)
         if not 2 <= len(shape) <= 4 or 0 in shape:
             raise ValueError("2 to 4 dimensions, none of them 0")
@@ -212,9 +212,9 @@ class FileTensor(Tensor):
     """Values in a file, from `offset` (bytes) on: close it, or use it in a `with` statement.
 
     `buffer` holds the values of one span at a time; `read` and `write` move parts of it from and to the file, one
-    system call for each run of values that are contiguous there. They do not use the file's own position, so
-    threads may call them at once. They raise `TensorError` for a file that ends early, and an OSError that names the
-    file for a failing device.
+    system call for each run of values that are contiguous there. They do not use the file's own position, so that
+    threads may call them at once. They raise `TensorError` for a file that ends early, and for a failing device an
+    OSError that names the file.
     """
 
     def __init__(

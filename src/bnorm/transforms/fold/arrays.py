@@ -23,7 +23,7 @@ from bnorm.transforms.fold.fates import Kept
 from bnorm.transforms.fold.plan import Fold
 from bnorm.transforms.response import Doubles, Probe, Stored, channel_inputs, probe, signs, window_size
 
-TOO_LARGE = Kept(("folded, its values exceed float32",))
+TOO_LARGE = Kept(("its folded values exceed float32",))
 
 
 class Affine(NamedTuple):

@@ -92,7 +92,7 @@ def fold(
     force: bool = False,
     advance: Progress | None = None,
 ) -> FoldReport:
-    """Write the folded weights and cfg, or neither; a dry run, for which `output` may be None, only writes nothing.
+    """Write the folded weights and cfg, or neither; a dry run, for which `output` may be None, writes nothing.
 
     `output_cfg` is by default the output with the suffix `.cfg`. `layers` selects, by default all; the others are not
     touched. `epsilon` is an `Epsilon`, the name of one in `RUNTIMES`, or a text such as `1e-6:outside`. With a rolling
