@@ -167,7 +167,7 @@ class _Pass:
         if not moments and self._tensors.delta is None:
             return Sums()
         pieces = [tile.sums(shift, moments) for tile in self._tiles()]
-        joined = np.ascontiguousarray(np.concatenate(pieces, axis=-1))  # NumPy adds in the order of memory
+        joined = np.ascontiguousarray(np.concatenate(pieces, axis=-1))  # the order in memory decides that of adding
         totals = list(np.add.reduce(joined, axis=-1))  # 2 or 4 times (C,)
         return Sums(
             values=ValueSums(*totals[:2]) if moments else None,

@@ -102,7 +102,7 @@ def _sum_runs(arrays: Sequence[Doubles], out: Doubles) -> None:
 
 
 def _dot(values: Doubles, factors: Doubles | None = None, *, out: Doubles) -> None:
-    """Write dot products along the last axis; without factors, with ones: faster than NumPy's sum."""
+    """Write dot products along the last axis; without factors, with ones, which is faster than NumPy's sum."""
     np.vecdot(values, ONES[: values.shape[-1]] if factors is None else factors, out=out)
 
 

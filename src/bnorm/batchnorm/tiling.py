@@ -1,4 +1,4 @@
-"""Cut a tensor into tiles and blocks, and group the values of a channel for summation.
+"""How a tensor is cut into tiles and blocks, and how the values of a channel are grouped for summation.
 
 Words, each with one meaning:
 
@@ -6,7 +6,7 @@ Words, each with one meaning:
     value   of one channel, numbered i = image · places + place
     row     values that are summed first: RUN places of a plane, or whole images where planes have fewer than ROW places
     piece   rows that are summed next; the sums of all pieces are added last. About PIECE values
-    tile    the part that is in memory at once: cut between pieces, as large as the memory budget allows
+    tile    what is in memory at a time: cut between pieces, as large as the memory budget allows
     block   what one thread works on: cut between rows of a tile, so that its values are contiguous in memory
 
 The grouping depends only on the number of places. Tiles and blocks depend on memory, threads and layout, but never
@@ -38,7 +38,7 @@ from numpy.typing import NDArray
 
 from bnorm.tensors.tensor import Extent, Span
 
-ROW = 64  # a plane of at least this many places has rows of its own
+ROW = 64  # places from which on a plane has rows of its own
 
 RUN = 256  # values in a row: NumPy releases the interpreter's lock only for more than 500 dot products at a time
 
@@ -48,12 +48,12 @@ BLOCK = 1 << 19  # largest number of values in a block: smaller blocks wait long
 
 BLOCKS = 1 << 22  # largest number of values in the blocks of all threads together
 
-LONG = 1024  # in contiguous runs of at least this many values, the gaps between runs cost little
+LONG = 1024  # length of a contiguous run from which on the gaps between runs cost little
 
 
 @dataclass(frozen=True, slots=True)
 class RowScheme:
-    """The rows and pieces of a channel whose images have this many places."""
+    """The rows and pieces of a channel whose images have so many places."""
 
     places: int
 
@@ -121,7 +121,7 @@ def blocks(tile: Extent, scheme: RowScheme, threads: int) -> list[Span]:
 
 
 def _grid(extent: Extent, most: int, least: int, *, image_step: int, place_step: int) -> list[list[Span]]:
-    """Return spans of up to `most` values, a list per group of as many channels as fit with `least` values each."""
+    """Return spans of up to `most` values, a list per group of channels: as many as fit with `least` values of each."""
     width = _even(extent.channels, most // least, 1)
     cuts = list(_cuts(extent, max(most // width, 1), image_step, place_step))
     return [

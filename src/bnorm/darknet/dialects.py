@@ -26,11 +26,11 @@ class Dialect:
     reads_first_only: frozenset[str] = frozenset()  # layers that read only the first layer of their list
     fixed_crnn: bool = False  # [crnn] convolutions are 3x3, and their width and height are swapped
     repairs_groups: bool = True  # groups < 1 means 1, and xnor=1 forces it to 1 (make_convolutional_layer)
-    flips_whole: bool = False  # flipped=1 transposes a matrix of all input channels, even with groups
+    flips_whole: bool = False  # flipped=1 turns a matrix of all input channels, also with groups
     weights_types: tuple[str, ...] = ("none",)  # of [shortcut]
     weights_normalizations: tuple[str, ...] = ()  # of a [shortcut] with weights
     commented_lists: frozenset[tuple[str, str]] = frozenset()  # sections and keys of lists that end at `#`
-    strict: bool = False  # stops at a duplicated key, and at one that it never asks for
+    strict: bool = False  # it stops at a duplicated key, or at one that it never asks for
     schedules: frozenset[str] = frozenset({"steps"})  # policies of [net] for which it reads steps and scales
     unloadable: frozenset[str] = frozenset()  # layers whose weights it can write, but crashes when it reads them
     unbounded_anchors: frozenset[str] = frozenset()  # layers that accept more anchors than they have room for

@@ -12,7 +12,7 @@ from bnorm.darknet.network import Network
 
 
 class Model(NamedTuple):
-    """A cfg as one dialect reads it, with the plan of its file; `reason` is why bnorm chose the dialect, if it did."""
+    """A cfg as one dialect reads it, with the plan of its file; `reason` says why, if bnorm chose the dialect."""
 
     network: Network
     header: Header

@@ -74,7 +74,7 @@ _ROWS = (
     SectionType("shortcut", _ALL, numbers_in="from", reads_numbered=True, reads_several=True),
     SectionType("scale_channels", _NOT_PJREDDIE, numbers_in="from", reads_numbered=True),
     SectionType("sam", _NOT_PJREDDIE, numbers_in="from", reads_numbered=True),
-    # layers that keep their input's shape, or output values of their own
+    # layers that keep their input's shape, or bring values of their own
     SectionType("dropout", _ALL),
     SectionType("activation", _NOT_HANK),
     SectionType("batchnorm", _NOT_HANK),

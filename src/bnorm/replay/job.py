@@ -107,7 +107,7 @@ def run(
     layout          "nchw" or "nhwc"
     output          a folder for .npy files, or FILE.npz; by default nothing is written, and ranges are reported
     update_weights  a new file: the model's weights with this layer's rolling statistics replaced
-    memory          bytes of tensors in memory at once, at least 16 MiB; no result depends on it
+    memory          bytes of tensors in memory at a time, at least 16 MiB; no result depends on it
     threads         default: the processors that this process may use; no result depends on it
     progress        called with the number of finished values, and the total
 

@@ -18,7 +18,6 @@ from bnorm.darknet.layout import FORMS, Array
 from bnorm.darknet.parts import array_name
 from bnorm.darknet.weights import Floats, Weights
 from bnorm.statistics.normalisers import Key, Normaliser
-from bnorm.text import plural
 from bnorm.transforms.fold.fates import Kept
 from bnorm.transforms.fold.plan import Fold
 from bnorm.transforms.response import Doubles, Probe, Stored, channel_inputs, probe, signs, window_size
@@ -157,5 +156,5 @@ def lost_signs(weights: Weights, change: Affine) -> Kept | None:
     (after,) = probe(new, part, [Probe(ones, signs)])
     gain = change.gain[:, np.newaxis]  # (filters, 1)
     count = int(np.count_nonzero((before * np.sign(gain) != after) & (gain * magnitudes != 0)))
-    reason = f"folding would change signs of weights in {plural(count, 'binary filter')}"
+    reason = f"folding would change signs of weights in {count} binary filter{'s' * (count != 1)}"
     return Kept((reason,)) if count else None

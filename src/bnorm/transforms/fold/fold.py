@@ -97,7 +97,7 @@ def fold(
     `output_cfg` is by default the output with the suffix `.cfg`. `layers` selects, by default all; the others are not
     touched. `epsilon` is an `Epsilon`, the name of one in `RUNTIMES`, or a text such as `1e-6:outside`. With a rolling
     variance that is negative, infinite or NaN, `bad_variance` decides: `error` fails, `clamp` takes the nearest
-    valid one (0 for NaN), `skip` leaves the layer as it is.
+    variance (0 for NaN), `skip` leaves the layer as it is.
 
     `WeightsError` for a file that does not fit; `OutputError` for an output that must not be written; `ProofError` if
     `verify` finds a difference that rounding does not explain; ValueError for an invalid argument or a missing output.

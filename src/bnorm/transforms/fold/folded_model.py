@@ -154,5 +154,5 @@ def _refuse_bad(weights: Weights, bad: Mapping[Key, BadChannels], folds: Folds) 
     for (layer, part), channels in bad.items():
         if layer not in kept:
             what = f"layer {layer} {array_name(part, str(channels))}, expected finite values ≥ 0"
-            cause = "--bad-variance clamp or skip folds the rest; bnorm check lists them"
+            cause = "--bad-variance clamp or skip folds the rest; bnorm check says more"
             raise WeightsError(weights.path, what, cause=cause)
