@@ -1,4 +1,4 @@
-"""The exceptions of bnorm: each kind sends the user to another place.
+"""The exceptions of bnorm, one kind for each place where the user has to look.
 
     BnormError
     ├── CfgError       the .cfg file, with the line
@@ -8,7 +8,7 @@
     └── ProofError     a defect of bnorm itself, detected before it wrote anything
 
 The message is `<path>[:line]: <what is wrong>, expected <x>, got <y>`, followed by a second line if the likely cause is
-known. An argument that cannot be used is a ValueError. Any other exception, except an `OSError`, is a bug in bnorm.
+known. An invalid argument raises ValueError. Any other exception, except an `OSError`, is a bug in bnorm.
 """
 
 from __future__ import annotations
@@ -21,8 +21,8 @@ from bnorm.text import printable
 class BnormError(Exception):
     """A file cannot be used. All facts are attributes; `str(error)` is the message.
 
-    `path` is the file, `line` a line number or None, `what` is wrong, `cause` is the likely cause or "". `finding` is
-    the id that `check` reports the error by, a row of `findings.KINDS`; by default that of the class.
+    `path` is the file, `line` a line number or None, `what` the problem, `cause` its likely cause or "". `finding` is
+    the id under which `check` reports the error, a row of `findings.KINDS`; by default that of the class.
     """
 
     finding = ""
@@ -30,7 +30,7 @@ class BnormError(Exception):
     def __init__(
         self, path: Path | str, what: str, *, line: int | None = None, cause: str = "", finding: str = ""
     ) -> None:
-        super().__init__(path, what)  # what an error is unpickled from; the rest is its state
+        super().__init__(path, what)  # unpickling passes these; the other attributes are in its state
         self.path = Path(path)
         self.what = what
         self.line = line
@@ -45,7 +45,7 @@ class BnormError(Exception):
 
 
 class CfgError(BnormError):
-    """The cfg cannot be read as the dialect reads it."""
+    """The dialect rejects the cfg."""
 
     finding = "cfg-refused"
 

@@ -1,7 +1,8 @@
 """Open inputs safely, read and write at an offset, and write a set of outputs as a whole.
 
-An output is written next to its target under a temporary name, synced, and renamed when all of the set are complete.
-Nothing here needs POSIX: what a system does not have is done in another way, or, like syncing a folder, left out.
+An output is written next to its target under a temporary name, synced, and renamed once the whole set is complete.
+Nothing here needs POSIX: where a system call is missing, another one does its work, or a step such as syncing a folder
+is skipped.
 """
 
 from __future__ import annotations
@@ -20,11 +21,11 @@ from weakref import WeakKeyDictionary
 
 from bnorm.errors import BnormError, OutputError
 
-MARK = "bnorm-tmp"  # part of the name of every temporary file, which a killed process may leave
+MARK = "bnorm-tmp"  # part of the name of every temporary file; a killed process may leave one
 
 PATIENCE = 30.0  # seconds to wait for a folder's lock, which is held for a few renames: milliseconds
 
-_POSITIONS: WeakKeyDictionary[BinaryIO | FileIO, Lock] = WeakKeyDictionary()  # of files that threads share
+_POSITIONS: WeakKeyDictionary[BinaryIO | FileIO, Lock] = WeakKeyDictionary()  # locks for files that threads share
 
 
 # --- inputs -----------------------------------------------------------------------------------------------------------
@@ -57,7 +58,7 @@ def read_at(file: BinaryIO | FileIO, view: memoryview, offset: int) -> int:
 def write_at(file: BinaryIO | FileIO, view: memoryview, offset: int) -> int:
     """Write the view at an offset, from any thread; return the number of bytes written.
 
-    The file's own position is undefined afterwards, and nothing may be left in its buffer before.
+    The file's buffer must be empty before the call, and its own position is undefined afterwards.
     """
     if hasattr(os, "pwritev"):
         return os.pwritev(file.fileno(), [view], offset)
@@ -70,7 +71,7 @@ def write_at(file: BinaryIO | FileIO, view: memoryview, offset: int) -> int:
 
 @contextlib.contextmanager
 def naming(path: Path) -> Iterator[None]:
-    """Add the file's name to an error of reading or writing an open file: the system leaves it out."""
+    """Add the file's name to an OSError of reading or writing an open file, which lacks it."""
     try:
         yield
     except OSError as error:
@@ -81,9 +82,9 @@ def naming(path: Path) -> Iterator[None]:
 
 
 def check_outputs(outputs: Iterable[Path], inputs: Iterable[Path], *, force: bool = False, cause: str = "") -> None:
-    """Raise an `OutputError` for an output that is an input in any spelling, is not a file, or exists.
+    """Raise an `OutputError` for an output that is one of the inputs by any path, is not a file, or exists.
 
-    `force` allows outputs to exist; `cause` tells the user how to allow it.
+    `force` allows outputs to exist; `cause` is the hint on how to allow that.
     """
     outputs, inputs = list(outputs), list(inputs)
     for number, path in enumerate(outputs):
@@ -118,8 +119,8 @@ def check_folder(path: Path, *, new_parent: bool = False) -> None:
 def replacing(*targets: Path) -> Iterator[Sequence[BinaryIO]]:
     """Open one temporary file per target; rename them to the targets on a clean exit, otherwise remove them.
 
-    The files may be opened again for reading meanwhile, but must be closed again at the exit: Windows neither renames
-    nor removes an open file. `OutputError` if they cannot be written.
+    The files may be opened again for reading in the meantime, but must be closed before the exit: Windows neither
+    renames nor removes an open file. `OutputError` if they cannot be written.
     """
     temporary = [path.with_name(f".{MARK}-{os.urandom(8).hex()}") for path in targets]
     try:
@@ -133,7 +134,7 @@ def replacing(*targets: Path) -> Iterator[Sequence[BinaryIO]]:
             _rename(temporary, targets)
     except OSError as error:
         if error.filename not in (None, *map(str, temporary)):
-            raise  # about another file, which its message names
+            raise  # an error of another file, which the message names
         reason = (error.strerror or str(error)).lower()
         raise OutputError(targets[0], f"cannot be written: {reason}") from error
     finally:
@@ -154,7 +155,7 @@ def _rename(temporary: Sequence[Path], targets: Sequence[Path]) -> None:
 
 
 def _sync(folder: Path) -> None:
-    """Make a rename durable, on systems that can."""
+    """Make a rename durable, on systems that can sync a folder."""
     with contextlib.suppress(OSError):
         descriptor = os.open(folder, os.O_RDONLY)
         try:
@@ -168,9 +169,9 @@ def _sync(folder: Path) -> None:
 
 @contextlib.contextmanager
 def _alone_in(folder: Path) -> Iterator[None]:
-    """Keep other processes of bnorm from renaming in the folder, so that no set is mixed with theirs.
+    """Keep other processes of bnorm from renaming in the folder, so that their files do not mix with this set.
 
-    Some network file systems have no locks: nothing is kept out there.
+    Does nothing on a file system without locks, as some network ones are.
     """
     with contextlib.ExitStack() as stack:
         with contextlib.suppress(OSError):
@@ -181,7 +182,7 @@ def _alone_in(folder: Path) -> Iterator[None]:
 def _lock(folder: Path) -> int:
     """Return a descriptor that holds the folder's lock until it is closed.
 
-    `OutputError` if another process does not let go of it, OSError if there are no locks.
+    `OutputError` if another process does not release it in time, OSError if the file system has no locks.
     """
     patience = time.monotonic() + PATIENCE
     while True:
@@ -197,7 +198,7 @@ def _lock(folder: Path) -> int:
 def _try_lock(folder: Path) -> int:
     """Return the descriptor, or raise BlockingIOError while another one holds the lock.
 
-    The system releases either kind when its process ends, however it ends.
+    The system releases both kinds of lock when the process ends, even after a crash.
     """
     try:
         import fcntl
@@ -213,11 +214,11 @@ def _try_lock(folder: Path) -> int:
 
 
 def _create_lock(folder: Path) -> int:
-    """Do the same on Windows, which opens no folders, with a file that the system deletes when it is closed."""
+    """Do the same on Windows, which cannot open folders, with a file that the system deletes on closing."""
     temporary = getattr(os, "O_TEMPORARY", None)
     if temporary is None:
         raise OSError(errno.ENOTSUP, "no locks")
     try:
         return os.open(folder / f".{MARK}-lock", os.O_CREAT | os.O_EXCL | temporary)
-    except (FileExistsError, PermissionError):  # the second one while it is being deleted
+    except (FileExistsError, PermissionError):  # PermissionError while it is being deleted
         raise BlockingIOError from None

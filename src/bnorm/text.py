@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-LONGEST = 40  # characters of a piece of a file in a message
+LONGEST = 40  # characters of a quotation from a file in a message
 
 FLOAT = 4  # bytes of a float32
 
@@ -13,7 +13,7 @@ def printable(text: str) -> str:
 
 
 def short(text: str) -> str:
-    """Return a piece of a file short and printable enough for a message."""
+    """Return a quotation from a file, printable and short enough for a message."""
     shown = printable(text)
     return shown if len(shown) <= LONGEST else shown[: LONGEST - 3] + "..."
 
@@ -24,6 +24,6 @@ def plural(count: int, noun: str) -> str:
 
 
 def size(nbytes: int) -> str:
-    """Return a number of bytes, as float32 values if it is a whole number of them: `2 floats (8 bytes)`, `3 bytes`."""
+    """Return a size in words, in floats as well if it is a whole number of them: `2 floats (8 bytes)`, `3 bytes`."""
     count, rest = divmod(nbytes, FLOAT)
     return plural(nbytes, "byte") if rest else f"{plural(count, 'float')} ({plural(nbytes, 'byte')})"

@@ -390,7 +390,7 @@ def test_a_layer_whose_folded_numbers_no_float32_holds_stays(tiny, verify, dry):
     change(weights, 3, 0, 0)
     output = cfg.with_name("out.weights")
     (row,) = fold(read_model(cfg, weights), output, verify=verify, dry_run=dry).layers
-    assert (row.folded, row.reason) == (False, "folded, its values exceed float32")
+    assert (row.folded, row.reason) == (False, "its folded values exceed float32")
     if not dry:
         assert (output.read_bytes(), output.with_suffix(".cfg").read_text()) == (weights.read_bytes(), TINY)
 

@@ -17,7 +17,7 @@ class Arithmetic(NamedTuple):
     biased: bool = False  # the variance divides by N, not by N − 1
     unbiased_rolling: bool = False  # rolling_variance averages variance · N / (N − 1) (paper, algorithm 2)
     keep: float = 0.99  # fraction of the old rolling statistics kept: convolutions and [batchnorm]
-    keep_connected: float = 0.99  # the same for connected layers and the matrices of rnn, gru and lstm
+    keep_connected: float = 0.99  # the same for connected layers, and for the parts of rnn, gru and lstm
     constant_statistics: bool = False  # backward at inference: rolling statistics do not depend on x, dx = δ · gain
     vectors: str = "float32"  # the dtype in which results per channel are written
 

@@ -13,7 +13,7 @@ from bnorm.batchnorm.arithmetic import arithmetic_by_name
 from bnorm.batchnorm.batches import Batch, run_batches
 from bnorm.batchnorm.engine import Normalisation
 from bnorm.batchnorm.formulas import Gradients, Moments, Parameters, Rolling, RollingRule, exponential
-from bnorm.batchnorm.threads import Team, processors
+from bnorm.batchnorm.threads import Team, thread_count
 from bnorm.tensors.tensor import MemoryTensor, Tensor, Values, check_layout
 
 
@@ -32,7 +32,7 @@ class Result(NamedTuple):
 
 
 class _Arrays(NamedTuple):
-    """Results and writer of a single mini-batch, in arrays."""
+    """The `Results` and the `Writer` of a single mini-batch, in arrays."""
 
     tensors: Mapping[str, Tensor]
 
@@ -69,13 +69,12 @@ def batch_normalize(
     threads     default: the processors that this process may use
 
     Computes in float64 and rounds each value of y and dx once; the number of threads does not change a bit. Raises
-    ValueError for unknown names, for shapes that do not fit each other, for other dtypes and, in training, for one
+    ValueError for unknown names, for mismatched shapes, for other dtypes and, in training, for one
     value per channel; TypeError unless `parameters` is a `Parameters` and `rolling` a `Rolling`.
     """
     chosen = arithmetic_by_name(arithmetic)
     check_layout(layout)
-    if threads is not None and threads < 1:
-        raise ValueError(f"threads={threads}, expected at least 1")
+    count = thread_count(threads)
     inputs = _tensor("x", x, layout)
     deltas = [] if delta is None else [_tensor("delta", delta, layout)]
     if deltas and deltas[0].shape != inputs.shape:
@@ -86,7 +85,7 @@ def batch_normalize(
     layer = Normalisation(*vectors, arithmetic=chosen, train=train)
     arrays = {name: np.empty(inputs.shape, inputs.dtype) for name in ("y", "dx")[: 1 + len(deltas)]}
     results = _Arrays({name: MemoryTensor(array, layout) for name, array in arrays.items()})
-    with Team(threads or processors()) as team:
+    with Team(count) as team:
         (batch,) = run_batches(layer, [inputs], deltas, rule or exponential(chosen.keep, chosen), results, team)
     return Result(
         y=arrays["y"], dx=arrays.get("dx"), moments=batch.moments, rolling=batch.rolling, gradients=batch.gradients
@@ -105,7 +104,7 @@ def _tensor(name: str, values: Values, layout: str) -> MemoryTensor:
 
 
 def _vectors(parameters: Parameters, rolling: Rolling, channels: int) -> tuple[Parameters, Rolling]:
-    """Return the same as float64, checked."""
+    """Return the arguments as float64, with types and shapes checked."""
     if not isinstance(parameters, Parameters):
         raise TypeError(f"parameters is a {type(parameters).__name__}, expected a Parameters(scales, biases)")
     if not isinstance(rolling, Rolling):

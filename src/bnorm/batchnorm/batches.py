@@ -1,4 +1,4 @@
-"""Consecutive mini-batches through one layer: each one moves the rolling statistics for the next."""
+"""Consecutive mini-batches through one layer: each one updates the rolling statistics for the next."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ class Writer(Protocol):
 
     @property
     def tensors(self) -> Mapping[str, Tensor]:
-        """The tensors to fill, by name: `y`, `x_norm`, `dx`."""
+        """Return the tensors to fill, by name: `y`, `x_norm`, `dx`."""
 
     def finish(self, batch: Batch) -> None:
         """Take the results per channel."""
@@ -49,7 +49,7 @@ class Results(Protocol):
         """Return a writer for one mini-batch, whose tensors have the shape, dtype and layout of its input."""
 
 
-Progress = Callable[[int, int], None]  # called with the number of values that are done, and of all
+Progress = Callable[[int, int], None]  # called with the number of finished values, and the total
 
 
 def run_batches(
@@ -62,7 +62,7 @@ def run_batches(
     memory: int = MEMORY,
     progress: Progress | None = None,
 ) -> list[Batch]:
-    """Run consecutive mini-batches, in training with `rule` between them; `deltas` are one for each input, or none."""
+    """Run consecutive mini-batches; `rule` updates the statistics in training. `deltas` has one per input, or none."""
     batches: list[Batch] = []
     advance = _Counter(progress, sum(x.channels * x.length for x in inputs)) if progress else None
     for number, x in enumerate(inputs):
@@ -76,7 +76,7 @@ def run_batches(
 
 
 class _Counter:
-    """Adds up the values that are done, for `progress`."""
+    """Adds up the finished values, and reports them to `progress`."""
 
     def __init__(self, progress: Progress, total: int) -> None:
         self._progress, self._total, self._done = progress, total, 0

@@ -16,17 +16,17 @@ from bnorm.batchnorm.threads import Team
 from bnorm.batchnorm.tiling import RowScheme
 from bnorm.tensors.tensor import Doubles, Span, Tensor, Values
 
-MEMORY = 256 << 20  # bytes of tensors that are in memory at a time
+MEMORY = 256 << 20  # bytes of tensors that are in memory at once
 
 LEAST_MEMORY = 16 << 20  # with less, scattered channels are read in small pieces, again and again
 
-Advance = Callable[[int], None]  # called with the number of values that are done since the last call
+Advance = Callable[[int], None]  # called with the number of values finished since the last call
 
 
 class Normalisation(NamedTuple):
     """A layer's parameters, statistics and arithmetic for one mini-batch.
 
-    In training the mini-batch's own moments normalise, else `rolling` does.
+    In training, the mini-batch's own moments are used to normalise; otherwise `rolling` is.
     """
 
     parameters: Parameters
@@ -35,7 +35,7 @@ class Normalisation(NamedTuple):
     train: bool
 
     def select(self, channels: slice) -> Normalisation:
-        """Return the same for some of the channels."""
+        """Return the normalisation of some of the channels."""
         return self._replace(
             parameters=Parameters(*(vector[channels] for vector in self.parameters)),
             rolling=Rolling(*(vector[channels] for vector in self.rolling)),
@@ -73,7 +73,7 @@ def run_batch(
     memory: int = MEMORY,
     advance: Advance | None = None,
 ) -> BatchResult:
-    """Run one mini-batch: fill the `outputs` `y`, `x_norm` and `dx`, as far as they are given; return the vectors.
+    """Run one mini-batch: fill those of `y`, `x_norm` and `dx` that are in `outputs`; return the vectors.
 
     All tensors have the shape of `x`; `dx` needs `delta`, ∂loss/∂y. Tiles of all tensors together fit into `memory`
     bytes. Neither threads nor memory change a bit of the results.
@@ -118,7 +118,7 @@ def _run_channels(layer: Normalisation, channels: _Pass) -> BatchResult:
 
 
 def _starting_shift(layer: Normalisation) -> Vector:
-    """Return the number to subtract from each channel, (C,), before anything is known of x.
+    """Return the number to subtract from each channel, (C,), before any value of x is known.
 
     At inference that is the rolling mean where it dominates the rolling variance; in training it is 0.
     """
@@ -148,10 +148,7 @@ def _forward_maps(
 
 
 class _Pass:
-    """The tiles of some channels: each pass goes over all of them.
-
-    Every tile is read again in each pass, unless it is the only one.
-    """
+    """The tiles of some channels, and the passes over them: each reads every tile again, unless there is only one."""
 
     def __init__(self, spans: list[Span], tensors: _Tensors, team: Team, advance: Advance | None) -> None:
         self._spans, self._tensors, self._team, self._advance = spans, tensors, team, advance
@@ -230,7 +227,7 @@ class _Tile:
         self._loaded = True  # every block was read in this pass or an earlier one
 
     def _load(self, block: Span) -> tuple[Values, Values | None]:
-        """Return the block's x and delta, each (n, c, l), which the first pass over the tile reads."""
+        """Return the block's x and delta, each (n, c, l); the first pass over the tile reads them from the file."""
         x, delta = self._x.part(block), self._delta.part(block) if self._delta else None
         if not self._loaded:
             self._tensors.x.read(self.span.part(block), x)

@@ -40,7 +40,7 @@ R = TypeVar("R")
 
 
 def quiet(function: Callable[P, R]) -> Callable[P, R]:
-    """Decorate a function that computes with numbers from files: NaN and infinity are values, not worth a warning."""
+    """Decorate a function that computes with numbers from files: NaN and infinity are not worth a warning."""
     return np.errstate(all="ignore")(function)
 
 
@@ -97,9 +97,9 @@ class Sums(NamedTuple):
 
 
 class ChannelMap(NamedTuple):
-    """A result for every value, `x · (x − shift) + delta · ∂loss/∂y + constant`, of x already shifted.
+    """The factors of a result for every value: `x` · (x − shift) + `delta` · ∂loss/∂y + `constant`.
 
-    Each factor has shape (C,); `delta` is None for a result that does not depend on ∂loss/∂y.
+    Each has shape (C,); `delta` is None for a result that does not depend on ∂loss/∂y.
     """
 
     x: Vector
@@ -114,7 +114,7 @@ class ChannelMap(NamedTuple):
 
 @quiet
 def gain_offset(parameters: Parameters, rolling: Rolling, epsilon: Epsilon) -> tuple[Vector, Vector]:
-    """Return those of inference, y = gain·x + offset: gain = scale / deviation, offset = bias − mean · gain."""
+    """Return gain = scale / deviation and offset = bias − mean · gain, of y = gain·x + offset at inference."""
     gain = parameters.scales / epsilon.deviation(rolling.variance)
     return gain, parameters.biases - rolling.mean * gain
 

@@ -66,7 +66,7 @@ def sum_span(
 ) -> None:
     """Write the sums of each row into `out`, shape (2 or 4, c, rows).
 
-    These are Σx and Σx² with `moments`, then Σ delta and Σ delta·x with a delta; x being x − shift.
+    These are Σx and Σx² with `moments`, then Σ delta and Σ delta·x with a delta, where x means x − shift.
     """
     shifted = scratch.load("x", x, shift)
     factors: list[list[Doubles]] = [[shifted], [shifted, shifted]] if moments else []

@@ -38,7 +38,7 @@ class _Queue(Generic[Item]):
         return number
 
     def stop(self) -> None:
-        """Hand out nothing more."""
+        """Hand out no more items."""
         with self._lock:
             self._next = len(self._items)
 
@@ -89,6 +89,13 @@ def _drain(queue: _Queue[Item], task: Callable[[Item, Scratch], None], scratch: 
                 task(item, scratch)
     finally:
         queue.stop()
+
+
+def thread_count(threads: int | None) -> int:
+    """Return the number of threads to use, by default one per processor; ValueError below 1."""
+    if threads is not None and threads < 1:
+        raise ValueError(f"threads={threads}, expected at least 1")
+    return threads or processors()
 
 
 def processors() -> int:

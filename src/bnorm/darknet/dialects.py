@@ -1,7 +1,7 @@
-"""The three forks of darknet, as data: how each reads a cfg, in which order it stores, which header it writes.
+"""The three forks of darknet, as data: how each reads a cfg, orders its arrays, and writes its header.
 
-`pjreddie` is pjreddie/darknet f6afaabc, `alexeyab` AlexeyAB/darknet 59596d78, `hank` hank-ai/darknet f684e1d7. What
-only one of them does is a field of its row here, not a branch on its name elsewhere.
+`pjreddie` is pjreddie/darknet f6afaabc, `alexeyab` AlexeyAB/darknet 59596d78, `hank` hank-ai/darknet f684e1d7. A
+difference between them is a field here, or a row of `grammar`, `section_types` or `vocabulary`, not a branch elsewhere.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ class Dialect:
     lstm: tuple[Gate, ...]  # in file order
     batchnorm: tuple[str, ...]  # the arrays that a [batchnorm] section stores
     shaped_recurrent: frozenset[str] = frozenset()  # recurrent layers that report a shape, 1 x 1 x output
-    reads_first_only: frozenset[str] = frozenset()  # layers that read the first of the layers that they list
+    reads_first_only: frozenset[str] = frozenset()  # layers that read only the first layer of their list
     fixed_crnn: bool = False  # [crnn] convolutions are 3x3, and their width and height are swapped
     repairs_groups: bool = True  # groups < 1 means 1, and xnor=1 forces it to 1 (make_convolutional_layer)
     flips_whole: bool = False  # flipped=1 turns a matrix of all input channels, also with groups
@@ -92,7 +92,7 @@ HANK = Dialect(
     whole_strides=frozenset({"yolo", "region"}),
 )
 
-# In the order of preference of `--dialect auto`, if nothing else decides: first the fork with the most section types.
+# In the order in which `--dialect auto` prefers them if nothing else decides: most section types first.
 DIALECTS: dict[str, Dialect] = {dialect.name: dialect for dialect in (ALEXEYAB, HANK, PJREDDIE)}
 
 

@@ -1,7 +1,7 @@
-"""The same cfg with some lines changed: values set, lines dropped, layers removed and the others renumbered.
+"""Edits of a cfg: values set, lines dropped, layers removed and the others renumbered.
 
-An `Edit` gives the new text of some lines. The functions that make one look at a network or its sections; only `apply`
-changes a text, so that all other bytes stay.
+An `Edit` gives the new text of some lines. Most functions here derive one from a network or its sections; only `apply`
+changes a text, and keeps every other byte.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ def dropped(lines: Iterable[int]) -> Edit:
 
 
 class Value(NamedTuple):
-    """A new value of an option of a section, which may lack it."""
+    """A new value for an option, which the section may lack."""
 
     section: Section
     key: str
@@ -53,18 +53,18 @@ def with_values(text: CfgText, values: Iterable[Value]) -> Edit:
 
 
 class LayerNumber(NamedTuple):
-    """A layer's number as a cfg has it in layer `owner`: absolute, or counted back from the owner where negative."""
+    """A layer's number as written in the section of layer `owner`; a negative one counts back from the owner."""
 
     written: int
     owner: int
 
     @property
     def target(self) -> int:
-        """Return the layer that the number means; some defaults, if written, mean none and are far outside."""
+        """Return the layer that the number refers to; some defaults, if written out, are far out of range."""
         return self.owner + self.written if self.written < 0 else self.written
 
     def moved(self, new_numbers: Mapping[int, int]) -> int:
-        """Return the number to write once the layers have new numbers; a number that means no layer stays."""
+        """Return the number to write once the layers have new numbers; one that refers to no layer stays."""
         if self.target not in new_numbers:
             return self.written
         absolute = new_numbers[self.target]
@@ -79,12 +79,12 @@ class Reference(NamedTuple):
     numbers: tuple[LayerNumber, ...]
 
     def targets(self) -> list[int]:
-        """Return the layers that the numbers mean."""
+        """Return the layers that the numbers refer to."""
         return [number.target for number in self.numbers]
 
 
 def references(network: Network) -> tuple[Reference, ...]:
-    """Return every option that holds layer numbers, also those that this dialect ignores and another one reads.
+    """Return every option that holds layer numbers, including those that only another dialect reads.
 
     `Layer.reads` has the layers that this dialect reads; these are the texts to rewrite.
     """
@@ -117,7 +117,7 @@ def readers(network: Network) -> dict[int, set[int]]:
 def without_layers(network: Network, removed: Mapping[int, int]) -> Edit:
     """Return the edit that removes layers; each key of `removed` gives the layer whose output replaces its own.
 
-    Numbers that pointed past a removed layer are rewritten, so that every layer reads what it read.
+    Numbers that point past a removed layer are rewritten, so that every layer keeps its inputs.
     """
     new_numbers = _new_numbers(len(network.layers), removed)
     rewritten = {
@@ -143,7 +143,7 @@ def _new_numbers(count: int, removed: Mapping[int, int]) -> dict[int, int]:
 def _rewritten(text: CfgText, reference: Reference, new_numbers: Mapping[int, int]) -> str:
     """Return the option's line with new numbers; blanks and line end stay.
 
-    Only forks without inline comments have layers that can be removed, so that the value is numbers to its end.
+    Only forks without inline comments have layers that can be removed, so that no comment follows the numbers.
     """
     before, equals, value = text.lines[reference.option.line - 1].partition("=")
     start, end = len(value) - len(value.lstrip()), len(value.rstrip())
@@ -153,7 +153,7 @@ def _rewritten(text: CfgText, reference: Reference, new_numbers: Mapping[int, in
 
 
 def agree(old: Network, new: Network, removed: Mapping[int, int]) -> bool:
-    """Return whether every layer that is left reads by number what it read, or what replaces that."""
+    """Return whether every remaining layer reads the same layers by number, or their replacements."""
     new_numbers = _new_numbers(len(old.layers), removed)
     expected = [
         [new_numbers.get(target) for target in reference.targets()]

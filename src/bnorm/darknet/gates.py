@@ -1,4 +1,7 @@
-"""The gates of gated recurrent layers, in the order in which each fork stores them (`load_weights_upto`)."""
+"""The parts of [gru] and [lstm], their gates, in the order in which each fork stores them (`load_weights_upto`).
+
+The parts of the other recurrent layers, [conv_lstm] among them, have one order in all forks: see `parts`.
+"""
 
 from __future__ import annotations
 

@@ -1,6 +1,6 @@
 """How each dialect's parser reads one line, one number and one list.
 
-pjreddie and alexeyab (`parser.c: read_cfg`, `utils.c: strip`, `option_list.c`) remove blanks everywhere in a line, also
+pjreddie and alexeyab (`parser.c: read_cfg`, `utils.c: strip`, `option_list.c`) remove blanks everywhere in a line, even
 inside names and values, then look at the first byte: `[` opens a section whose type is the whole line, `#` and `;`
 make the line a comment, anything else is `key=value`, split at the first `=`. There are no inline comments. If a key
 is duplicated, the first line counts; a key without `=` gets its default and hides later ones; `key=` is dropped.
@@ -23,7 +23,7 @@ INT_MAX = 2**31 - 1  # the forks count in C ints
 
 
 class Heading(NamedTuple):
-    """A line that opens a section: the text between the brackets, or the whole line where the fork takes all of it."""
+    """A line that opens a section: the text between the brackets, or the whole line where the fork uses all of it."""
 
     name: str
 
@@ -124,7 +124,7 @@ def _hank_integer(value: str) -> int:
 
 
 def _hank_integers(value: str) -> list[int]:
-    """Return the runs of digits and minus signs, up to the first that does not begin with a number."""
+    """Return the number that each run of digits and minus signs begins with, up to the first run without one."""
     numbers: list[int] = []
     for run in re.findall(r"[-0-9]+", value):
         match = re.match(r"-?[0-9]+", run)

@@ -50,7 +50,7 @@ class Header(NamedTuple):
         return self.major > TRANSPOSED_ABOVE or self.minor > TRANSPOSED_ABOVE
 
     def pack(self) -> bytes:
-        """Return its `nbytes` bytes."""
+        """Return the header as bytes, `nbytes` of them."""
         narrow = NARROW_SIGNED if self.seen < 0 else NARROW
         seen = WIDE if self.nbytes == VERSION.size + WIDE.size else narrow
         return VERSION.pack(*self[:3]) + seen.pack(self.seen)

@@ -1,4 +1,4 @@
-"""The arrays that a weights file holds, their order and their offsets: the one plan that everything else uses.
+"""The plan of a weights file: its arrays, their order and their offsets. Everything else uses this one plan.
 
 A file is a header and then little-endian float32 arrays, layer by layer, without gaps, names or lengths
 (`parser.c: load_weights_upto`, hank `weights.cpp`). The plan is what the dialect *reads* for a cfg: `dontload`,
@@ -53,7 +53,7 @@ class Array(NamedTuple):
 
     @property
     def name(self) -> str:
-        """Return its name within the layer: `weights`, `wf.rolling_mean`."""
+        """Return the array's name within the layer: `weights`, `wf.rolling_mean`."""
         return array_name(self.part, self.field)
 
     @property
@@ -105,7 +105,7 @@ class Layout:
 
 
 def plan(network: Network, header: Header) -> Layout:
-    """Place every array after the header; a `CfgError` where the fork cannot load what the cfg asks for."""
+    """Lay out every array after the header; a `CfgError` where the fork cannot load what the cfg asks for."""
     arrays: list[Array] = []
     offset = header.nbytes
     for layer in network.layers:
@@ -154,7 +154,7 @@ def _stored_filters(layer: Layer, part: Part) -> int | None:
     if not number or not TYPES[layer.type].loads_filters:
         return None
     if not 1 <= number <= part.channels:
-        raise layer.section.error(f"numload={number}, expected 1 to {part.channels}, its filters", "numload")
+        raise layer.section.error(f"numload={number}, expected 1 to {part.channels}, the number of filters", "numload")
     return number
 
 
@@ -176,7 +176,7 @@ def ends_at_layer(layout: Layout, nbytes: int) -> bool:
 
 
 class Form(NamedTuple):
-    """The axes of the weights of one kind of part: that of its filters, and those that it sums over."""
+    """The axes of the weights of one kind of part: the axis of the filters, and the axes that are summed over."""
 
     filters: int
     window: tuple[int, ...]
@@ -191,7 +191,7 @@ FORMS = {
 
 
 def channel_axis(layer: Layer, array: Array) -> int:
-    """Return the axis of `array.stored` that counts channels: for weights that of their filters, see `FORMS`."""
+    """Return the axis of `array.stored` that counts channels; in weights the axis of the filters, see `FORMS`."""
     if layer.type == "shortcut":
         return 1  # axis 0 counts the layers that it adds
     kind = next(part.kind for part in layer.parts if part.name == array.part)

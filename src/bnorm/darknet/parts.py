@@ -44,7 +44,7 @@ Maker = Callable[[LayerContext, Shape], Iterator[Part]]
 
 
 def parts(layer: LayerContext, output: Shape) -> tuple[Part, ...]:
-    """Return the parts of a layer with this output, in file order; none for a type that learns nothing."""
+    """Return the parts of a layer with this output, in file order; none for a type without learned arrays."""
     make = PARTS.get(layer.section.type)
     return tuple(make(layer, output)) if make else ()
 
@@ -55,7 +55,7 @@ def _convolution(
     """Return a convolution with weights (filters, channels / groups, size, size)."""
     groups = groups_of(section)
     if not 1 <= groups <= channels:
-        raise section.error(f"groups={groups}, expected 1 to {channels}, its input's channels", "groups")
+        raise section.error(f"groups={groups}, expected 1 to {channels}, the number of input channels", "groups")
     return Part(
         name=name,
         kind="convolutional",
@@ -86,7 +86,7 @@ def _fully_connected(section: Section, name: str, *, inputs: int, outputs: int) 
 
 
 def _normalises(section: Section) -> bool:
-    """Any number but 0 counts; `cbn` sets `batch_normalize` to 2 (AlexeyAB, `parser.c: parse_convolutional`)."""
+    """Return whether a switch is any number except 0; `cbn` sets `batch_normalize` to 2 (AlexeyAB, `parser.c`)."""
     return any(section.flag(key) for key in SWITCHES)
 
 
@@ -169,7 +169,7 @@ def _gated(layer: LayerContext, output: Shape, gates: tuple[Gate, ...]) -> Itera
 
 
 def _conv_lstm(layer: LayerContext, output: Shape) -> Iterator[Part]:
-    """v* read the cell, w* the state, u* the input (AlexeyAB, `conv_lstm_layer.c: make_conv_lstm_layer`)."""
+    """Yield v* for the cell, w* for the state, u* for the input (AlexeyAB, `make_conv_lstm_layer`)."""
     section, filters, (size, _) = layer.section, output.channels, kernel(layer.section, 3)
     bottleneck = section.flag("bottleneck")
     for name in ("vf", "vi", "vo") if section.flag("peephole") else ():
@@ -182,7 +182,7 @@ def _conv_lstm(layer: LayerContext, output: Shape) -> Iterator[Part]:
 
 
 def _shortcut(layer: LayerContext, _: Shape) -> Iterator[Part]:
-    """Row 0 weights the layer before, row i the i-th layer of `from` (AlexeyAB, `make_shortcut_layer`)."""
+    """Yield weights: row 0 for the layer before, row i for layer i of `from` (AlexeyAB, `make_shortcut_layer`)."""
     section = layer.section
     kind = _one_of(section, "weights_type", section.dialect.weights_types)
     if kind == "none":

@@ -1,6 +1,6 @@
-"""What is true of each section type, one row per type: its spellings, the forks that have it, how it takes part.
+"""The facts about each section type, one row per type: its spellings, the forks that have it, its role in a network.
 
-The tables of functions beside this one have a row per type too: `shape_rules.RULES` for the output shape and
+Two tables of functions have a row per type as well: `shape_rules.RULES` for the output shape and
 `parts.PARTS` for the learned arrays. `vocabulary.KEYS` lists the options that each fork asks for.
 """
 
@@ -12,19 +12,19 @@ from typing import NamedTuple
 class SectionType(NamedTuple):
     """One section type; `name` is darknet's long name of it, `short` a second spelling.
 
-    `numbers_in` is the option that holds numbers of layers: absolute, or counted back from the layer where negative.
+    `numbers_in` is the option that holds layer numbers; negative ones count back from the layer itself.
     """
 
     name: str
     forks: frozenset[str]
     short: str = ""
     numbers_in: str = ""
-    reads_numbered: bool = False  # the numbered layers are inputs, besides the layer before
+    reads_numbered: bool = False  # the numbered layers are inputs, in addition to the layer before
     reads_several: bool = False  # the numbers are a list; otherwise only the first one counts
     needs_image: bool = False  # cannot follow a layer that reports no channels, height and width
     keeps_input_size: bool = True  # the layer's w and h are those of its input
     is_pool: bool = False  # takes its strides as they are given
-    is_gated: bool = False  # its parts are stored in another order in each fork, at the same size
+    is_gated: bool = False  # its parts have the same size but another order in each fork's file
     loads_filters: bool = False  # loaded by load_convolutional_weights, which reads numload
     skips_scales: bool = False  # its loader reads dontloadscales
     is_head: bool = False  # usually follows a layer without batch normalisation

@@ -31,13 +31,13 @@ def flat(outputs: int) -> Shape:
 
 @dataclass(frozen=True, slots=True)
 class LayerContext:
-    """All that the shape and the arrays of a layer depend on: its section and number, and the outputs that it reads."""
+    """The inputs of the rules for shapes and arrays: a layer's section and number, and the outputs that it reads."""
 
     section: Section
     index: int
     incoming: Shape  # passed on by the layer before
-    reads: tuple[int, ...]  # the layers that it reads by number, besides
-    numbered: tuple[Shape, ...]  # the outputs of these
+    reads: tuple[int, ...]  # the layers that it reads by number, in addition
+    numbered: tuple[Shape, ...]  # the outputs of the layers in `reads`
 
 
 def size_text(sizes: Sequence[int]) -> str:
@@ -69,7 +69,10 @@ def passed_on(section: Section, output: Shape) -> Shape:
 
 
 def layers_read(section: Section, index: int) -> tuple[int, ...]:
-    """Return the layers that layer `index` reads by number besides the one before it; a `CfgError` for any other."""
+    """Return the layers that layer `index` reads by number, in addition to the one before it.
+
+    `CfgError` without a number, and for one that is not that of an earlier layer.
+    """
     kind = TYPES[section.type]
     if not kind.reads_numbered:
         return ()
@@ -87,7 +90,7 @@ def reads_list(section: Section) -> bool:
 
 
 def resolve(section: Section, key: str, number: int, index: int) -> int:
-    """Return the absolute number of the layer that layer `index` means by `number`; negative ones count back."""
+    """Return the absolute number of the layer that `number` refers to in layer `index`; negative ones count back."""
     absolute = index + number if number < 0 else number
     if not 0 <= absolute < index:
         where = "before the first layer" if absolute < 0 else "to itself" if absolute == index else "ahead"

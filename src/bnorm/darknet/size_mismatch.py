@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import NamedTuple
 
 from bnorm.darknet.layout import FLOAT, Array, Layout, ends_at_layer
+from bnorm.text import size
 
 
 class SizeMismatch(NamedTuple):
@@ -61,7 +62,7 @@ def worded(mismatch: SizeMismatch) -> Wording:
     missing = mismatch.missing
     return Wording(
         where=_where(mismatch),
-        amount=f"{_amount(missing)} missing" if missing > 0 else f"{_amount(-missing)} left over",
+        amount=f"{size(missing)} missing" if missing > 0 else f"{size(-missing)} left over",
         sizes=f"expected {mismatch.expected:,} bytes, got {mismatch.actual:,}",
         cause="it ends between two layers: a partial file such as NAME.conv.N?"
         if mismatch.between_layers
@@ -79,10 +80,3 @@ def _where(mismatch: SizeMismatch) -> str:
     if mismatch.actual <= array.offset:
         return f"ends before {name}"
     return f"ends inside {name}, after {mismatch.floats_held:,} of {array.size:,} floats"
-
-
-def _amount(nbytes: int) -> str:
-    """Return a size in floats and bytes, or in bytes alone where it is not a whole number of floats."""
-    floats, rest = divmod(nbytes, FLOAT)
-    size = f"{nbytes:,} byte{'s' * (nbytes != 1)}"
-    return size if rest else f"{floats:,} float{'s' * (floats != 1)} ({size})"

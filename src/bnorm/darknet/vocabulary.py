@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-# --- activations; pjreddie and alexeyab take any other name for relu (`activations.c: get_activation`) ----------------
+# --- activations; pjreddie and alexeyab read any other name as relu (`activations.c: get_activation`) ----------------
 
 _ACTIVATIONS = "elu hardtan leaky lhtan linear logistic loggy plse ramp relie relu selu stair tanh"
 
@@ -120,7 +120,7 @@ _DROPPED_BY_HANK = {"net": {"max_crop", "min_crop", "unsupervised"}, "yolo": {"s
 
 
 def _keys(column: int) -> dict[str, frozenset[str]]:
-    """The keys of every section type that the fork in this column of `_KEYS` asks for."""
+    """Return the keys of every section type that the fork in this column of `_KEYS` asks for."""
     common = f"{_COMMON[0]} {_COMMON[column]}"
     return {
         name: frozenset(f"{row[0]} {row[column]} {'' if name == 'net' else common}".split())

@@ -1,7 +1,7 @@
 """The bytes of a weights file: arrays read one by one by the plan of `layout`, and written as a stream.
 
-Nothing is read before the file's size has been compared with the plan. Reads are positioned reads, not a memory map: a
-file that shrinks while it is read gives an error message, not a bus error.
+Nothing is read before the file's size has been compared with the plan. Reads are positioned reads, not a memory map, so
+that a file that shrinks while it is read causes an error message, not a bus error.
 """
 
 from __future__ import annotations
@@ -104,6 +104,7 @@ class Weights:
             raise misfit_error(self.path, mismatch)
 
     def _floats(self, offset: int, count: int, array: Array) -> Floats:
+        """Return `count` values from an offset in `array`, shape (count,)."""
         values = np.empty(count, "<f4")
         view = memoryview(values.view(np.uint8).data)
         got = 0

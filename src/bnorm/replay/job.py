@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from bnorm.batchnorm.batches import Batch, Progress, Results, run_batches
 from bnorm.batchnorm.engine import MEMORY, Normalisation
 from bnorm.batchnorm.formulas import Rolling, quiet
-from bnorm.batchnorm.threads import Team, processors
+from bnorm.batchnorm.threads import Team, thread_count
 from bnorm.darknet.model import Model
 from bnorm.files import replacing
 from bnorm.replay.layer import StoredLayer, check_tensors, update_weights
@@ -109,13 +109,11 @@ def run(
     update_weights  a new file: the model's weights with this layer's rolling statistics replaced
     memory          bytes of tensors in memory at a time, at least 16 MiB; no result depends on it
     threads         default: the processors that this process may use; no result depends on it
-    progress        called with the number of values that are done, and of all
+    progress        called with the number of finished values, and the total
 
-    Raises ValueError for arguments that have no meaning, a `BnormError` for files that do not fit, before anything is
-    written.
+    Raises ValueError for invalid arguments and a `BnormError` for files that do not fit, before anything is written.
     """
-    if threads is not None and threads < 1:
-        raise ValueError(f"threads={threads}, expected at least 1")
+    count = thread_count(threads)
     request = Request(
         source=_source(model, layer, params),
         inputs=tensor_names(inputs),
@@ -129,7 +127,7 @@ def run(
         update_weights=None if update_weights is None else Path(update_weights),
         memory=memory,
     )
-    with Team(threads or processors()) as team:
+    with Team(count) as team:
         return execute(request, team, progress)
 
 
@@ -146,13 +144,13 @@ def _source(
 def _mode(train: bool, rolling: str, keep: float | None) -> Inference | Training:
     training = Training(rolling=rolling, keep=keep)
     if not train and training != Training():
-        raise ValueError("rolling or keep without train, expected them in training only")
+        raise ValueError("rolling or keep without train, expected in training only")
     return training if train else Inference()
 
 
 @quiet
 def execute(request: Request, team: Team, progress: Progress | None = None) -> RunReport:
-    """Check everything, run, write; raises a `BnormError` before any output exists where something does not fit."""
+    """Check everything, run, write; raises a `BnormError` before any output exists if something does not fit."""
     arithmetic = request.formulas()
     wanted = wanted_results(arithmetic, train=request.train, backward=bool(request.deltas), stages=request.stages)
     plan = plan_outputs(
@@ -190,7 +188,7 @@ def _results(plan: OutputPlan, wanted: Wanted) -> FolderResults | ArchiveResults
 
 
 def _write_final(request: Request, plan: OutputPlan, last: dict[str, NDArray[np.floating]], rolling: Rolling) -> None:
-    """Write the statistics that several mini-batches leave, and the weights that hold them."""
+    """Write the rolling statistics after several mini-batches, and the weights that hold them."""
     if plan.final:
         with replacing(*plan.final) as files:
             for file, name in zip(files, FINAL, strict=True):

@@ -69,8 +69,8 @@ def check_tensors(inputs: Sequence[FileTensor], deltas: Sequence[FileTensor], ch
     """Raise `TensorError` for an input that does not fit the layer, and for a delta that does not fit its input."""
     for x in inputs:
         if x.channels != channels:
-            what = f"has {x.channels} channels in {x.shape}, expected {channels}, as the layer has"
-            raise TensorError(x.path, what, cause="is --layout right?" if len(x.shape) > 2 else "")
+            what = f"has {x.channels} channels in {x.shape}, expected {channels}, as in the layer"
+            raise TensorError(x.path, what, cause="the wrong --layout?" if len(x.shape) > 2 else "")
         if train and x.length == 1:
             raise TensorError(x.path, "has one value per channel, expected more: one value has no variance")
     for delta, x in zip(deltas, inputs, strict=True) if deltas else ():

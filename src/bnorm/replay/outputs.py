@@ -9,22 +9,22 @@ from pathlib import Path
 from bnorm.errors import OutputError
 from bnorm.files import check_folder, check_outputs
 
-FINAL = ("rolling_mean", "rolling_variance")  # what several mini-batches leave in the folder of their folders
+FINAL = ("rolling_mean", "rolling_variance")  # the statistics after several mini-batches, next to their folders
 
 
 @dataclass(frozen=True, slots=True)
 class OutputPlan:
-    """Every folder and file that a run may write; nothing but a summary is made where all are empty."""
+    """Every folder and file that a run may write; all are empty for a run that only makes a summary."""
 
     folders: tuple[Path, ...] = ()  # of the results of each input
     names: tuple[str, ...] = ()  # of the results, in each folder or in the archive
     archive: Path | None = None
     parent: Path | None = None  # the folder of several folders
-    final: tuple[Path, ...] = ()  # in `parent`: the statistics that several mini-batches leave, as in `FINAL`
+    final: tuple[Path, ...] = ()  # in `parent`: a file for each name in `FINAL`
     updated_weights: Path | None = None
 
     def path_of(self, number: int, name: str) -> str | None:
-        """Return where one result of one input goes: a file, or `FILE.npz:NAME`."""
+        """Return the destination of one result of one input: a file, or `FILE.npz:NAME`."""
         if self.archive:
             return f"{self.archive}:{name}"
         return str(self.folders[number] / f"{name}.npy") if self.folders else None
@@ -32,7 +32,7 @@ class OutputPlan:
     def check(self, inputs: Iterable[Path]) -> None:
         """Raise `OutputError` where an output is impossible, is one of the inputs, or is another output.
 
-        Results replace older ones, but nothing that is read; the updated weights replace nothing at all.
+        Results may replace older results, but never an input; the updated weights never replace a file.
         """
         inputs = list(inputs)
         new = [self.updated_weights] if self.updated_weights else []
@@ -42,10 +42,10 @@ class OutputPlan:
             check_folder(folder, new_parent=self.parent not in (None, folder))
         check_outputs([*self._files_in_old_folders(), *new], inputs, force=True)
         if self.updated_weights and self.updated_weights.resolve() in [folder.resolve() for folder in folders]:
-            raise OutputError(self.updated_weights, "is the folder for the results, expected another name for it")
+            raise OutputError(self.updated_weights, "is the folder for results, expected another name")
 
     def _files_in_old_folders(self) -> list[Path]:
-        """Return the files of results; a folder that does not exist yet holds nothing that could be replaced."""
+        """Return the files of results; a folder that does not exist yet has none to replace."""
         results = [folder / f"{name}.npy" for folder in self.folders for name in self.names]
         files = [path for path in (*self.final, *results) if path.parent.is_dir()]
         return [self.archive] if self.archive else files
@@ -54,7 +54,7 @@ class OutputPlan:
 def plan_outputs(
     output: Path | None, updated_weights: Path | None, names: tuple[str, ...], *, inputs: int, train: bool
 ) -> OutputPlan:
-    """Return the outputs of so many inputs: a folder, FILE.npz, or for several inputs a folder for each in a folder."""
+    """Return the outputs of this many inputs: a folder or FILE.npz, or for several inputs a folder of folders."""
     if output is None:
         return OutputPlan(updated_weights=updated_weights)
     if output.suffix == ".npz":

@@ -1,4 +1,4 @@
-"""What a run is asked for, checked before anything is read: every name, count and size."""
+"""The request for a run: every name, count and size, checked before anything is read."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ class ModelLayer:
         return [path for path in (self.model.network.text.path, self.model.weights) if path]
 
     def read(self) -> StoredLayer:
-        """Return the layer; raises `CfgError` where it is not there, or has no batch normalisation."""
+        """Return the layer; raises `CfgError` if it does not exist or has no batch normalisation."""
         return layer_from_model(self.model, self.layer, self.part)
 
 
@@ -100,7 +100,7 @@ class Training:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Request:
-    """A layer, what to run through it, and what to write. Raises ValueError for what cannot be asked for.
+    """A layer, the tensors to run through it, and the outputs to write. Raises ValueError for an invalid combination.
 
     `arithmetic` is a name, None for the default of `source`; `shape` is that of raw float32 files; `output` is a
     folder or FILE.npz, None for a summary; `update_weights` is a new copy of the model's weights.
@@ -138,11 +138,11 @@ class Request:
         if self.output and self.output.suffix == ".npz" and len(self.inputs) > 1:
             raise ValueError(f"output={str(self.output)!r} for {len(self.inputs)} inputs, expected a folder")
         if self.update_weights and not (self.train and isinstance(self.source, ModelLayer)):
-            raise ValueError("update_weights without training a layer of a model, expected both")
+            raise ValueError("update_weights without training, expected train=True and a layer of a model")
 
     @property
     def train(self) -> bool:
-        """True in training."""
+        """Return whether this is training."""
         return isinstance(self.mode, Training)
 
     @property
@@ -156,7 +156,7 @@ class Request:
         return arithmetic_by_name(name)
 
     def files_read(self) -> list[Path]:
-        """Return all files that are read, and so must not be written."""
+        """Return all files that are read, and therefore must not be written."""
         return self.source.files() + [file_of(name) for name in (*self.inputs, *self.deltas)]
 
 

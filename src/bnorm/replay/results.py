@@ -1,4 +1,4 @@
-"""The results of a run: which there are, and three places for them: folders, an archive, or a summary."""
+"""The results of a run, and the three ways to store them: folders, an archive, or a summary."""
 
 from __future__ import annotations
 
@@ -72,7 +72,7 @@ def _npy_files(wanted: Wanted, files: Mapping[str, BinaryIO], path: Path, like: 
 
 
 class FolderResults(NamedTuple):
-    """One folder for each mini-batch, with `y.npy` and so on: all of them exist in the end, or none."""
+    """One folder for each mini-batch, with `y.npy` and so on: in the end all of its files exist, or none."""
 
     wanted: Wanted
     folders: tuple[Path, ...]
@@ -119,7 +119,7 @@ class ArchiveResults(NamedTuple):
 
 
 class ValueRange(NamedTuple):
-    """Smallest and largest finite value, NaN where there is none, and how many values are not finite."""
+    """The smallest and largest finite value, NaN if there are none, and how many values are not finite."""
 
     low: float
     high: float

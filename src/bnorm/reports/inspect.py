@@ -1,4 +1,4 @@
-"""What is in a model: its header, whether the pair fits, a row per layer or per channel, and what is odd in it."""
+"""The report on a model: its header, whether the pair fits, a row per layer or per channel, and the findings."""
 
 from __future__ import annotations
 
@@ -25,11 +25,11 @@ from bnorm.statistics.channels import Channels, Statistics, channels_of, summary
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class LayerReport:
-    """One layer, its stored arrays, and what its batch normalisation does.
+    """One layer, its stored arrays, and the statistics of its batch normalisation.
 
-    `channels` and `parts` are by the names of the parts that normalise, empty for a layer that is its only part. They
-    are empty, and `statistics` is None, without weights, where nothing normalises, and for a layer that the file does
-    not hold completely.
+    The keys of `channels` and `parts` are the names of the parts that normalise, "" for a layer that is its only part.
+    Both are empty and `statistics` is None without weights, in a layer without batch normalisation, and in a layer that
+    the file does not hold completely.
     """
 
     layer: Layer
@@ -40,7 +40,7 @@ class LayerReport:
 
     @property
     def parameters(self) -> int:
-        """Number of stored values, rolling statistics included."""
+        """Return the number of stored values, rolling statistics included."""
         return sum(array.size for array in self.arrays)
 
     def __repr__(self) -> str:
@@ -48,7 +48,7 @@ class LayerReport:
 
 
 class ChannelRow(NamedTuple):
-    """One normalised channel; its values are those of `statistics.channels.Channels`, its state is a word or empty."""
+    """One normalised channel; its values are those of `statistics.channels.Channels`, its state is a word, or empty."""
 
     layer: int
     part: str
@@ -68,7 +68,7 @@ class ChannelRow(NamedTuple):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Inspection:
-    """All that `bnorm inspect` shows. `misfit` says where and how the file's size differs from the plan."""
+    """Everything that `bnorm inspect` shows. `misfit` is how the file's size differs from the plan, None if it fits."""
 
     model: Model
     epsilon: Epsilon
@@ -78,22 +78,22 @@ class Inspection:
 
     @property
     def parameters(self) -> int:
-        """Number of stored values of the layers shown."""
+        """Return the number of stored values of the layers shown."""
         return sum(layer.parameters for layer in self.layers)
 
     @property
     def statistics(self) -> tuple[Statistics, ...]:
-        """The statistics of each layer shown that has any."""
+        """Return the statistics of each layer shown that has any."""
         return tuple(layer.statistics for layer in self.layers if layer.statistics)
 
     @property
     def channels(self) -> int:
-        """Number of normalised channels of the layers shown."""
+        """Return the number of normalised channels of the layers shown."""
         return sum(statistics.channels for statistics in self.statistics)
 
     @property
     def dead(self) -> int:
-        """Number of dead channels of the layers shown."""
+        """Return the number of dead channels of the layers shown."""
         return sum(statistics.dead for statistics in self.statistics)
 
     def __repr__(self) -> str:
@@ -108,10 +108,10 @@ def inspect(
     epsilon: Epsilon | str | None = None,
     weights: bool = False,
 ) -> Inspection:
-    """Report on the selected layers, by default all. Gains are those of `epsilon`, by default the dialect's CPU's.
+    """Report on the selected layers, by default all. `epsilon` sets the gains; its default is the dialect's CPU path.
 
     Only the arrays of batch normalisation are read; with `weights` also the weights of the normalised layers, which
-    norms and ranges need. ValueError for layers that the network lacks, and for an `epsilon` that is not one.
+    norms and ranges need. ValueError for layers that the network lacks, and for an unknown `epsilon`.
     """
     chosen = _chosen(model, selection)
     guard = default_epsilon(model.dialect.name) if epsilon is None else as_epsilon(epsilon)
@@ -142,7 +142,7 @@ def _chosen(model: Model, selection: Iterable[int] | None) -> list[Layer]:
 
 
 def channel_findings(reports: Sequence[LayerReport]) -> Iterator[Finding]:
-    """Yield what is wrong with the statistics of these layers."""
+    """Yield the findings on the statistics of these layers."""
     for report in reports:
         for part, channels in report.channels.items():
             yield from examine(report.layer, part, channels)
@@ -184,7 +184,7 @@ def _listed(values: Vector | None, count: int) -> list[float | None]:
 
 
 def _states(channels: Channels) -> list[str]:
-    """Return a word for each channel, empty for one that is sound; a constant channel is a dead one, too."""
+    """Return a word for each channel, empty for a healthy one; a constant channel is dead as well."""
     masks = [channels.constant, channels.dead, channels.near_dead]
     states: list[str] = np.select(masks, ["constant", "dead", "near-dead"], default="").tolist()
     return states
@@ -202,7 +202,7 @@ def _report(
 def _channels(
     weights: Weights, layer: Layer, arrays: tuple[Array, ...], epsilon: Epsilon, measure: bool
 ) -> dict[str, Channels]:
-    """Return the channels of a layer by part; none where a cut file lacks some of the arrays that are needed."""
+    """Return the channels of a layer by part; none if a cut file lacks one of the arrays needed."""
     needed = [array for array in arrays if measure or array.field != "weights"]
     if any(array.end > weights.nbytes for array in needed):
         return {}

@@ -21,6 +21,7 @@ from bnorm.reports.inspect import Inspection
 from bnorm.statistics.channel_state import Mask
 from bnorm.statistics.channels import Channels
 from bnorm.statistics.quantiles import median, quantiles
+from bnorm.text import plural
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -94,12 +95,12 @@ def draw(report: Inspection) -> Figure:
 
 def _title(report: Inspection) -> str:
     name = report.model.weights.name if report.model.weights else ""
-    layers = f"{len(report.statistics)} layer{'s' * (len(report.statistics) != 1)}"
+    layers = plural(len(report.statistics), "layer")
     return f"{name}: {report.channels:,} normalised channels in {layers}, {report.dead:,} dead"
 
 
 def _draw_panel(axis: Axes, panel: Panel, layers: list[Channels]) -> None:
-    """Draw bars of the living channels, and crosses for the others."""
+    """Draw bars for the channels that are not dead, and crosses for the others."""
     columns = [panel.values(channels) for channels in layers]  # (C,) each
     living = [_showable(column) & ~channels.dead for column, channels in zip(columns, layers, strict=True)]
     low, high = _limits(np.concatenate([column[mask] for column, mask in zip(columns, living, strict=True)]))
@@ -120,7 +121,7 @@ def _showable(values: Vector) -> Mask:
 
 
 def _limits(values: Vector) -> tuple[float, float]:
-    """Return the smallest and the largest value, but none beyond `REACH`: all others would be squeezed together."""
+    """Return the smallest and largest value, limited by `REACH`: without it, an outlier would squeeze all others."""
     if not values.size:
         return NOTHING
     middle = median(values)

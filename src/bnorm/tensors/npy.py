@@ -1,12 +1,12 @@
 """The .npy format: the header, read and written.
 
 Types are float16, float32 and float64, little-endian, in C order; anything else is refused. Nothing is ever unpickled,
-and nothing is allocated beyond what a header's shape says.
+and no more memory is allocated than the header's shape requires.
 
 The header is the text of a Python dictionary (NumPy `lib/format.py`). It is read here by a closed grammar and never
-evaluated, because NumPy's own reader does not survive hostile text: `"-" * 9000 + "1"` raises MemoryError,
-`"(" * 9000` tokenize.TokenError, and the `3L` of Python 2 is a warning. A file of any content must end in a
-`TensorError` or be read.
+evaluated, because NumPy's own reader fails on hostile text: `"-" * 9000 + "1"` raises MemoryError, `"(" * 9000`
+tokenize.TokenError, and the `3L` of Python 2 causes a warning. A file of any content must be read or raise
+`TensorError`.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from bnorm.text import short
 
 DTYPES = ("<f2", "<f4", "<f8")
 
-EXPECTED = "expected float16, float32, float64 in little-endian order"
+EXPECTED = "expected little-endian float16, float32 or float64"
 
 MOST_HEADER = 1 << 16  # bytes of a .npy header
 
@@ -57,7 +57,7 @@ def read_header(path: Path, file: IO[bytes]) -> tuple[tuple[int, ...], DType]:
 
 
 def _text(file: IO[bytes], length_format: str) -> str:
-    """Return the header's text, or an empty text where it is cut or longer than any real one."""
+    """Return the header's text, or an empty text if it is cut, or longer than any real one."""
     data = file.read(struct.calcsize(length_format))
     if len(data) < struct.calcsize(length_format):
         return ""
@@ -67,7 +67,7 @@ def _text(file: IO[bytes], length_format: str) -> str:
 
 
 def _items(text: str) -> dict[str, str] | None:
-    """Return the text of each of the three values, or None where the header is anything else."""
+    """Return the text of each of the three values, or None for any other header."""
     match = _HEADER.fullmatch(text)
     items = dict(zip(match.groups()[::2], match.groups()[1::2], strict=True)) if match else {}
     complete = len(items) == 3 and all(re.fullmatch(_VALUES[key], items[key]) for key in items)

@@ -23,19 +23,19 @@ from bnorm.text import short
 
 LOCAL_HEADER = 30  # bytes of a ZIP local file header before the file name
 
-FILE_NAME_LENGTH = 26  # offset in it of "file name length" (2 bytes), which "extra field length" (2 bytes) follows
+FILE_NAME_LENGTH = 26  # offset of its "file name length" (2 bytes), followed by "extra field length" (2 bytes)
 
-CHUNK = 1 << 20  # bytes that are copied at a time
+CHUNK = 1 << 20  # bytes per copy
 
 MOST_CHANNELS = 1 << 20
 
-MOST_UNPACKED = 256 << 20  # bytes that a packed array may always unpack to; above, the ratio is limited
+MOST_UNPACKED = 256 << 20  # bytes that any packed array may unpack to; above that, the ratio is limited
 
-MOST_RATIO = 100  # unpacked bytes per packed byte: DEFLATE reaches 1000 for zeros, 2 or 3 for what a network computes
+MOST_RATIO = 100  # unpacked bytes per packed byte: DEFLATE reaches 1000 for zeros, 2 or 3 for a network's values
 
 
 def open_member(path: Path, file: BinaryIO, key: str, layout: str) -> FileTensor:
-    """Return one array of an open archive, or its only one without a key; raises `TensorError`.
+    """Return the array `key` of an open archive, or its only one if the key is empty; raises `TensorError`.
 
     A stored array is read in place, from `file`; a packed one is first unpacked into a temporary file.
     """
@@ -54,9 +54,9 @@ def open_member(path: Path, file: BinaryIO, key: str, layout: str) -> FileTensor
 
 
 def _data_offset(file: BinaryIO, info: zipfile.ZipInfo) -> int:
-    """Return where a member's data begins in the file, which `zipfile` does not tell.
+    """Return the offset of a member's data in the file, which `zipfile` does not provide.
 
-    That is after the local file header (APPNOTE.TXT 4.3.7), whose length depends on two of its own fields.
+    The data follows the local file header (APPNOTE.TXT 4.3.7), whose length depends on two of its fields.
     """
     file.seek(info.header_offset + FILE_NAME_LENGTH)
     name_length, extra_length = (int.from_bytes(file.read(2), "little") for _ in range(2))
@@ -65,19 +65,19 @@ def _data_offset(file: BinaryIO, info: zipfile.ZipInfo) -> int:
 
 @contextmanager
 def _archive(path: Path, file: BinaryIO) -> Iterator[zipfile.ZipFile]:
-    """Open an archive; whatever its modules raise about its content becomes a `TensorError`."""
+    """Open an archive; raises `TensorError` for anything that `zipfile` and `zlib` reject in its content."""
     try:
         with zipfile.ZipFile(file) as archive:
-            # NumPy writes no others, and an LZMA stream may ask for 4 GiB before it gives a byte.
+            # NumPy writes no other compression, and an LZMA stream may allocate 4 GiB before it yields a byte.
             if any(info.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED) for info in archive.infolist()):
-                raise TensorError(path, "has members of another compression, expected stored or deflated ones")
+                raise TensorError(path, "has members with another compression, expected stored or deflated")
             yield archive
     except (zipfile.BadZipFile, zlib.error, EOFError, ValueError, RuntimeError) as error:
         raise TensorError(path, f"is not a valid .npz archive: {error}") from None
     except OSError as error:
         if error.errno not in (None, errno.EINVAL):
             raise
-        # A wrong offset in the archive is a wrong argument to the system.
+        # A wrong offset in the archive makes a seek fail with EINVAL.
         raise TensorError(path, f"is not a valid .npz archive: {error}") from None
 
 
@@ -94,13 +94,13 @@ def _member(path: Path, archive: zipfile.ZipFile, key: str) -> zipfile.ZipInfo:
         what = (
             f"{short(info.filename)} unpacks to {info.file_size:,} bytes, expected at most {most:,}, {MOST_RATIO} times"
         )
-        cause = "made to fill memory or disk; save what is meant with numpy.savez"
+        cause = "made to fill memory or disk? Save the array again with numpy.savez"
         raise TensorError(path, f"{what} its packed size", cause=cause)
     return info
 
 
 def _member_header(path: Path, info: zipfile.ZipInfo, stream: IO[bytes]) -> tuple[tuple[int, ...], DType, int]:
-    """Return shape, dtype and the header's length; raises `TensorError` unless the member is as long as they say."""
+    """Return shape, dtype and the header's length; raises `TensorError` unless the member's length fits them."""
     shape, dtype = read_header(path, stream)
     expected, got = prod(shape) * dtype.itemsize, info.file_size - stream.tell()
     if expected != got:
@@ -110,7 +110,7 @@ def _member_header(path: Path, info: zipfile.ZipInfo, stream: IO[bytes]) -> tupl
 
 
 def _unpack(path: Path, stream: IO[bytes], target: BinaryIO, nbytes: int) -> None:
-    """Write the next `nbytes` of the stream; no more is unpacked, whatever the archive holds."""
+    """Write the next `nbytes` of the stream; the rest of the archive is never unpacked."""
     left = nbytes
     while left and (data := stream.read(min(left, CHUNK))):
         target.write(data)
@@ -126,7 +126,7 @@ def read_vectors(path: Path, names: tuple[str, ...]) -> list[NDArray[np.float64]
         vectors = [_vector(path, archive, name) for name in names]
     if len({len(vector) for vector in vectors}) > 1:
         counts = ", ".join(str(len(vector)) for vector in vectors)
-        raise TensorError(path, f"has {counts} values of {', '.join(names)}, expected as many of each")
+        raise TensorError(path, f"has {counts} values of {', '.join(names)}, expected the same number of each")
     return vectors
 
 

@@ -1,4 +1,4 @@
-"""Opening a tensor by its name: X.npy, X.npz:key, or raw float32."""
+"""Open a tensor by its name: X.npy, X.npz:key, or raw float32."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ def open_tensor(name: str, shape: tuple[int, ...] | None = None, layout: str = "
             file.seek(0)
             header = read_header(path, file)
             tensor = file_tensor(path, file, file.tell(), *header, layout)
-        if tensor.file is file:  # and no temporary file with the unpacked values
+        if tensor.file is file:  # not a temporary file with unpacked values
             stack.pop_all()
         return tensor
 

@@ -1,7 +1,7 @@
-"""Tensors: how values lie in memory, and tensors in memory or in files of any size.
+"""Tensors: their order in memory, and tensors in memory or in files of any size.
 
-A tensor of N images, C channels and L places (H·W) gives each channel N·L values, numbered i = n·L + l. It lies in
-memory as (N, C, L), channels first, or as (N, L, C), channels last. Shapes (N, C), (C, H, W) and (N, C, H, W) are
+In a tensor of N images, C channels and L places (H·W), each channel has N·L values, numbered i = n·L + l. The order in
+memory is (N, C, L), channels first, or (N, L, C), channels last. Shapes (N, C), (C, H, W) and (N, C, H, W) are
 accepted, or (H, W, C) and (N, H, W, C) in the layout "nhwc".
 """
 
@@ -43,7 +43,7 @@ class Span(NamedTuple):
         return (self.last - self.first) * (self.stop - self.start)
 
     def part(self, span: Span) -> Span:
-        """Return as a span of the tensor what is counted from the beginning of this one."""
+        """Return a span that is counted from the beginning of this one, as a span of the tensor."""
         return Span(self.first + span.first, self.first + span.last, self.start + span.start, self.start + span.stop)
 
 
@@ -52,19 +52,19 @@ class Extent(Protocol):
 
     @property
     def images(self) -> int:
-        """N."""
+        """Return N, the number of images."""
 
     @property
     def channels(self) -> int:
-        """C."""
+        """Return C, the number of channels."""
 
     @property
     def places(self) -> int:
-        """L."""
+        """Return L, the number of places of an image."""
 
     @property
     def channels_last(self) -> bool:
-        """True if the channels of one place are contiguous in memory."""
+        """Return whether the channels of one place are contiguous in memory."""
 
 
 class View(NamedTuple):
@@ -75,17 +75,17 @@ class View(NamedTuple):
 
     @property
     def images(self) -> int:
-        """N."""
+        """Return N, the number of images."""
         return int(self.array.shape[0])
 
     @property
     def channels(self) -> int:
-        """C."""
+        """Return C, the number of channels."""
         return int(self.array.shape[1])
 
     @property
     def places(self) -> int:
-        """L."""
+        """Return L, the number of places of an image."""
         return int(self.array.shape[2])
 
     def part(self, span: Span) -> Values:
@@ -119,7 +119,7 @@ class Geometry(NamedTuple):
 
     @classmethod
     def from_shape(cls, shape: tuple[int, ...], layout: str) -> Geometry:
-        """Return the axes of a shape; raises ValueError for an unknown layout, and for a shape without a geometry."""
+        """Return the axes of a shape; raises ValueError for an unknown layout or an unsupported shape."""
         check_layout(layout)
         if not 2 <= len(shape) <= 4 or 0 in shape:
             raise ValueError("2 to 4 dimensions, none of them 0")
@@ -127,7 +127,7 @@ class Geometry(NamedTuple):
         rest = shape if len(shape) == 3 else shape[1:]
         channels = rest[-1] if layout == "nhwc" else rest[0]
         places = prod(rest) // channels
-        if channels == 1:  # both layouts are the same then, and all images are contiguous like one
+        if channels == 1:  # both layouts are the same then, and all images together are contiguous
             return cls(images=1, channels=1, places=images * places, channels_last=False)
         last = layout == "nhwc" and places > 1
         return cls(images=images, channels=channels, places=places, channels_last=last)
@@ -142,17 +142,17 @@ class Tensor:
 
     @property
     def images(self) -> int:
-        """N."""
+        """Return N, the number of images."""
         return self.geometry.images
 
     @property
     def channels(self) -> int:
-        """C."""
+        """Return C, the number of channels."""
         return self.geometry.channels
 
     @property
     def places(self) -> int:
-        """L."""
+        """Return L, the number of places of an image."""
         return self.geometry.places
 
     @property
@@ -162,7 +162,7 @@ class Tensor:
 
     @property
     def channels_last(self) -> bool:
-        """True if the channels of one place are contiguous in memory."""
+        """Return whether the channels of one place are contiguous in memory."""
         return self.geometry.channels_last
 
     def buffer(self, span: Span) -> View:
@@ -170,7 +170,7 @@ class Tensor:
         raise NotImplementedError
 
     def read(self, span: Span, values: Values) -> None:
-        """Fill `values`, the span's part of the buffer. Threads may read and write different spans at a time."""
+        """Fill `values`, the span's part of the buffer. Threads may read and write different spans at once."""
         raise NotImplementedError
 
     def write(self, span: Span, values: Values) -> None:
@@ -212,8 +212,9 @@ class FileTensor(Tensor):
     """Values in a file, from `offset` (bytes) on: close it, or use it in a `with` statement.
 
     `buffer` holds the values of one span at a time; `read` and `write` move parts of it from and to the file, one
-    system call for each run of values that are contiguous there. They use no position in the file, so that threads
-    may call them at a time. A file that ends early is a `TensorError`, a failing device an OSError that names the file.
+    system call for each run of values that are contiguous there. They do not use the file's own position, so that
+    threads may call them at once. They raise `TensorError` for a file that ends early, and for a failing device an
+    OSError that names the file.
     """
 
     def __init__(
@@ -267,7 +268,7 @@ class FileTensor(Tensor):
 
     def _transfer(self, at: int, values: Values, move: Transfer) -> None:
         """Move all of the bytes between the file and the values."""
-        data = np.frombuffer(values, np.uint8).data  # which refuses values that do not lie together
+        data = np.frombuffer(values, np.uint8).data  # raises ValueError unless the values are contiguous
         done = 0
         while done < data.nbytes:
             with naming(self.path):
@@ -280,7 +281,7 @@ class FileTensor(Tensor):
 def file_tensor(
     path: Path, file: BinaryIO, offset: int, shape: tuple[int, ...], dtype: DType, layout: str
 ) -> FileTensor:
-    """Return the tensor of an open file; raises `TensorError` unless the shape is one, and the file as long as it says.
+    """Return the tensor of an open file; raises `TensorError` for a bad shape, or a file whose length does not fit.
 
     The caller closes the file after an error.
     """

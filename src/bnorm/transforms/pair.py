@@ -13,7 +13,7 @@ from bnorm.darknet.model import Model
 from bnorm.darknet.weights import Floats, Weights, open_weights, write_block
 from bnorm.files import replacing
 
-Progress = Callable[[int, int], None]  # told how many values are done, of how many
+Progress = Callable[[int, int], None]  # called with the number of finished values, and the total
 
 
 class Targets(NamedTuple):
@@ -30,7 +30,7 @@ def targets(weights: Path | str, cfg: Path | str | None = None) -> Targets:
 
 
 class Writer(Protocol):
-    """Where a new model goes: `begin`, then `write` for each block; a second `begin` discards what was written."""
+    """Destination of a new model: `begin`, then `write` for each block; a second `begin` discards earlier blocks."""
 
     def begin(self, head: bytes, text: bytes) -> None:
         """Empty both files, and write the header of the weights and the whole cfg."""
@@ -42,7 +42,7 @@ class Writer(Protocol):
         """Open the written weights to be read by the plan of `model`; None if nothing is written."""
 
     def sync(self) -> None:
-        """Wait until the disk has both files; an error of the disk is an `OSError`, told once."""
+        """Wait until both files are on disk; raises OSError for a disk error, which the system reports only once."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,7 +69,7 @@ class PairWriter:
         return open_weights(model._replace(weights=Path(self.weights.name)))
 
     def sync(self) -> None:
-        """Wait until the disk has both files; an error of the disk is an `OSError`, told once."""
+        """Wait until both files are on disk; raises OSError for a disk error, which the system reports only once."""
         for file in (self.weights, self.cfg):
             os.fsync(file.fileno())
 
@@ -92,19 +92,19 @@ class NullWriter:
 
 @contextmanager
 def writing(paths: Targets) -> Iterator[PairWriter]:
-    """Write a pair beside its targets; on a clean exit it replaces them, otherwise nothing is left of it."""
+    """Write a pair next to its targets; a clean exit replaces them, any other exit removes the pair."""
     with replacing(*paths) as (weights, cfg):
         yield PairWriter(weights, cfg)
 
 
 class Meter:
-    """Counts values, and tells a `Progress` how far the work is."""
+    """Counts finished values, and reports them to a `Progress`."""
 
     def __init__(self, total: int, progress: Progress | None) -> None:
         self._total, self._progress, self._done = total, progress, 0
 
     def add(self, count: int) -> None:
-        """Count so many more values as done."""
+        """Count this many more values as finished."""
         self._done += count
         if self._progress:
             self._progress(self._done, self._total)

@@ -1,7 +1,7 @@
-"""What the weights of a part make of windows of its input: the linear operation that folding must leave unchanged.
+"""The response of a part's weights to windows of its input: the linear operation that folding must leave unchanged.
 
-A convolution, a fully connected layer and their kin multiply a window x of the input with the weights: for each filter
-the sum Σ w·x over the axes of one window. By `layout.FORMS` the weights of every kind are a matrix
+A convolution, a fully connected layer and similar layers multiply a window x of the input with the weights: for each
+filter the sum Σ w·x over the axes of one window. By `layout.FORMS` the weights of every kind are a matrix
 (places, filters, window) for this:
 
     convolutional      (n, c/groups, k, k)       → (1, n, c/groups·k·k)
@@ -34,7 +34,7 @@ class OfWeights(Protocol):
 
 
 def signs(values: Doubles, /, *, out: Doubles) -> None:
-    """Write 1 for a weight above 0, else −1: binary weights are these times the mean magnitude of their filter's.
+    """Write 1 for a weight above 0, else −1: the sign of a binary weight, whose magnitude is the mean of its filter.
 
     Source: pjreddie `convolutional_layer.c: binarize_weights`.
     """
@@ -42,9 +42,9 @@ def signs(values: Doubles, /, *, out: Doubles) -> None:
 
 
 class Probe(NamedTuple):
-    """Windows of input to multiply the weights with, or a function of the weights instead of them.
+    """Windows of input to multiply with the weights, or with the function `of` each weight.
 
-    `windows` has the shape (1, window, W) for W windows, or (groups, window, W) where each group of filters sees
+    `windows` has the shape (1, window, W) for W windows, or (groups, window, W) where each group of filters has
     windows of its own.
     """
 
@@ -53,14 +53,14 @@ class Probe(NamedTuple):
 
 
 class Stored(NamedTuple):
-    """An array, and a function that reads its values in blocks of rows, as the file holds them."""
+    """An array, and a function that yields its values in blocks of rows, in file order."""
 
     array: Array
     blocks: Callable[[], Iterator[Floats]]
 
 
 class Slices(NamedTuple):
-    """Which part of the matrix (places, filters, window) a block is."""
+    """The part of the matrix (places, filters, window) that a block holds."""
 
     places: slice
     filters: slice
@@ -68,14 +68,14 @@ class Slices(NamedTuple):
 
 
 def window_size(part: Part) -> int:
-    """Return how many inputs each output of the part sees."""
+    """Return the number of inputs that each output of the part depends on."""
     return prod(part.weights[axis] for axis in FORMS[part.kind].window)
 
 
 def channel_inputs(vector: Doubles, part: Part, groups: int) -> Doubles:
-    """Return one value per input channel as one per input of a window: (groups, window).
+    """Repeat a value per input channel, (C,), for every input of a window: (groups, window).
 
-    A fully connected layer sees the places of a channel one after the other, and so does a convolution.
+    The inputs of a window are ordered by channel, in a fully connected layer as in a convolution.
     """
     by_group = vector.reshape(groups, -1)  # (groups, channels of each)
     return by_group.repeat(window_size(part) // by_group.shape[1], axis=1)
@@ -113,9 +113,9 @@ def _places(part: Part) -> list[int]:
 
 
 def _slices(part: Part, array: Array, start: int, stop: int) -> Slices:
-    """Return where the rows `start` to `stop` of the array in the file are in the matrix.
+    """Return the part of the matrix that the rows `start` to `stop` of the array in the file fill.
 
-    Rows along the window are along its first axis, so that the piece of the flattened window is one slice.
+    Rows that count an axis of the window count its first one, so that they are one slice of the flattened window.
     """
     form, everything = FORMS[part.kind], slice(None)
     axis = array.axes.index(0) if array.axes else 0  # the axis in memory that the file's rows count

@@ -1,7 +1,7 @@
 """The arrays of a folded part, in float64: its weights times a gain per filter, and new biases.
 
-A layer's batch normalisation is `y = gain·x + offset` at inference. Several of them one after the other are again of
-this form: then·(first·x + offset) + shift = (then·first)·x + (then·offset + shift).
+A layer's batch normalisation is `y = gain·x + offset` at inference. Several of them in sequence have
+the same form: then·(first·x + offset) + shift = (then·first)·x + (then·offset + shift).
 """
 
 from __future__ import annotations
@@ -22,14 +22,15 @@ from bnorm.transforms.fold.fates import Kept
 from bnorm.transforms.fold.plan import Fold
 from bnorm.transforms.response import Doubles, Probe, Stored, channel_inputs, probe, signs, window_size
 
-TOO_LARGE = Kept(("folded, its values exceed float32",))
+TOO_LARGE = Kept(("its folded values exceed float32",))
 
 
 class Affine(NamedTuple):
     """A part's new weights are the old ones times `gain` per filter, and times `inputs` per input channel.
 
-    `gain` has the shape (filters,). `biases` have that of the part's. `inputs` is None where nothing comes before, and
-    broadcasts with the weights in memory: (1 or filters, channels, 1, 1), or (1, inputs) of a fully connected layer.
+    `gain` has the shape (filters,), `biases` that of the part's biases. `inputs` is None if no `[batchnorm]` before the
+    part is folded into it; otherwise it broadcasts with the weights in memory: (1 or filters, channels, 1, 1), or
+    (1, inputs) in a fully connected layer.
     """
 
     fold: Fold
@@ -72,7 +73,7 @@ def affine(fold: Fold, weights: Weights, normalisers: Mapping[Key, Normaliser], 
 def _composed(
     layers: tuple[int, ...], normalisers: Mapping[Key, Normaliser], epsilon: Epsilon
 ) -> tuple[Vector, Vector]:
-    """Return gain and offset of several `[batchnorm]` layers one after the other."""
+    """Return gain and offset of several `[batchnorm]` layers in sequence."""
     lines = [normalisers[layer, ""].gain_offset(epsilon) for layer in layers]
     return reduce(lambda first, then: (then[0] * first[0], then[0] * first[1] + then[1]), lines)
 
@@ -91,7 +92,7 @@ def _along(vector: Vector, axis: int, dimensions: int) -> Doubles:
 
 
 def _response_to_constant(fold: Fold, weights: Weights, values: Vector) -> Vector:
-    """Return Σ w·x per filter for an input that has one value everywhere in a channel, (C,) → (filters,)."""
+    """Return Σ w·x per filter for an input that is constant within each channel, (C,) → (filters,)."""
     windows = channel_inputs(values, fold.part, fold.groups)[..., np.newaxis]  # (groups, window, 1)
     (sums,) = probe(stored_weights(weights, fold), fold.part, [Probe(windows)])  # (1, filters, 1)
     return sums[0, :, 0]
@@ -118,7 +119,7 @@ def folded(weights: Weights, array: Array, change: Affine) -> Iterator[Folded]:
 
 
 def _rows(factor: Doubles, array: Array, start: int, stop: int) -> Doubles:
-    """Turn what broadcasts with the array in memory into what broadcasts with these of its rows in the file."""
+    """Turn a factor that broadcasts with the array in memory into one that broadcasts with these rows in the file."""
     in_file = factor if array.axes is None else factor.transpose(np.argsort(array.axes))
     return in_file[start:stop] if len(in_file) > 1 else in_file
 
@@ -143,8 +144,8 @@ def _rounded(values: Floats, before: NDArray[np.floating]) -> Folded:
 def lost_signs(weights: Weights, change: Affine) -> Kept | None:
     """Return why a binary part cannot be folded; None if it can.
 
-    A gain below 0 turns every sign, but a weight of 0 has none to turn. Nor may a weight become 0, or exceed float32.
-    In a filter of zeros alone the signs do not count.
+    A negative gain flips every sign, but a weight of 0 has no sign to flip. Nor may a weight become 0 or exceed
+    float32. In a filter of nothing but zeros the signs do not matter.
     """
     part, source = change.fold.part, stored_weights(weights, change.fold)
     if any(block.overflows for block in folded(weights, source.array, change)):

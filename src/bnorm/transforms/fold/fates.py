@@ -1,4 +1,4 @@
-"""What becomes of a layer that normalises: one of three values."""
+"""The fate of a layer that normalises: one of three values."""
 
 from __future__ import annotations
 

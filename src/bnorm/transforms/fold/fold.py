@@ -1,9 +1,9 @@
-"""Fold batch normalisation into the layers beside it: a network that computes the same, for any reader.
+"""Fold batch normalisation into neighbouring layers: the new network computes the same for any reader.
 
-With `gain = scale / deviation(rolling_variance)` per filter, `weights·gain` and `biases − rolling_mean·gain` give what
-the normalised layer gave (alexeyab `network.c: fuse_conv_batchnorm`). `plan` says what goes where, `arrays` computes
-it. The cfg loses its `batch_normalize` lines, and the sections of the `[batchnorm]` layers that were folded: several
-readers test for the key alone, and hank refuses unknown ones.
+With `gain = scale / deviation(rolling_variance)` per filter, `weights·gain` and `biases − rolling_mean·gain` compute
+what the normalised layer computed (alexeyab `network.c: fuse_conv_batchnorm`). `plan` decides what is folded into what,
+`arrays` computes the new arrays. The cfg loses its `batch_normalize` lines, and the sections of the `[batchnorm]`
+layers that were folded: several readers test only for the key, and hank refuses unknown ones.
 """
 
 from __future__ import annotations
@@ -28,6 +28,7 @@ from bnorm.darknet.weights import Floats, Weights, open_weights
 from bnorm.errors import ProofError
 from bnorm.files import check_outputs
 from bnorm.statistics.normalisers import Key
+from bnorm.text import plural
 from bnorm.transforms.fold.arrays import TOO_LARGE
 from bnorm.transforms.fold.fates import Into, Kept
 from bnorm.transforms.fold.folded_model import DEFECT, FoldedModel, FoldOptions, fold_model
@@ -41,14 +42,14 @@ POLICIES = tuple(policy.value for policy in BadVariance)
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class FoldedLayer:
-    """What became of one normalised part.
+    """The result for one normalised part.
 
     `into` is the layer that a `[batchnorm]` was folded into, None for all others. `clamped` are the channels whose
-    rolling variance was clamped. `silent_channels` produce no finite value, before and after, and were not compared.
-    `reason` says all this as a sentence, or why the layer is not folded.
+    rolling variance was clamped. `silent_channels` counts the channels that produce no finite value and were not
+    compared. `reason` puts all this into words, or explains why the layer was not folded.
 
-    The errors are those of `proof.Difference`, None without it. `gain_change` says for each row of `RUNTIMES` by how
-    much its ε would change the gain at most, over the channels: |gain' / gain − 1|.
+    The errors are those of `proof.Difference`, None without it. `gain_change` is, for each row of `RUNTIMES`, the
+    largest change of a channel's gain that its ε would cause: |gain' / gain − 1|.
     """
 
     index: int
@@ -66,7 +67,7 @@ class FoldedLayer:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class FoldReport:
-    """What `fold` did, and the totals before and after; without outputs it was a dry run."""
+    """The result of `fold`, with totals before and after; the outputs are None after a dry run."""
 
     layers: tuple[FoldedLayer, ...]
     parameters_before: int
@@ -95,7 +96,7 @@ def fold(
     force: bool = False,
     advance: Progress | None = None,
 ) -> FoldReport:
-    """Write the folded weights and cfg, or neither; a dry run, for which `output` may be None, does all but that.
+    """Write the folded weights and cfg, or neither; a dry run, for which `output` may be None, writes nothing.
 
     `output_cfg` is by default the output with the suffix `.cfg`. `layers` selects, by default all; the others are not
     touched. `epsilon` is an `Epsilon`, the name of one in `RUNTIMES`, or a text such as `1e-6:outside`. With a rolling
@@ -103,8 +104,8 @@ def fold(
     variance (0 for NaN), `skip` leaves the layer as it is.
 
     `WeightsError` for a file that does not fit; `OutputError` for an output that must not be written; `ProofError` if
-    `verify` finds a difference that rounding does not explain; ValueError for an argument that is not one, and without
-    an output that is needed. Arguments are checked before anything is read.
+    `verify` finds a difference that rounding does not explain; ValueError for an invalid argument or a missing output.
+    Arguments are checked before anything is read.
     """
     options = FoldOptions(
         layers=_known_layers(model, layers), epsilon=as_epsilon(epsilon), bad_variance=_policy(bad_variance)
@@ -133,7 +134,7 @@ def _known_layers(model: Model, layers: Iterable[int] | None) -> frozenset[int] 
 
 
 def _policy(name: BadVariance | str) -> BadVariance:
-    """Return the policy of this name; ValueError for a name that is none."""
+    """Return the policy of this name; ValueError for an unknown name."""
     if name not in POLICIES:
         raise ValueError(f"bad_variance {name!r}, expected one of {', '.join(POLICIES)}")
     return BadVariance(name)
@@ -142,7 +143,7 @@ def _policy(name: BadVariance | str) -> BadVariance:
 def _write(
     weights: Weights, options: FoldOptions, writer: Writer, verify: bool, advance: Progress | None
 ) -> tuple[FoldedModel, Meter]:
-    """Plan and write the folded pair until nothing in it exceeds float32; layers that do keep their normalisation."""
+    """Plan and write the folded pair; repeat it without the layers whose folded values exceed float32."""
     overflowing: dict[int, Kept] = {}
     while True:
         folded = fold_model(weights, options, overflowing)
@@ -166,7 +167,7 @@ def _stream(folded: FoldedModel, writer: Writer, meter: Meter) -> set[int]:
 
 
 def _verify(folded: FoldedModel, writer: Writer, meter: Meter) -> dict[Key, Difference]:
-    """Compare every folded part with what was written, in a dry run with what would have been."""
+    """Compare every folded part before and after; after is the written file, or in a dry run what it would hold."""
     arrays = folded.weights.layout.by_name
     old, new = _source(arrays, folded.weights.blocks), _source(arrays, folded.blocks)
     with ExitStack() as stack:
@@ -183,7 +184,7 @@ def _verify(folded: FoldedModel, writer: Writer, meter: Meter) -> dict[Key, Diff
         ]
         results = zip(folded.changes, pool.map(LayerProof.difference, proofs), strict=True)
         differences = {key: _proven(folded, key, difference, meter) for key, difference in results}
-        synced.result()  # the system tells an error of writing once
+        synced.result()  # raises a disk error, which the system reports only once
     return differences
 
 
@@ -200,7 +201,7 @@ def _source(arrays: Mapping[tuple[int, str], Array], blocks: Callable[[Array], I
 def _proven(folded: FoldedModel, key: Key, difference: Difference, meter: Meter) -> Difference:
     """Count a compared part; `ProofError` if the difference exceeds its bound, or is NaN."""
     if not difference.excess <= 1:
-        what = f"layer {key[0]} differs by {difference.absolute:.1e} from what it was, expected rounding alone"
+        what = f"layer {key[0]} differs by {difference.absolute:.1e} after folding, expected no more than rounding"
         raise ProofError(folded.weights.path, what, cause=DEFECT)
     meter.add(prod(folded.changes[key].fold.part.weights))
     return difference
@@ -226,18 +227,18 @@ def _report(folded: FoldedModel, differences: Mapping[Key, Difference], paths: T
 
 
 def _row(folded: FoldedModel, layer: Layer, part: Part, differences: Mapping[Key, Difference]) -> FoldedLayer:
-    """Return what became of one normalised part; the only place where its `reason` is worded."""
+    """Return the result for one normalised part; its `reason` is worded only here."""
     index, fate = layer.index, folded.folds.fates[layer.index]
     if isinstance(fate, Kept):
         return FoldedLayer(index=index, type=layer.type, part=part.name, folded=False, reason="; ".join(fate.reasons))
-    own = (folded.folds.shared.get(index, index), part.name)  # whose arrays these are
+    own = (folded.folds.shared.get(index, index), part.name)  # the part that holds the arrays
     into = fate.target if isinstance(fate, Into) else None
     difference = differences.get(own if into is None else (into, ""))
     clamped, silent = folded.clamped.get(own), difference.silent if difference else 0
     remarks = [
         "" if into is None else f"into layer {into}",
         f"clamped: {clamped}" if clamped else "",
-        f"{silent} channel{'s' * (silent != 1)} without a finite output: not compared" if silent else "",
+        f"{plural(silent, 'channel')} without a finite output: not compared" if silent else "",
     ]
     return FoldedLayer(
         index=index,

@@ -1,8 +1,8 @@
-"""A folded model before a byte of it is written: what goes where, its arrays, and its cfg.
+"""A folded model before any of it is written: its folds, its arrays, and its cfg.
 
-judge_variances    normalisers → normalisers to fold with, layers that stay
-settle             cfg, normalisers, layers that stay → which batch normalisation goes where, as numbers
-rewrite_cfg        cfg, what goes where → the new cfg and its plan
+judge_variances    normalisers → the normalisers to fold with, and the layers to keep
+settle             cfg, normalisers, layers to keep → the folds, and the new arrays of each
+rewrite_cfg        cfg, folds → the new cfg and its plan
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ DEFECT = "a defect of bnorm: nothing was written"
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class FoldOptions:
-    """What the caller asked for; `layers` is None for all."""
+    """The options of `fold`; `layers` is None for all."""
 
     layers: frozenset[int] | None
     epsilon: Epsilon
@@ -39,7 +39,7 @@ class FoldOptions:
 
 
 class Piece(NamedTuple):
-    """A block of the new file, and if its values exceed float32 the layers that are folded into it."""
+    """A block of the new file, and the layers folded into it if its values exceed float32."""
 
     values: Floats
     overflowing: frozenset[int]
@@ -47,7 +47,7 @@ class Piece(NamedTuple):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class FoldedModel:
-    """All that is decided before a byte is written. `after` is the new model, without a file."""
+    """Everything that is decided before a byte is written. `after` is the new model, without a file."""
 
     weights: Weights
     epsilon: Epsilon
@@ -85,7 +85,7 @@ class FoldedModel:
 
 
 def fold_model(weights: Weights, options: FoldOptions, overflowing: Mapping[int, Kept]) -> FoldedModel:
-    """Decide what goes where, and compute it; the layers in `overflowing` stay as they are.
+    """Decide what is folded into what, and compute it; the layers in `overflowing` are kept as they are.
 
     `WeightsError` for a bad variance in what is folded, if `options` ask for it.
     """
@@ -111,9 +111,9 @@ def fold_model(weights: Weights, options: FoldOptions, overflowing: Mapping[int,
 def settle(
     weights: Weights, normalisers: Mapping[Key, Normaliser], epsilon: Epsilon, fixed: Mapping[int, Kept]
 ) -> tuple[Folds, dict[Key, Affine]]:
-    """Decide from the cfg what goes where, and again without what would turn the signs of binary weights of 0.
+    """Plan the folds from the cfg, and again without those that would have to flip the sign of a binary weight of 0.
 
-    Each round keeps more: the `[batchnorm]` layers after such weights, or else the layer itself.
+    Each round keeps more layers: the `[batchnorm]` layers after such weights, or else the layer itself.
     """
     while True:
         folds = plan_folds(weights.model.network, fixed)
@@ -136,7 +136,7 @@ def rewrite_cfg(model: Model, folds: Folds, layers: Collection[int] | None) -> t
     new = build(cfg.parse(network.text.path, text), model.dialect)
     if not agree(network, new, folds.removed):
         raise ProofError(
-            network.text.path, "cannot be renumbered, expected each layer to read what it read", cause=DEFECT
+            network.text.path, "cannot be renumbered, expected each layer to keep its inputs", cause=DEFECT
         )
     layout = plan(new, model.header)
     return text, model._replace(network=new, layout=layout, nbytes=layout.nbytes, weights=None)
