@@ -77,8 +77,8 @@ CHANNEL_KEYS = [
 def test_the_document_has_these_keys(printed):
     found = printed.document
     assert list(found) == [
-        *["cfg", "weights", "dialect", "header", "input", "expected_bytes", "actual_bytes", "parameters"],
-        *["layers", "findings"],
+        *["cfg", "weights", "dialect", "header", "written_by", "input", "expected_bytes", "actual_bytes", "fits"],
+        *["trailing_bytes", "parameters", "layers", "findings"],
     ]
     assert list(found["header"]) == ["major", "minor", "revision", "seen", "bytes"]
     assert list(found["input"]) == ["channels", "height", "width", "inputs"]
@@ -94,6 +94,7 @@ def test_the_document_says_what_the_file_is(printed):
     assert (found["cfg"], found["weights"]) == (str(case.cfg), str(case.weights))
     assert found["dialect"] == case.dialect
     assert tuple(found["header"].values()) == (*case.header, case.seen, 20)
+    assert (found["fits"], found["trailing_bytes"], case.dialect in found["written_by"]) == (True, 0, True)
     assert found["expected_bytes"] == found["actual_bytes"] == case.size
     assert found["parameters"] == sum(array["count"] for array in case.arrays)
 

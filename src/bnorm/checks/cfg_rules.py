@@ -88,7 +88,7 @@ def _odd_number(section: Section, option: Option, value: str) -> Finding | None:
         what = f"{fork} reads {short(before)} and ignores the comment; other readers fail"
         return _about(section, option, "cfg-inline-comment", what, severity="note")
     number = _NUMBER.match(value)
-    if number is None or number.end() == len(value) or section.dialect.strict or option.key in WORDS:
+    if number is None or number.end() == len(value.rstrip("\r")) or section.dialect.strict or option.key in WORDS:
         return None
     what = f"{fork} reads {short(value)} as {short(number[0])}; other readers fail"
     return _about(section, option, "cfg-number", what)

@@ -40,7 +40,7 @@ def command(
     \b
     bnorm check yolov4.cfg yolov4.weights
     bnorm check yolov4.cfg                        the cfg alone
-    bnorm check yolov4_last.weights               with the cfg of its name
+    bnorm check yolov4_last.weights               the cfg of its name
     bnorm check yolov4.cfg yolov4.weights --strict --format json
 
     An error means that the network cannot work with these files: exit code 3. A warning means that it may compute

@@ -41,6 +41,7 @@ def inspect_document(report: Inspection, layers: Iterable[Document]) -> Document
         "weights": _path(model.weights),
         "dialect": model.dialect.name,
         "header": _header(model.header) if model.weights else None,
+        "written_by": list(model.header.writers) if model.weights else None,
         "input": {
             "channels": entry.channels,
             "height": entry.height,
@@ -65,6 +66,7 @@ def header_only_document(report: HeaderReport) -> Document:
         "dialect": None,
         "fits": None,
         "header": _header(report.header),
+        "written_by": list(report.header.writers),
         "input": None,
         "expected_bytes": None,
         "actual_bytes": report.nbytes,
@@ -83,7 +85,6 @@ def _header(header: Header) -> Document:
         "revision": header.revision,
         "seen": header.seen,
         "bytes": header.nbytes,
-        "written_by": list(header.writers),
     }
 
 

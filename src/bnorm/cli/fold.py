@@ -59,15 +59,16 @@ def command(
     bnorm fold yolov4.cfg yolov4.weights -o folded.weights
     bnorm fold yolov4.cfg yolov4.weights -o for_opencv.weights --epsilon opencv
     bnorm fold yolov4.cfg yolov4.weights --dry-run --format markdown
-    bnorm fold yolov4_last.weights -o folded.weights       with the cfg of its name
+    bnorm fold yolov4_last.weights -o folded.weights    the cfg of its name
 
     The folded cfg is a copy without batch_normalize lines and without the [batchnorm] sections that were folded into
     another layer; the header is copied. Each folded layer is computed before and after, and the difference is shown.
     A layer that cannot be folded exactly is kept, with the reason.
     """
+    files = options.full_pair(cfg, weights)
     if output is None and not dry_run:
         raise click.UsageError("Missing option '-o'; only --dry-run does without it.")
-    model = read_model(*options.full_pair(cfg, weights), dialect)
+    model = read_model(*files, dialect)
     selection = options.selection(layers, model)
     with progress("folding") as advance:
         report = fold(

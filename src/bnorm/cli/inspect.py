@@ -72,7 +72,7 @@ def command(
     \b
     bnorm inspect yolov4.cfg yolov4.weights
     bnorm inspect yolov4.cfg                      what the cfg alone says
-    bnorm inspect yolov4.weights                  with the cfg of its name, or the header alone
+    bnorm inspect yolov4.weights                  the cfg of its name, or none
     bnorm inspect yolov4.cfg yolov4.weights --channels --sort gain --top 20
     bnorm inspect yolov4.cfg yolov4.weights --layer 0-12 --format json -o v4.json
     bnorm inspect yolov4.cfg yolov4.weights --plot v4.png

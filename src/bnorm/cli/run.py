@@ -126,6 +126,8 @@ def command(
     changes any bit of a result.
     """
     _check_source(cfg, layer, params)
+    if trailing != "error" and params:
+        raise click.UsageError("--trailing needs CFG WEIGHTS")
     _check_tensors(inputs, deltas, output)
     _check_rolling(rolling, keep, train)
     if memory < LEAST_MEMORY:

@@ -32,7 +32,7 @@ SHORTEST = 16  # bytes of a header
 
 MOST_VERSION = 10_000  # more than the major or minor version of any file: 1000 means transposed weights
 
-_HEADING = re.compile(rb"^[ \t]*\[[^\]\n]+\]", re.MULTILINE)
+_HEADING = re.compile(rb"^[ \t]*\[[ \t]*[A-Za-z_][^\]\n]*\]", re.MULTILINE)
 
 _ALONE = "bnorm only reads darknet's files"
 
@@ -123,7 +123,8 @@ def is_weights(data: bytes) -> bool:
 
 def is_cfg(data: bytes) -> bool:
     """Return whether a file that begins with `data` has the heading of a section on a line of its own."""
-    return b"\0" not in data and foreign(data) is None and _HEADING.search(data) is not None
+    text = data.removeprefix(codecs.BOM_UTF8)
+    return b"\0" not in data and foreign(data) is None and _HEADING.search(text) is not None
 
 
 def _is_text(data: bytes) -> bool:

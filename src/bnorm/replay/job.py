@@ -17,7 +17,7 @@ from bnorm.batchnorm.engine import MEMORY, Normalisation
 from bnorm.batchnorm.formulas import Rolling, quiet
 from bnorm.batchnorm.threads import Team, processors
 from bnorm.darknet.model import Model
-from bnorm.darknet.weights import Trailing
+from bnorm.darknet.weights import Trailing, trailing_by_name
 from bnorm.files import replacing
 from bnorm.replay.layer import StoredLayer, check_tensors, update_weights
 from bnorm.replay.outputs import FINAL, OutputPlan, plan_outputs
@@ -142,6 +142,7 @@ def _source(
     params: str | os.PathLike[str] | None,
     trailing: Trailing | str,
 ) -> ModelLayer | ParamsFile:
+    trailing_by_name(trailing)
     if params is not None and model is None and layer is None:
         return ParamsFile(Path(params))
     if params is not None or model is None or layer is None:
