@@ -40,7 +40,7 @@ def inspect_document(report: Inspection, layers: Iterable[Document]) -> Document
         "cfg": str(model.network.text.path),
         "weights": _path(model.weights),
         "dialect": model.dialect.name,
-        "header": _header(model.header) if model.weights else None,
+        "header": _header(model.header),
         "written_by": list(model.header.writers) if model.weights else None,
         "input": {
             "channels": entry.channels,
