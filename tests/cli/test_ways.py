@@ -76,6 +76,14 @@ def test_weights_without_a_cfg_are_an_error_that_names_what_is_missing(invoke, t
     assert "expected tiny.cfg" in error
 
 
+@COMMANDS
+def test_a_download_page_alone_is_named_as_what_it_is(invoke, tiny, commands, name):
+    cfg, weights = tiny
+    cfg.unlink()
+    weights.write_text("<!DOCTYPE html>")
+    assert "is HTML, expected darknet's weights" in invoke(name, weights, *commands[name], exit_code=1).stderr
+
+
 @pytest.mark.parametrize("name", ["fold", "run"])
 def test_a_cfg_alone_is_a_wrong_command_line(invoke, tiny, commands, name):
     assert "'WEIGHTS'" in invoke(name, tiny[0], *commands[name], exit_code=2).stderr

@@ -87,11 +87,14 @@ def _odd_number(section: Section, option: Option, value: str) -> Finding | None:
     if mark:
         what = f"{fork} reads {short(before)} and ignores the comment; other readers fail"
         return _about(section, option, "cfg-inline-comment", what, severity="note")
-    number = _NUMBER.match(value)
-    if number is None or number.end() == len(value.rstrip("\r")) or section.dialect.strict or option.key in WORDS:
+    if section.dialect.strict or (option.key in WORDS and option.key not in LISTS):
         return None
-    what = f"{fork} reads {short(value)} as {short(number[0])}; other readers fail"
-    return _about(section, option, "cfg-number", what)
+    for item in value.rstrip("\r").split(",") if option.key in LISTS else [value.rstrip("\r")]:
+        number = _NUMBER.match(item)
+        if number and number.end() < len(item):
+            what = f"{fork} reads {short(item)} as {short(number[0])}; other readers fail"
+            return _about(section, option, "cfg-number", what)
+    return None
 
 
 def _about(section: Section, option: Option, kind: str, what: str, severity: str | None = None) -> Finding:

@@ -21,6 +21,7 @@ from bnorm.darknet.model import Model
 from bnorm.darknet.pairing import Pair, cfg_names, pair
 from bnorm.darknet.weights import TRAILING
 from bnorm.errors import WeightsError
+from bnorm.reports.header import inspect_header
 
 Command = TypeVar("Command", bound=Callable[..., object])
 
@@ -122,7 +123,8 @@ def full_pair(first: Path, second: Path | None) -> tuple[Path, Path]:
 
 
 def cfg_missing(weights: Path) -> WeightsError:
-    """Return the error of weights without a cfg."""
+    """Return the error of weights without a cfg; `WeightsError` at once for another kind of file."""
+    inspect_header(weights)
     what = f"has no cfg of its name beside it or in ../cfg, expected {' or '.join(cfg_names(weights))}"
     return WeightsError(weights, what, cause="give CFG and WEIGHTS")
 
