@@ -35,6 +35,10 @@ def test_a_finding_has_the_severity_of_its_kind_and_nothing_that_was_not_given()
     assert [finding.line, finding.layer, finding.part, finding.channel, finding.cause] == [None] * 5
 
 
+def test_a_milder_case_of_a_kind_has_a_severity_of_its_own():
+    assert make_finding("cfg-inline-comment", "what", severity="note").severity == "note"
+
+
 def test_the_part_of_a_layer_without_parts_is_none():
     assert make_finding("nan", "what", layer=3, part="").part is None
     assert make_finding("nan", "what", layer=3, part="wf").part == "wf"

@@ -8,6 +8,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from support.builders import TINY
+
 pytestmark = pytest.mark.usefixtures("tiny")
 
 
@@ -105,4 +107,5 @@ def test_a_tensor_that_does_not_fit_is_exit_code_1(invoke):
 
 
 def test_the_choice_of_a_dialect_is_a_note_on_stderr(invoke):
+    Path("tiny.cfg").write_text(TINY + "colour=red\n")  # hank refuses it
     assert invoke("run", *MODEL.split(), "--format", "json").stderr.startswith("note: dialect alexeyab: ")

@@ -16,7 +16,7 @@ import pytest
 from bnorm.darknet.autodetect import read_model
 from bnorm.darknet.weights import open_weights
 from support import oracle
-from support.builders import cfg_source, write_weights
+from support.builders import TINY, cfg_source, write_weights
 from support.golden import GOLDEN, sample
 from support.oracle import ONE_ROUNDING
 
@@ -520,6 +520,7 @@ def test_the_document_has_the_exact_figures(run, params):
 
 
 def test_the_document_says_what_was_written_where(run, tiny):
+    tiny[0].write_text(TINY + "colour=red\n")  # hank refuses it
     save("x.npy", (2, 4, 8, 8))
     result = run("--input", "x.npy", "-o", "out", "--format", "json", model=(*tiny, "--layer", "0"))
     found = document(result)

@@ -622,7 +622,8 @@ def test_no_verify_leaves_the_errors_open(invoke, tiny):
 
 
 def test_the_choice_of_a_dialect_is_one_note(invoke, tiny):
+    tiny[0].write_text(TINY + "colour=red\n")  # hank refuses it
     result = invoke("fold", *tiny, "-o", tiny[0].with_name("a.weights"), "--format", "json")
     assert re.fullmatch(r"note: dialect alexeyab: [^\n]+\n", result.stderr)
-    named = invoke("fold", *tiny, "-o", tiny[0].with_name("b.weights"), "--dialect", "hank")
+    named = invoke("fold", *tiny, "-o", tiny[0].with_name("b.weights"), "--dialect", "pjreddie")
     assert named.stderr == ""

@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterator
 
 from bnorm.checks.findings import Finding, make_finding
 from bnorm.darknet.cfg import CfgText, Option, Section
+from bnorm.darknet.hank import NAMES, TEXTS
 from bnorm.darknet.network import Layer, Network
 from bnorm.darknet.section_types import TYPES
 from bnorm.darknet.shapes import reads_list
@@ -14,6 +15,10 @@ from bnorm.darknet.vocabulary import ACTIVATIONS
 from bnorm.text import short
 
 LISTS = frozenset("layers from mask anchors steps scales seq_scales counters_per_class".split())
+
+WORDS = TEXTS | NAMES.keys() | {"lstm_activation"}  # keys whose value is not one number
+
+_NUMBER = re.compile(r"[-+]?(?:0[xX][0-9a-fA-F]+|(?:[0-9]+\.?[0-9]*|\.[0-9]+)(?:[eE][-+]?[0-9]+)?)")
 
 SCHEDULES = frozenset({"steps", "scales", "seq_scales"})  # lists of [net]
 
@@ -72,11 +77,28 @@ def _odd_option(section: Section, option: Option, *, again: bool) -> Finding | N
     if option.key == "activation" and value not in ACTIVATIONS[fork]:
         what = f"{short(value)} is unknown to {fork}, which computes relu instead"
         return _about(section, option, "cfg-activation", what)
+    return _odd_number(section, option, value)
+
+
+def _odd_number(section: Section, option: Option, value: str) -> Finding | None:
+    """Return a note on text after a number, which `atoi` and `atof` do not look at; hank refuses it."""
+    before, mark, _ = value.partition("#")
+    fork = section.dialect.name
+    if mark:
+        what = f"{fork} reads {short(before)} and ignores the comment; other readers fail"
+        return _about(section, option, "cfg-inline-comment", what, severity="note")
+    if section.dialect.strict or (option.key in WORDS and option.key not in LISTS):
+        return None
+    for item in value.rstrip("\r").split(",") if option.key in LISTS else [value.rstrip("\r")]:
+        number = _NUMBER.match(item)
+        if number and number.end() < len(item):
+            what = f"{fork} reads {short(item)} as {short(number[0])}; other readers fail"
+            return _about(section, option, "cfg-number", what)
     return None
 
 
-def _about(section: Section, option: Option, kind: str, what: str) -> Finding:
-    return make_finding(kind, f"[{section.name}] {short(option.key)}: {what}", line=option.line)
+def _about(section: Section, option: Option, kind: str, what: str, severity: str | None = None) -> Finding:
+    return make_finding(kind, f"[{section.name}] {short(option.key)}: {what}", line=option.line, severity=severity)
 
 
 def _includes_comment(section: Section, key: str, value: str) -> bool:
@@ -193,4 +215,27 @@ def _length(section: Section, key: str) -> int:
     return value.count(",") + 1 if value else 0
 
 
-LAYER_RULES: tuple[Callable[[Network, Layer], Iterator[Finding]], ...] = (_unloadable, _bare_shared, _many_anchors)
+def _few_anchors(network: Network, layer: Layer) -> Iterator[Finding]:
+    """`make_yolo_layer`, `make_region_layer`: anchors are 0.5 until those of the cfg replace the first of them."""
+    section = layer.section
+    if layer.type not in ANCHORED or not section.knows("anchors"):
+        return
+    anchors, boxes = _length(section, "anchors"), section.integer("num", 1)
+    mask = [number for number in section.integers("mask") or range(boxes) if number >= 0]
+    used = sum(2 * number + 1 >= anchors for number in mask)
+    if anchors >= 2 * boxes and not used:
+        return
+    what = f"{anchors} numbers in anchors, expected 2*num = {2 * boxes}: {network.dialect.name} uses 0.5 for the others"
+    effect = f"{used} of {len(mask)} boxes of this layer have a default size" if used else "mask uses none of them"
+    severity = None if used else "note"
+    yield make_finding("cfg-anchors", f"[{section.name}] {what}; {effect}", line=section.line, severity=severity)
+
+
+ANCHORED = frozenset({"yolo", "Gaussian_yolo", "region"})
+
+LAYER_RULES: tuple[Callable[[Network, Layer], Iterator[Finding]], ...] = (
+    _unloadable,
+    _bare_shared,
+    _many_anchors,
+    _few_anchors,
+)

@@ -46,12 +46,16 @@ _ERROR, _WARNING, _NOTE = SEVERITIES
 
 _CFG = (
     Kind("cfg-bom", _ERROR, "begins with a UTF-8 byte order mark", "saved by a Windows editor"),
-    Kind("cfg-not-text", _ERROR, "is not UTF-8 text", "another encoding, or the weights file given as CFG"),
+    Kind("cfg-not-text", _ERROR, "is not UTF-8 text", "another encoding, or another kind of file given as CFG"),
+    Kind("cfg-html", _ERROR, "is a web page", "a download page was saved instead of the file"),
+    Kind("cfg-lfs", _ERROR, "is a Git LFS pointer", "the repository was cloned without git-lfs"),
     Kind("cfg-cr", _WARNING, "lines end in CR LF or in CR alone", "a Windows or old Mac editor"),
     Kind("cfg-duplicate-key", _WARNING, "a key is given twice", "the first one counts; hank refuses it"),
-    Kind("cfg-inline-comment", _WARNING, "# within a value", "only hank allows comments there"),
+    Kind("cfg-inline-comment", _WARNING, "# within a value", "only hank allows comments there; a note after a number"),
+    Kind("cfg-number", _NOTE, "text after a number", "a typo; darknet stops there, other readers fail"),
     Kind("cfg-crash", _WARNING, "the fork's own program crashes on it", "a bug in that fork"),
     Kind("cfg-list", _WARNING, "a list that is not read the way it looks", "a missing comma, or one too many"),
+    Kind("cfg-anchors", _WARNING, "fewer anchors than `num` and `mask` need", "the missing ones are 0.5, a default"),
     Kind("cfg-activation", _WARNING, "an activation that the dialect lacks", "a typo, or a name from another fork"),
     Kind("cfg-no-value", _WARNING, "a key without a readable value", "the line is dropped, or hides a later one"),
     Kind("cfg-unknown-key", _NOTE, "a key that the dialect ignores", "a typo, or a key from another fork"),
@@ -77,7 +81,12 @@ _WEIGHTS = (
     Kind("weights-dialect", _ERROR, "fits another dialect", "the wrong --dialect"),
     Kind("weights-partial", _ERROR, "ends between two layers", "a partial file, NAME.conv.N"),
     Kind("weights-cut", _ERROR, "ends too early", "an interrupted download or copy"),
-    Kind("weights-left-over", _ERROR, "has extra bytes at the end", "layers are missing at the end of the cfg"),
+    Kind(
+        "weights-left-over",
+        _ERROR,
+        "has extra bytes at the end",
+        "layers missing in the cfg, or bytes appended",
+    ),
     Kind("weights-other-cfg", _ERROR, "belongs to another cfg", "files of two different networks"),
     Kind("header-version", _WARNING, "a version that no fork writes", "another program, or a damaged header"),
     Kind("header-seen", _WARNING, "implausibly many images seen", "a damaged header"),
@@ -114,11 +123,15 @@ def make_finding(
     part: str | None = None,
     channel: int | None = None,
     cause: str | None = None,
+    severity: str | None = None,
 ) -> Finding:
-    """Return a finding of this kind with the severity of its row; KeyError for an id that is not in the table."""
+    """Return a finding of this kind; KeyError for an id that is not in the table.
+
+    `severity` is by default that of the kind's row; another one is for a milder case of the same kind.
+    """
     return Finding(
         id=kind,
-        severity=KINDS[kind].severity,
+        severity=severity or KINDS[kind].severity,
         layer=layer,
         channel=channel,
         message=message,
@@ -135,5 +148,4 @@ def worst_first(findings: Iterable[Finding]) -> tuple[Finding, ...]:
 
 def from_error(error: BnormError) -> Finding:
     """Return an exception that stops every dialect in question as a finding of severity error."""
-    finding = make_finding(error.finding, error.what, line=error.line, cause=error.cause or None)
-    return finding._replace(severity=_ERROR)
+    return make_finding(error.finding, error.what, line=error.line, cause=error.cause or None, severity=_ERROR)

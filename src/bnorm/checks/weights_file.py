@@ -32,6 +32,8 @@ MOST_SEEN = 1 << 32  # more images than anyone has trained on
 
 INTERRUPTED = "an interrupted download or copy"
 
+ACCEPTED = "then --trailing keep or --trailing drop of inspect, fold and run goes on without them"
+
 
 def file_finding(weights: Weights) -> Finding | None:
     """Return the most likely reason why the file is not what the cfg plans; None where nothing speaks against it."""
@@ -158,7 +160,7 @@ def _wrong_size(weights: Weights, mismatch: SizeMismatch) -> Finding:
     """Return a finding for a file that is too long, or cut: in an array, or between layers by `darknet partial`."""
     array, difference = mismatch.array, worded(mismatch).sentence
     if array is None:
-        cause = "layers are missing at the end of the cfg, or bytes were added"
+        cause = f"layers are missing at the end of the cfg, or another program appended the bytes: {ACCEPTED}"
         return make_finding("weights-left-over", difference, cause=cause)
     if mismatch.between_layers:
         before = max(other.layer for other in weights.layout.arrays if other.end <= weights.nbytes)

@@ -11,8 +11,9 @@ from bnorm.checks.findings import SEVERITIES, Finding, Kind
 
 if TYPE_CHECKING:  # a command need not wait for the modules of the others
     from bnorm.checks.check import Check
-    from bnorm.darknet.model import Model
+    from bnorm.darknet.header import Header
     from bnorm.replay.job import ResultRow, RunReport
+    from bnorm.reports.header import HeaderReport
     from bnorm.reports.inspect import ChannelRow, Inspection, LayerReport
     from bnorm.statistics.channels import Statistics
     from bnorm.transforms.fold.fold import FoldReport
@@ -39,7 +40,8 @@ def inspect_document(report: Inspection, layers: Iterable[Document]) -> Document
         "cfg": str(model.network.text.path),
         "weights": _path(model.weights),
         "dialect": model.dialect.name,
-        "header": _header(model),
+        "header": _header(model.header),
+        "written_by": list(model.header.writers) if model.weights else None,
         "input": {
             "channels": entry.channels,
             "height": entry.height,
@@ -48,14 +50,35 @@ def inspect_document(report: Inspection, layers: Iterable[Document]) -> Document
         },
         "expected_bytes": model.layout.nbytes,
         "actual_bytes": model.nbytes,
+        "fits": report.fits,
+        "trailing_bytes": report.trailing_bytes,
         "parameters": model.layout.parameters,
         "layers": list(layers),
         "findings": _findings(report.findings),
     }
 
 
-def _header(model: Model) -> Document:
-    header = model.header
+def header_only_document(report: HeaderReport) -> Document:
+    """Return the document of `bnorm inspect` for weights without a cfg."""
+    return {
+        "cfg": None,
+        "weights": str(report.weights),
+        "dialect": None,
+        "fits": None,
+        "header": _header(report.header),
+        "written_by": list(report.header.writers),
+        "input": None,
+        "expected_bytes": None,
+        "actual_bytes": report.nbytes,
+        "floats": report.floats,
+        "rest_bytes": report.rest,
+        "parameters": None,
+        "layers": [],
+        "findings": _findings(report.findings),
+    }
+
+
+def _header(header: Header) -> Document:
     return {
         "major": header.major,
         "minor": header.minor,

@@ -35,11 +35,12 @@ from bnorm.transforms.fold.fold import POLICIES, FoldedLayer, FoldReport, fold
 @click.option("--dry-run", is_flag=True, help="Fold and verify, but write nothing.")
 @click.option("--no-verify", is_flag=True, help="Skip the numerical proof.")
 @click.option("--force", is_flag=True, help="Overwrite existing outputs, but never an input.")
+@options.trailing_option
 @options.dialect_option
 @options.format_option
 def command(
     cfg: Path,
-    weights: Path,
+    weights: Path | None,
     output: Path | None,
     output_cfg: Path | None,
     epsilon: Epsilon,
@@ -48,6 +49,7 @@ def command(
     dry_run: bool,
     no_verify: bool,
     force: bool,
+    trailing: str,
     dialect: str,
     format_: str,
 ) -> None:
@@ -57,14 +59,16 @@ def command(
     bnorm fold yolov4.cfg yolov4.weights -o folded.weights
     bnorm fold yolov4.cfg yolov4.weights -o for_opencv.weights --epsilon opencv
     bnorm fold yolov4.cfg yolov4.weights --dry-run --format markdown
+    bnorm fold yolov4_last.weights -o folded.weights    the cfg of its name
 
     The folded cfg is a copy without batch_normalize lines and without the [batchnorm] sections that were folded into
     another layer; the header is copied. Each folded layer is computed before and after, and the difference is shown.
     A layer that cannot be folded exactly is kept, with the reason.
     """
+    files = options.full_pair(cfg, weights)
     if output is None and not dry_run:
         raise click.UsageError("Missing option '-o'; only --dry-run does without it.")
-    model = read_model(cfg, weights, dialect)
+    model = read_model(*files, dialect)
     selection = options.selection(layers, model)
     with progress("folding") as advance:
         report = fold(
@@ -77,6 +81,7 @@ def command(
             verify=not no_verify,
             dry_run=dry_run,
             force=force,
+            trailing=trailing,
             advance=advance,
         )
     terminal.note(model)

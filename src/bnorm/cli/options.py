@@ -15,8 +15,13 @@ from typing import NamedTuple, TypeVar
 import click
 
 from bnorm.batchnorm.epsilon import RUNTIMES, Epsilon, parse_epsilon
+from bnorm.cli import terminal
 from bnorm.darknet.dialects import DIALECTS
 from bnorm.darknet.model import Model
+from bnorm.darknet.pairing import Pair, cfg_names, pair
+from bnorm.darknet.weights import TRAILING
+from bnorm.errors import WeightsError
+from bnorm.reports.header import inspect_header
 
 Command = TypeVar("Command", bound=Callable[..., object])
 
@@ -91,9 +96,38 @@ def epsilon(text: str) -> Epsilon:
 
 cfg_argument = click.argument("cfg", type=FILE)
 
-weights_argument = click.argument("weights", type=FILE)
+weights_argument = click.argument("weights", type=FILE, required=False)
 
-optional_weights_argument = click.argument("weights", type=FILE, required=False)
+
+def given_pair(first: Path, second: Path | None, *, needs_weights: bool = False) -> Pair:
+    """Return which argument is the cfg and which the weights, and say on stderr what was not as the arguments say.
+
+    `cfg` is None for weights that no cfg belongs to; UsageError without weights that are needed.
+    """
+    files = pair(first, second)
+    if files.weights is None and needs_weights:
+        raise click.UsageError("Missing argument 'WEIGHTS'.")
+    if files.is_swapped:
+        terminal.say(f"arguments swapped: {files.cfg} is the cfg, {files.weights} the weights")
+    if files.is_named:
+        terminal.say(f"cfg {files.cfg}, found by the name of the weights")
+    return files
+
+
+def full_pair(first: Path, second: Path | None) -> tuple[Path, Path]:
+    """Return a cfg and weights as `given_pair` does; UsageError or `WeightsError` without one of them."""
+    files = given_pair(first, second, needs_weights=True)
+    if files.weights is None or files.cfg is None:
+        raise cfg_missing(files.weights or first)
+    return files.cfg, files.weights
+
+
+def cfg_missing(weights: Path) -> WeightsError:
+    """Return the error of weights without a cfg; `WeightsError` at once for another kind of file."""
+    inspect_header(weights)
+    what = f"has no cfg of its name beside it or in ../cfg, expected {' or '.join(cfg_names(weights))}"
+    return WeightsError(weights, what, cause="give CFG and WEIGHTS")
+
 
 dialect_option = click.option(
     "--dialect",
@@ -101,6 +135,15 @@ dialect_option = click.option(
     default="auto",
     show_default=True,
     help="The fork whose file rules apply. auto decides by the names in the cfg, the size and the version.",
+)
+
+trailing_option = click.option(
+    "--trailing",
+    type=click.Choice(TRAILING),
+    default="error",
+    show_default=True,
+    help="What to do with bytes after the last array of WEIGHTS: refuse the file, or read it and keep or drop them in "
+    "what is written.",
 )
 
 format_option = click.option(

@@ -21,7 +21,7 @@ from bnorm.tensors.tensor import LAYOUTS
 
 @click.command(name="run")
 @click.argument("cfg", type=options.FILE, required=False)
-@click.argument("weights", type=options.FILE, required=False)
+@options.weights_argument
 @click.option(
     "--layer", type=options.layer_part, metavar="N[.PART]", help="Layer, or part of a recurrent one: 12, 3.wf."
 )
@@ -88,6 +88,7 @@ from bnorm.tensors.tensor import LAYOUTS
     show_default=True,
     help="Working memory, such as 1GiB.",
 )
+@options.trailing_option
 @options.dialect_option
 @options.format_option
 def command(
@@ -108,6 +109,7 @@ def command(
     shape: tuple[int, ...] | None,
     threads: int | None,
     memory: int,
+    trailing: str,
     dialect: str,
     format_: str,
 ) -> None:
@@ -123,14 +125,16 @@ def command(
     rolling_mean, rolling_variance, scale_updates and bias_updates, as far as they apply. Neither --threads nor --memory
     changes any bit of a result.
     """
-    _check_source(cfg, weights, layer, params)
+    _check_source(cfg, layer, params)
+    if trailing != "error" and params:
+        raise click.UsageError("--trailing needs CFG WEIGHTS")
     _check_tensors(inputs, deltas, output)
     _check_rolling(rolling, keep, train)
     if memory < LEAST_MEMORY:
         raise click.UsageError(f"--memory is {memory:,} bytes, expected at least {LEAST_MEMORY >> 20}MiB")
     if update_weights and not (cfg and train):
         raise click.UsageError("--update-weights needs CFG WEIGHTS and --train")
-    model = read_model(cfg, weights, dialect) if cfg else None
+    model = read_model(*options.full_pair(cfg, weights), dialect) if cfg else None
     with progress("running") as advance:
         report = run(
             model,
@@ -147,6 +151,7 @@ def command(
             shape=shape,
             output=output,
             update_weights=update_weights,
+            trailing=trailing,
             memory=memory,
             threads=threads,
             progress=advance,
@@ -156,11 +161,9 @@ def command(
     render.show(_page(report), format_)
 
 
-def _check_source(cfg: Path | None, weights: Path | None, layer: options.LayerPart | None, params: Path | None) -> None:
+def _check_source(cfg: Path | None, layer: options.LayerPart | None, params: Path | None) -> None:
     if bool(cfg) == bool(params):
         raise click.UsageError("expected either CFG WEIGHTS or --params")
-    if cfg and not weights:
-        raise click.UsageError("Missing argument 'WEIGHTS'.")
     if cfg and layer is None:
         raise click.UsageError("Missing option '--layer', which CFG WEIGHTS need.")
     if params and layer is not None:

@@ -28,6 +28,7 @@ from bnorm.darknet.header import read_header, written_by
 from bnorm.darknet.layout import plan
 from bnorm.darknet.model import Model
 from bnorm.darknet.network import Network, build
+from bnorm.darknet.rivals import rivals
 from bnorm.darknet.section_types import SECTIONS, TYPES
 from bnorm.darknet.vocabulary import KEYS
 from bnorm.errors import BnormError, CfgError, WeightsError
@@ -130,18 +131,26 @@ def recognised_lines(text: CfgText, dialect: Dialect) -> int:
 
 def narrow_down(models: list[Model], errors: Errors) -> Model:
     """Let each clue in turn reduce the models, and take the first that is left; its `reason` says what decided."""
-    reasons = [
-        f"{name} refuses line {error.line} of the cfg ({error.what})" for name, error in errors.items() if error.line
-    ]
+    why = {name: _refusal(name, error) for name, error in errors.items()}
+    reasons = [why[name] for name, error in errors.items() if error.line]
+    left = models
     for clue in CLUES:
-        favoured = clue.favoured(models)
-        if favoured and len(favoured) < len(models):
-            others = " and ".join(model.dialect.name for model in models if model not in favoured)
-            reasons.append(clue.wording.format(others))
-            models = favoured
-    if equals := " or ".join(model.dialect.name for model in models[1:]):
+        favoured = clue.favoured(left)
+        if favoured and len(favoured) < len(left):
+            out = [model.dialect.name for model in left if model not in favoured]
+            why |= {name: clue.wording.format(name) for name in out}
+            reasons.append(clue.wording.format(" and ".join(out)))
+            left = favoured
+    if equals := " or ".join(model.dialect.name for model in left[1:]):
         reasons.append(f"{equals} fits equally well" if reasons else "nothing in the files tells the dialects apart")
-    return models[0]._replace(reason="; ".join(reasons))
+    chosen = left[0]
+    others = [model for model in models if model is not chosen]
+    return chosen._replace(reason="; ".join(reasons), rivals=tuple(rivals(chosen, others, errors, why)))
+
+
+def _refusal(name: str, error: BnormError) -> str:
+    refused = f"line {error.line} of the cfg" if error.line else "the weights file"
+    return f"{name} refuses {refused} ({error.what})"
 
 
 class Clue(NamedTuple):

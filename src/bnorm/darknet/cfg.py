@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import NamedTuple, TypeVar
 
 from bnorm.darknet.dialects import Dialect
+from bnorm.darknet.foreign import BEGINNING, refuse_foreign_cfg
 from bnorm.darknet.grammar import GRAMMARS, INT_MAX, Assignment, Heading
 from bnorm.darknet.section_types import SECTIONS
 from bnorm.darknet.vocabulary import KEYS
@@ -140,6 +141,7 @@ def read(path: Path) -> CfgText:
     """Read a cfg's text; a `CfgError` unless it is UTF-8 text of a cfg's size."""
     with open_regular(path, CfgError) as file:
         data = file.read(MOST_BYTES + 1)
+    refuse_foreign_cfg(path, data[:BEGINNING])
     if len(data) > MOST_BYTES:
         what = f"more than {MOST_BYTES:,} bytes, expected a cfg of a few kilobytes"
         raise CfgError(path, what, cause=MIXED_UP, finding="cfg-not-text")

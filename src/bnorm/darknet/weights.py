@@ -9,6 +9,7 @@ from __future__ import annotations
 import os
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
+from enum import StrEnum
 from io import FileIO
 from pathlib import Path
 from typing import BinaryIO, Self
@@ -28,12 +29,34 @@ Floats = NDArray[np.float32]
 BLOCK = 1 << 17  # values of a streamed block, unless a single row is longer
 
 
+class Trailing(StrEnum):
+    """What to do with bytes after the last array, which pjreddie's and AlexeyAB's programs do not look at."""
+
+    ERROR = "error"  # the file does not fit
+    KEEP = "keep"  # read the arrays, and copy the bytes into what is written
+    DROP = "drop"  # read the arrays, and leave the bytes out of what is written
+
+
+TRAILING = tuple(choice.value for choice in Trailing)
+
+
+def trailing_by_name(name: Trailing | str) -> Trailing:
+    """Return the choice of this name; ValueError for any other name."""
+    if name not in TRAILING:
+        raise ValueError(f"trailing {name!r}, expected one of {', '.join(TRAILING)}")
+    return Trailing(name)
+
+
 @dataclass(frozen=True, slots=True, repr=False)
 class Weights:
-    """A model's open weights file: close it, or use it in a `with` statement."""
+    """A model's open weights file: close it, or use it in a `with` statement.
+
+    `trailing` says whether bytes after the last array are accepted, and whether they are copied.
+    """
 
     model: Model
     file: FileIO
+    trailing: Trailing = Trailing.ERROR
 
     def close(self) -> None:
         """Close the file."""
@@ -97,11 +120,26 @@ class Weights:
         """Return where and by how much the file's size differs from the plan; None if it does not."""
         return size_mismatch(self.layout, self.nbytes)
 
+    def misfit(self) -> SizeMismatch | None:
+        """Return the mismatch, None also for trailing bytes that are accepted."""
+        accepts = self.trailing is not Trailing.ERROR and self.nbytes > self.layout.nbytes
+        return None if accepts else self.mismatch()
+
     def require_fit(self) -> None:
-        """Raise a `WeightsError` unless the file has exactly the planned size."""
-        mismatch = self.mismatch()
+        """Raise a `WeightsError` unless the file has the planned size, or more where trailing bytes are accepted."""
+        mismatch = self.misfit()
         if mismatch:
             raise misfit_error(self.path, mismatch)
+
+    @property
+    def kept_bytes(self) -> int:
+        """Return the number of trailing bytes that are copied into what is written."""
+        return max(0, self.nbytes - self.layout.nbytes) if self.trailing is Trailing.KEEP else 0
+
+    def kept(self) -> Iterator[bytes]:
+        """Yield the trailing bytes that are copied into what is written, in blocks."""
+        for start in range(self.nbytes - self.kept_bytes, self.nbytes, BLOCK):
+            yield self.bytes_at(start, min(BLOCK, self.nbytes - start))
 
     def _floats(self, offset: int, count: int, array: Array) -> Floats:
         """Return `count` values from an offset in `array`, shape (count,)."""
@@ -126,15 +164,19 @@ def misfit_error(path: Path, mismatch: SizeMismatch) -> WeightsError:
     return WeightsError(path, words.sentence, cause=words.cause)
 
 
-def open_weights(model: Model) -> Weights:
-    """Open the model's weights file, for the caller to close; a `WeightsError` if its size has changed since."""
+def open_weights(model: Model, trailing: Trailing | str = Trailing.ERROR) -> Weights:
+    """Open the model's weights file, for the caller to close; a `WeightsError` if its size has changed since.
+
+    `trailing` says what to do with bytes after the last array: see `Trailing`. ValueError for another name.
+    """
+    choice = trailing_by_name(trailing)
     if model.weights is None:
         raise ValueError("the model has no weights file")
     file = model.weights.open("rb", buffering=0)
     if os.fstat(file.fileno()).st_size != model.nbytes:
         file.close()
         raise WeightsError(model.weights, f"changed while it was read, expected {model.nbytes:,} bytes")
-    return Weights(model=model, file=file)
+    return Weights(model=model, file=file, trailing=choice)
 
 
 def save(path: Path, header: Header, layout: Layout, arrays: Iterable[Floats]) -> None:
@@ -149,7 +191,12 @@ def save(path: Path, header: Header, layout: Layout, arrays: Iterable[Floats]) -
             write_array(file, array, values)
 
 
-def copy(model: Model, output: Path, replaced: Mapping[tuple[int, str], NDArray[np.floating]]) -> None:
+def copy(
+    model: Model,
+    output: Path,
+    replaced: Mapping[tuple[int, str], NDArray[np.floating]],
+    trailing: Trailing | str = Trailing.ERROR,
+) -> None:
     """Copy the model's weights file with some arrays replaced, by layer and name, each in its shape in memory.
 
     KeyError for an array that the file does not have, ValueError for a wrong shape; nothing is written then.
@@ -157,7 +204,8 @@ def copy(model: Model, output: Path, replaced: Mapping[tuple[int, str], NDArray[
     new = {model.layout.array(*key): values for key, values in replaced.items()}
     for array, values in new.items():
         _check_shape(array, values)
-    with open_weights(model) as weights, replacing(output) as (file,):
+    with open_weights(model, trailing) as weights, replacing(output) as (file,):
+        weights.require_fit()
         file.write(weights.head())
         for array in model.layout.arrays:
             if array in new:
@@ -165,6 +213,7 @@ def copy(model: Model, output: Path, replaced: Mapping[tuple[int, str], NDArray[
             else:
                 for block in weights.blocks(array):
                     write_block(file, block)
+        file.writelines(weights.kept())
 
 
 def _check_shape(array: Array, values: NDArray[np.floating]) -> None:

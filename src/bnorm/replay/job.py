@@ -17,6 +17,7 @@ from bnorm.batchnorm.engine import MEMORY, Normalisation
 from bnorm.batchnorm.formulas import Rolling, quiet
 from bnorm.batchnorm.threads import Team, thread_count
 from bnorm.darknet.model import Model
+from bnorm.darknet.weights import Trailing, trailing_by_name
 from bnorm.files import replacing
 from bnorm.replay.layer import StoredLayer, check_tensors, update_weights
 from bnorm.replay.outputs import FINAL, OutputPlan, plan_outputs
@@ -90,6 +91,7 @@ def run(
     shape: tuple[int, ...] | None = None,
     output: str | os.PathLike[str] | None = None,
     update_weights: str | os.PathLike[str] | None = None,
+    trailing: Trailing | str = Trailing.ERROR,
     memory: int = MEMORY,
     threads: int | None = None,
     progress: Progress | None = None,
@@ -107,6 +109,7 @@ def run(
     layout          "nchw" or "nhwc"
     output          a folder for .npy files, or FILE.npz; by default nothing is written, and ranges are reported
     update_weights  a new file: the model's weights with this layer's rolling statistics replaced
+    trailing        bytes after the weights' last array: "error", or "keep" or "drop" for update_weights
     memory          bytes of tensors in memory at a time, at least 16 MiB; no result depends on it
     threads         default: the processors that this process may use; no result depends on it
     progress        called with the number of finished values, and the total
@@ -115,7 +118,7 @@ def run(
     """
     count = thread_count(threads)
     request = Request(
-        source=_source(model, layer, params),
+        source=_source(model, layer, params, trailing),
         inputs=tensor_names(inputs),
         deltas=tensor_names(deltas),
         mode=_mode(train, rolling, keep),
@@ -132,13 +135,17 @@ def run(
 
 
 def _source(
-    model: Model | None, layer: int | str | tuple[int, str] | None, params: str | os.PathLike[str] | None
+    model: Model | None,
+    layer: int | str | tuple[int, str] | None,
+    params: str | os.PathLike[str] | None,
+    trailing: Trailing | str,
 ) -> ModelLayer | ParamsFile:
+    trailing_by_name(trailing)
     if params is not None and model is None and layer is None:
         return ParamsFile(Path(params))
     if params is not None or model is None or layer is None:
         raise ValueError("expected a model and a layer, or params alone")
-    return ModelLayer(model, *parse_layer(layer))
+    return ModelLayer(model, *parse_layer(layer), trailing)
 
 
 def _mode(train: bool, rolling: str, keep: float | None) -> Inference | Training:
@@ -193,8 +200,9 @@ def _write_final(request: Request, plan: OutputPlan, last: dict[str, NDArray[np.
         with replacing(*plan.final) as files:
             for file, name in zip(files, FINAL, strict=True):
                 write_npy(file, last[name])
-    if plan.updated_weights and isinstance(request.source, ModelLayer):
-        update_weights(request.source.model, request.source.layer, request.source.part, rolling, plan.updated_weights)
+    source = request.source
+    if plan.updated_weights and isinstance(source, ModelLayer):
+        update_weights(source.model, source.layer, source.part, rolling, plan.updated_weights, source.trailing)
 
 
 def _rows(

@@ -9,7 +9,7 @@ from typing import NamedTuple
 from bnorm.batchnorm.formulas import Parameters, Rolling
 from bnorm.darknet.layout import NORMALISATION, Array
 from bnorm.darknet.model import Model
-from bnorm.darknet.weights import copy, open_weights
+from bnorm.darknet.weights import Trailing, copy, open_weights
 from bnorm.errors import BnormError, CfgError, TensorError
 from bnorm.statistics.normalisers import read_normaliser
 from bnorm.tensors.npz import read_vectors
@@ -24,10 +24,12 @@ class StoredLayer(NamedTuple):
     connected: bool
 
 
-def layer_from_model(model: Model, layer: int, part: str = "") -> StoredLayer:
+def layer_from_model(
+    model: Model, layer: int, part: str = "", trailing: Trailing | str = Trailing.ERROR
+) -> StoredLayer:
     """Return the batch normalisation of a layer, or of its part; raises `CfgError` where it has none."""
     normalisation_arrays(model, layer, part)
-    with open_weights(model) as weights:
+    with open_weights(model, trailing) as weights:
         weights.require_fit()
         item = next(item for item in model.network.layers[layer].parts if item.name == part)
         normaliser = read_normaliser(weights, layer, item)
@@ -78,8 +80,10 @@ def check_tensors(inputs: Sequence[FileTensor], deltas: Sequence[FileTensor], ch
             raise TensorError(delta.path, f"has the shape {delta.shape}, expected its input's, {x.shape}")
 
 
-def update_weights(model: Model, layer: int, part: str, rolling: Rolling, output: Path) -> None:
+def update_weights(
+    model: Model, layer: int, part: str, rolling: Rolling, output: Path, trailing: Trailing | str = Trailing.ERROR
+) -> None:
     """Write a copy of the model's weights with the rolling statistics of one layer or part replaced."""
     arrays = normalisation_arrays(model, layer, part)
     new = {"rolling_mean": rolling.mean, "rolling_variance": rolling.variance}
-    copy(model, output, {(layer, arrays[field].name): values for field, values in new.items()})
+    copy(model, output, {(layer, arrays[field].name): values for field, values in new.items()}, trailing)

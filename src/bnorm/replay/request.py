@@ -13,6 +13,7 @@ from bnorm.batchnorm.arithmetic import Arithmetic, arithmetic_by_name
 from bnorm.batchnorm.engine import LEAST_MEMORY, MEMORY
 from bnorm.batchnorm.formulas import RollingRule, average, exponential
 from bnorm.darknet.model import Model
+from bnorm.darknet.weights import Trailing, trailing_by_name
 from bnorm.replay.layer import StoredLayer, layer_from_model, layer_from_params
 from bnorm.tensors.open import file_of
 from bnorm.tensors.tensor import check_layout
@@ -22,13 +23,15 @@ ROLLING = ("ema", "average")
 
 @dataclass(frozen=True, slots=True)
 class ModelLayer:
-    """A layer of a model, or a part of one: `wf`."""
+    """A layer of a model, or a part of one: `wf`. `trailing`: what to do with bytes after the file's last array."""
 
     model: Model
     layer: int
     part: str = ""
+    trailing: Trailing | str = Trailing.ERROR
 
     def __post_init__(self) -> None:
+        trailing_by_name(self.trailing)
         if self.model.weights is None:
             raise ValueError("the model was read without weights, expected read_model(cfg, weights)")
 
@@ -43,7 +46,7 @@ class ModelLayer:
 
     def read(self) -> StoredLayer:
         """Return the layer; raises `CfgError` if it does not exist or has no batch normalisation."""
-        return layer_from_model(self.model, self.layer, self.part)
+        return layer_from_model(self.model, self.layer, self.part, self.trailing)
 
 
 @dataclass(frozen=True, slots=True)

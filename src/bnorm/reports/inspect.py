@@ -19,7 +19,7 @@ from bnorm.darknet.layout import Array
 from bnorm.darknet.model import Model
 from bnorm.darknet.network import Layer
 from bnorm.darknet.size_mismatch import SizeMismatch
-from bnorm.darknet.weights import Weights, open_weights
+from bnorm.darknet.weights import Trailing, Weights, open_weights, trailing_by_name
 from bnorm.statistics.channels import Channels, Statistics, channels_of, summary
 
 
@@ -68,13 +68,22 @@ class ChannelRow(NamedTuple):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Inspection:
-    """Everything that `bnorm inspect` shows. `misfit` is how the file's size differs from the plan, None if it fits."""
+    """Everything that `bnorm inspect` shows. `misfit` is how the file's size differs from the plan, None if it fits.
+
+    It is also None if the difference is `trailing_bytes` that were accepted.
+    """
 
     model: Model
     epsilon: Epsilon
     layers: tuple[LayerReport, ...]
     findings: tuple[Finding, ...]
     misfit: SizeMismatch | None
+    trailing_bytes: int = 0
+
+    @property
+    def fits(self) -> bool | None:
+        """Whether the file holds what the cfg plans, and nothing more than was accepted; None without a file."""
+        return None if self.model.weights is None else self.misfit is None
 
     @property
     def parameters(self) -> int:
@@ -107,19 +116,22 @@ def inspect(
     *,
     epsilon: Epsilon | str | None = None,
     weights: bool = False,
+    trailing: Trailing | str = Trailing.ERROR,
 ) -> Inspection:
     """Report on the selected layers, by default all. `epsilon` sets the gains; its default is the dialect's CPU path.
 
     Only the arrays of batch normalisation are read; with `weights` also the weights of the normalised layers, which
-    norms and ranges need. ValueError for layers that the network lacks, and for an unknown `epsilon`.
+    norms and ranges need. With `trailing` keep or drop, bytes after the last array are accepted. ValueError for layers
+    that the network lacks, and for an unknown `epsilon` or `trailing`.
     """
     chosen = _chosen(model, selection)
+    trailing_by_name(trailing)
     guard = default_epsilon(model.dialect.name) if epsilon is None else as_epsilon(epsilon)
     by_layer = model.layout.by_layer()
     with ExitStack() as stack:
-        file = stack.enter_context(open_weights(model)) if model.weights else None
+        file = stack.enter_context(open_weights(model, trailing)) if model.weights else None
         reports = tuple(_report(file, layer, by_layer.get(layer.index, ()), guard, weights) for layer in chosen)
-        misfit = file.mismatch() if file else None
+        misfit = file.misfit() if file else None
     numbers = () if misfit else channel_findings(reports)
     return Inspection(
         model=model,
@@ -127,6 +139,7 @@ def inspect(
         layers=reports,
         findings=worst_first((*numbers, *cfg_findings(model.network))),
         misfit=misfit,
+        trailing_bytes=0 if misfit else max(0, (model.nbytes or 0) - model.layout.nbytes),
     )
 
 

@@ -38,6 +38,9 @@ class Writer(Protocol):
     def write(self, block: Floats) -> None:
         """Append values to the weights."""
 
+    def append(self, data: bytes) -> None:
+        """Append trailing bytes to the weights."""
+
     def reopen(self, model: Model) -> Weights | None:
         """Open the written weights to be read by the plan of `model`; None if nothing is written."""
 
@@ -63,6 +66,10 @@ class PairWriter:
         """Append values to the weights."""
         write_block(self.weights, block)
 
+    def append(self, data: bytes) -> None:
+        """Append trailing bytes to the weights."""
+        self.weights.write(data)
+
     def reopen(self, model: Model) -> Weights:
         """Open the written weights to be read by the plan of `model`."""
         self.weights.flush()
@@ -81,6 +88,9 @@ class NullWriter:
         """Do nothing."""
 
     def write(self, block: Floats) -> None:
+        """Do nothing."""
+
+    def append(self, data: bytes) -> None:
         """Do nothing."""
 
     def reopen(self, _model: Model) -> None:

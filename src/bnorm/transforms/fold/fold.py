@@ -24,7 +24,7 @@ from bnorm.darknet.layout import Array
 from bnorm.darknet.model import Model
 from bnorm.darknet.network import Layer
 from bnorm.darknet.parts import Part
-from bnorm.darknet.weights import Floats, Weights, open_weights
+from bnorm.darknet.weights import Floats, Trailing, Weights, open_weights
 from bnorm.errors import ProofError
 from bnorm.files import check_outputs
 from bnorm.statistics.normalisers import Key
@@ -94,6 +94,7 @@ def fold(
     verify: bool = True,
     dry_run: bool = False,
     force: bool = False,
+    trailing: Trailing | str = Trailing.ERROR,
     advance: Progress | None = None,
 ) -> FoldReport:
     """Write the folded weights and cfg, or neither; a dry run, for which `output` may be None, writes nothing.
@@ -101,7 +102,8 @@ def fold(
     `output_cfg` is by default the output with the suffix `.cfg`. `layers` selects, by default all; the others are not
     touched. `epsilon` is an `Epsilon`, the name of one in `RUNTIMES`, or a text such as `1e-6:outside`. With a rolling
     variance that is negative, infinite or NaN, `bad_variance` decides: `error` fails, `clamp` takes the nearest
-    variance (0 for NaN), `skip` leaves the layer as it is.
+    variance (0 for NaN), `skip` leaves the layer as it is. With bytes after the last array, `trailing` decides: `error`
+    fails, `keep` copies them, `drop` leaves them out.
 
     `WeightsError` for a file that does not fit; `OutputError` for an output that must not be written; `ProofError` if
     `verify` finds a difference that rounding does not explain; ValueError for an invalid argument or a missing output.
@@ -113,7 +115,7 @@ def fold(
     paths = None if output is None else targets(output, output_cfg)
     if paths is None and not dry_run:
         raise ValueError("expected an output, or a dry run")
-    with open_weights(model) as weights, ExitStack() as stack:
+    with open_weights(model, trailing) as weights, ExitStack() as stack:
         check_outputs(paths or (), (model.network.text.path, weights.path), force=force, cause="--force overwrites it")
         weights.require_fit()
         writer = NullWriter() if dry_run or paths is None else stack.enter_context(writing(paths))
@@ -151,6 +153,8 @@ def _write(
         meter = Meter(folded.after.layout.parameters + compared * verify, advance)
         more = _stream(folded, writer, meter)
         if not more:
+            for data in weights.kept():
+                writer.append(data)
             return folded, meter
         overflowing |= dict.fromkeys(more, TOO_LARGE)
 
@@ -219,8 +223,8 @@ def _report(folded: FoldedModel, differences: Mapping[Key, Difference], paths: T
         ),
         parameters_before=before.parameters,
         parameters_after=after.parameters,
-        bytes_before=before.nbytes,
-        bytes_after=after.nbytes,
+        bytes_before=folded.weights.nbytes,
+        bytes_after=after.nbytes + folded.weights.kept_bytes,
         output=paths.weights if paths else None,
         output_cfg=paths.cfg if paths else None,
     )

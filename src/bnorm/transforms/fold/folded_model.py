@@ -96,6 +96,7 @@ def fold_model(weights: Weights, options: FoldOptions, overflowing: Mapping[int,
     if options.bad_variance is BadVariance.ERROR:
         _refuse_bad(weights, judged.bad, folds)
     text, after = rewrite_cfg(weights.model, folds, options.layers)
+    after = after._replace(nbytes=after.layout.nbytes + weights.kept_bytes)
     return FoldedModel(
         weights=weights,
         epsilon=options.epsilon,
