@@ -124,6 +124,17 @@ def test_a_negative_variance_has_a_likely_cause(pair, values, cause):
     assert f"{len(values)} of 32" in found.message
 
 
+@pytest.mark.parametrize("size", [7e-44, 1e-12, 9e-9])
+def test_a_rounding_residue_is_found_as_its_positive_twin(pair, size):
+    cfg, weights = pair
+    rows = []
+    for variance in (-size, size):
+        weights.write_bytes(patched(4, "rolling_variance", 7, variance))
+        (found,) = findings(cfg, weights)
+        rows.append((found.id, found.severity, found.channel))
+    assert rows == [("variance-tiny", "warning", 7)] * 2
+
+
 def test_a_gain_that_depends_on_epsilon_is_shown_for_every_runtime(pair):
     """Recomputed here in float64; three digits are shown."""
     cfg, weights = pair

@@ -15,9 +15,9 @@ from bnorm.batchnorm.epsilon import DARKNET, RUNTIMES, Epsilon
 from bnorm.darknet.autodetect import read_model
 from bnorm.darknet.edit import agree, references
 from bnorm.errors import CfgError
-from bnorm.transforms.fold.fates import Into, Kept, OwnLayer
+from bnorm.folding.fates import Into, Kept, OwnLayer
+from bnorm.folding.plan import plan_folds
 from bnorm.transforms.fold.fold import FoldReport, fold
-from bnorm.transforms.fold.plan import plan_folds
 from bnorm.transforms.response import signs
 from support.builders import BN, cfg_source, odd_pair, write_weights
 from support.forward import Run, convolve

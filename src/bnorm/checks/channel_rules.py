@@ -9,13 +9,14 @@ import numpy as np
 
 from bnorm.batchnorm.epsilon import DARKNET, RUNTIMES, Vector
 from bnorm.checks.findings import Finding, make_finding
-from bnorm.checks.variances import SUBTRACTED, misread
+from bnorm.checks.variances import misread
 from bnorm.darknet.layout import Array, channel_axis
 from bnorm.darknet.network import Layer
 from bnorm.darknet.weights import Floats
 from bnorm.statistics.channel_state import DEAD_BELOW, Mask
 from bnorm.statistics.channels import Channels
 from bnorm.statistics.quantiles import median
+from bnorm.statistics.variance_rule import is_bad, is_residue, is_subtracted
 
 READERS = ("darknet", "pjreddie-cpu", "opencv")  # runtimes that read darknet's files without conversion
 
@@ -118,7 +119,7 @@ def _as_initialised(channels: Channels) -> bool:
 
 @rule("variance-negative", "negative variances")
 def _negative(channels: Channels) -> Hit | None:
-    mask = channels.variance < 0
+    mask = is_bad(channels.variance) & (channels.variance < 0)
     if not mask.any():
         return None
     worst = _largest(-channels.variance, mask)
@@ -139,7 +140,8 @@ def _zero(channels: Channels) -> Hit | None:
 
 @rule("variance-tiny", "variances below ε = 1e-5")
 def _tiny(channels: Channels) -> Hit | None:
-    mask = _passing(channels) & (channels.variance > 0) & (channels.variance < DARKNET.value)
+    small = (channels.variance > 0) & (channels.variance < DARKNET.value)
+    mask = _passing(channels) & (small | is_residue(channels.variance))
     if not mask.any():
         return None
     worst = _largest(-channels.variance, mask)
@@ -232,7 +234,7 @@ def _at_one_edge(mask: Mask) -> bool:
 
 def _cause_of_negative(variances: Vector, negative: Mask) -> str:
     """Return why variances are likely to be negative (YAD2K#131; MobileNet-Caffe#87)."""
-    if variances[negative].min() > SUBTRACTED:
+    if is_subtracted(variances)[negative].all():
         return "variance - ε, as some converters store it"
     if _at_one_edge(negative):
         return "the header is 4 bytes off"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
@@ -29,8 +30,8 @@ from bnorm.transforms.fold.fold import POLICIES, FoldedLayer, FoldReport, fold
     type=click.Choice(POLICIES),
     default="error",
     show_default=True,
-    help="What to do about a variance that is negative, infinite or NaN: fail, use the nearest valid variance (NaN "
-    "becomes 0), or leave the layer as it is.",
+    help="What to do about a variance that gives no finite gain, or that is negative by more than rounding leaves: "
+    "fail, use the nearest valid variance (NaN becomes 0), or leave the layer as it is.",
 )
 @click.option("--dry-run", is_flag=True, help="Fold and verify, but write nothing.")
 @click.option("--no-verify", is_flag=True, help="Skip the numerical proof.")
@@ -131,7 +132,14 @@ def _name(layer: FoldedLayer) -> str:
     return f"{layer.type} {layer.part}".rstrip()
 
 
+def _nan_last(change: float) -> tuple[bool, float]:
+    """Return a key that sorts NaN after every number."""
+    return math.isnan(change), change
+
+
 def _percent(change: float) -> str:
+    if math.isnan(change):
+        return "NaN"
     return "<0.01%" if change < 1e-4 else f"{render.number(100 * change)}%"
 
 
@@ -140,7 +148,8 @@ def _epsilon_lines(folded: Sequence[FoldedLayer], epsilon: Epsilon, runtimes: Se
     if not folded:
         return
     side = "inside" if epsilon.inside else "outside"
-    most = ", ".join(f"{name} {_percent(max(layer.gain_change[name] for layer in folded))}" for name in runtimes)
+    changes = {name: [layer.gain_change[name] for layer in folded] for name in runtimes}
+    most = ", ".join(f"{name} {_percent(max(values, key=_nan_last))}" for name, values in changes.items())
     yield BLANK
     yield Line(
         "ε",

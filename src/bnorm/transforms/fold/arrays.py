@@ -17,9 +17,9 @@ from bnorm.batchnorm.epsilon import Epsilon, Vector
 from bnorm.darknet.layout import FORMS, Array
 from bnorm.darknet.parts import array_name
 from bnorm.darknet.weights import Floats, Weights
+from bnorm.folding.fates import Kept
+from bnorm.folding.plan import Fold
 from bnorm.statistics.normalisers import Key, Normaliser
-from bnorm.transforms.fold.fates import Kept
-from bnorm.transforms.fold.plan import Fold
 from bnorm.transforms.response import Doubles, Probe, Stored, channel_inputs, probe, signs, window_size
 
 TOO_LARGE = Kept(("folded, its values exceed float32",))

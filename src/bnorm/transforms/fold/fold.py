@@ -1,9 +1,9 @@
 """Fold batch normalisation into the layers beside it: a network that computes the same, for any reader.
 
 With `gain = scale / deviation(rolling_variance)` per filter, `weights·gain` and `biases − rolling_mean·gain` give what
-the normalised layer gave (alexeyab `network.c: fuse_conv_batchnorm`). `plan` says what goes where, `arrays` computes
-it. The cfg loses its `batch_normalize` lines, and the sections of the `[batchnorm]` layers that were folded: several
-readers test for the key alone, and hank refuses unknown ones.
+the normalised layer gave (alexeyab `network.c: fuse_conv_batchnorm`). `folding.plan` says what goes where, `arrays`
+computes it. The cfg loses its `batch_normalize` lines, and the sections of the `[batchnorm]` layers that were folded:
+several readers test for the key alone, and hank refuses unknown ones.
 """
 
 from __future__ import annotations
@@ -27,9 +27,9 @@ from bnorm.darknet.parts import Part
 from bnorm.darknet.weights import Floats, Weights, open_weights
 from bnorm.errors import ProofError
 from bnorm.files import check_outputs
+from bnorm.folding.fates import Into, Kept
 from bnorm.statistics.normalisers import Key
 from bnorm.transforms.fold.arrays import TOO_LARGE
-from bnorm.transforms.fold.fates import Into, Kept
 from bnorm.transforms.fold.folded_model import DEFECT, FoldedModel, FoldOptions, fold_model
 from bnorm.transforms.fold.proof import Difference, LayerProof, Source
 from bnorm.transforms.fold.variances import BadVariance
@@ -48,7 +48,7 @@ class FoldedLayer:
     `reason` says all this as a sentence, or why the layer is not folded.
 
     The errors are those of `proof.Difference`, None without it. `gain_change` says for each row of `RUNTIMES` by how
-    much its ε would change the gain at most, over the channels: |gain' / gain − 1|.
+    much its ε would change the gain at most, over the channels: |gain' / gain − 1|; NaN where it computes NaN.
     """
 
     index: int
@@ -95,8 +95,8 @@ def fold(
 
     `output_cfg` is by default the output with the suffix `.cfg`. `layers` selects, by default all; the others are not
     touched. `epsilon` is an `Epsilon`, the name of one in `RUNTIMES`, or a text such as `1e-6:outside`. With a rolling
-    variance that is negative, infinite or NaN, `bad_variance` decides: `error` fails, `clamp` takes the nearest
-    variance (0 for NaN), `skip` leaves the layer as it is.
+    variance that is bad for this ε (see `statistics.variance_rule`), `bad_variance` decides: `error` fails, `clamp`
+    takes the nearest variance (0 for NaN), `skip` leaves the layer as it is.
 
     `WeightsError` for a file that does not fit; `OutputError` for an output that must not be written; `ProofError` if
     `verify` finds a difference that rounding does not explain; ValueError for an argument that is not one, and without
@@ -249,7 +249,10 @@ def _row(folded: FoldedModel, layer: Layer, part: Part, differences: Mapping[Key
 
 
 def _gain_change(rolling: Rolling, epsilon: Epsilon) -> dict[str, float]:
-    """Return the largest |gain' / gain − 1| of the channels for every runtime: gain is the inverse of the deviation."""
+    """Return the largest |gain' / gain − 1| of the channels for every runtime: gain is the inverse of the deviation.
+
+    NaN for a runtime that computes NaN from one of the variances.
+    """
     chosen = epsilon.deviation(rolling.variance)
     return {
         name: float(np.abs(chosen / other.deviation(rolling.variance) - 1).max(initial=0))

@@ -3,7 +3,7 @@
 Before is the layer as darknet computes it, step by step in float64: the sums, then each normalisation as
 `(x − mean) / deviation · scale + bias`. After is what the folded file says: the sums with its weights, and its biases.
 A folded weight or bias is off by its one rounding to float32, so the two differ by no more than that bound. Which layer
-may go into which, and what each one reads, is decided in `fold.plan` and `darknet.edit`, and not proven here.
+may go into which, and what each one reads, is decided in `folding.plan` and `darknet.edit`, and not proven here.
 """
 
 from __future__ import annotations
@@ -17,8 +17,8 @@ import numpy as np
 
 from bnorm.batchnorm.epsilon import Epsilon
 from bnorm.darknet.parts import array_name
+from bnorm.folding.plan import Fold
 from bnorm.statistics.normalisers import Key, Normaliser
-from bnorm.transforms.fold.plan import Fold
 from bnorm.transforms.response import Doubles, Probe, Stored, channel_inputs, probe, signs, window_size
 
 WINDOWS = 4

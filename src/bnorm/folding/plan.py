@@ -17,8 +17,8 @@ from typing import NamedTuple
 from bnorm.darknet.edit import without
 from bnorm.darknet.network import Layer, Network
 from bnorm.darknet.parts import SWITCHES, Part, groups_of
-from bnorm.transforms.fold.fates import Fate, Into, Kept, OwnLayer
-from bnorm.transforms.fold.obstacles import (
+from bnorm.folding.fates import Fate, Into, Kept, OwnLayer
+from bnorm.folding.obstacles import (
     Constraints,
     constraints,
     is_binary,

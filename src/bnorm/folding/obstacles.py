@@ -14,7 +14,7 @@ from bnorm.darknet.network import Layer, Network
 from bnorm.darknet.parts import groups_of
 from bnorm.darknet.section_types import TYPES
 from bnorm.darknet.shapes import kernel
-from bnorm.transforms.fold.fates import Kept
+from bnorm.folding.fates import Kept
 
 
 class Constraints(NamedTuple):
