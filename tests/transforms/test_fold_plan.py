@@ -224,7 +224,37 @@ OBSTACLES = [
         "alexeyab",
         "batchnorm | convolutional filters=4 groups=3",
         0,
-        ["no layer precedes it", "layer 1 has groups of different sizes"],
+        [
+            "no layer precedes it",
+            "layer 1 stays as it is: groups=3 do not divide its 4 filters: the rows of its weights are not its filters",
+        ],
+    ),
+    (
+        "pjreddie",
+        f"convolutional filters=4 groups=3 {BN}",
+        0,
+        ["groups=3 do not divide its 4 filters: the rows of its weights are not its filters"],
+    ),
+    (
+        "alexeyab",
+        f"convolutional filters=4 groups=2 size=3 {BN}",
+        0,
+        ["groups=2 do not divide its 3 input channels: the rows of its weights are not its filters"],
+    ),
+    (
+        "alexeyab",
+        "convolutional filters=4 groups=3 activation=linear | batchnorm",
+        1,
+        [
+            "layer 0 stays as it is: groups=3 do not divide its 4 filters: the rows of its weights are not its filters",
+            "no layer follows it",
+        ],
+    ),
+    (
+        "alexeyab",
+        f"crnn hidden=3 output=4 groups=3 pad=1 {BN}",
+        0,
+        ["groups=3 do not divide its 4 filters: the rows of its weights are not its filters"],
     ),
     (
         "pjreddie",

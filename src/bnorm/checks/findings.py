@@ -51,6 +51,7 @@ _CFG = (
     Kind("cfg-duplicate-key", _WARNING, "a key is given twice", "the first one counts; hank refuses it"),
     Kind("cfg-inline-comment", _WARNING, "# within a value", "only hank allows comments there"),
     Kind("cfg-crash", _WARNING, "the fork's own program crashes on it", "a bug in that fork"),
+    Kind("cfg-miscomputed", _WARNING, "the fork's CPU path misreads the input of a convolution", "a bug in that fork"),
     Kind("cfg-list", _WARNING, "a list that is not read the way it looks", "a missing comma, or one too many"),
     Kind("cfg-activation", _WARNING, "an activation that the dialect lacks", "a typo, or a name from another fork"),
     Kind("cfg-no-value", _WARNING, "a key without a readable value", "the line is dropped, or hides a later one"),
@@ -92,7 +93,9 @@ _VALUES = (
     Kind("variance-tiny", _WARNING, "a rolling variance below ε = 1e-5", "the channel's input hardly changed"),
     Kind("epsilon-sensitive", _WARNING, "the choice of ε changes the gain by more than 1 %", "a small variance"),
     Kind("scale-diverged", _WARNING, "scales far larger than the layer's others", "training diverged"),
-    Kind("untrained", _WARNING, "scales and statistics as initialised", "never trained, or `darknet reset`"),
+    Kind(
+        "untrained", _WARNING, "scales as initialised, with statistics or biases", "never trained, or `darknet reset`"
+    ),
     Kind("dead-channels", _NOTE, "output does not depend on the input", "training switched the channel off"),
     Kind(
         "near-dead-channels", _NOTE, "output hardly varies, or a relu cuts it", "training is switching the channel off"

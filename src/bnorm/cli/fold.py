@@ -94,6 +94,7 @@ def _page(report: FoldReport, epsilon: Epsilon) -> Page:
         summary=(Line(None, _headline(report)), BLANK),
         table=Table(_columns(others), [_row(layer) for layer in folded]),
         footer=[*_epsilon_lines(folded, epsilon, others), *remarks, *([BLANK] if remarks else ())],
+        findings=[finding for finding in report.findings if finding.severity != "note"],
         totals=_totals(report),
     )
 

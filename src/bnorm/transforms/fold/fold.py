@@ -20,6 +20,8 @@ import numpy as np
 from bnorm.batchnorm.epsilon import DARKNET, RUNTIMES, Epsilon, as_epsilon
 from bnorm.batchnorm.formulas import Rolling, quiet
 from bnorm.batchnorm.threads import processors
+from bnorm.checks.cfg_rules import cfg_findings
+from bnorm.checks.findings import Finding, worst_first
 from bnorm.darknet.layout import Array
 from bnorm.darknet.model import Model
 from bnorm.darknet.network import Layer
@@ -66,7 +68,10 @@ class FoldedLayer:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class FoldReport:
-    """What `fold` did, and the totals before and after; without outputs it was a dry run."""
+    """What `fold` did, and the totals before and after; without outputs it was a dry run.
+
+    `findings` are those of `check` on the folded cfg, with its line and layer numbers.
+    """
 
     layers: tuple[FoldedLayer, ...]
     parameters_before: int
@@ -75,6 +80,7 @@ class FoldReport:
     bytes_after: int
     output: Path | None
     output_cfg: Path | None
+    findings: tuple[Finding, ...]
 
 
 @quiet
@@ -114,7 +120,8 @@ def fold(
         writer = NullWriter() if dry_run or paths is None else stack.enter_context(writing(paths))
         folded, meter = _write(weights, options, writer, verify, advance)
         differences = _verify(folded, writer, meter) if verify else {}
-    return _report(folded, differences, None if dry_run else paths)
+        findings = worst_first(cfg_findings(folded.after.network))
+    return _report(folded, differences, None if dry_run else paths, findings)
 
 
 def _known_layers(model: Model, layers: Collection[int] | None) -> frozenset[int] | None:
@@ -200,7 +207,12 @@ def _proven(folded: FoldedModel, key: Key, difference: Difference, meter: Meter)
     return difference
 
 
-def _report(folded: FoldedModel, differences: Mapping[Key, Difference], paths: Targets | None) -> FoldReport:
+def _report(
+    folded: FoldedModel,
+    differences: Mapping[Key, Difference],
+    paths: Targets | None,
+    findings: tuple[Finding, ...],
+) -> FoldReport:
     """Return the totals, and a row for each normalised part in the order of the file."""
     before, after = folded.weights.layout, folded.after.layout
     return FoldReport(
@@ -216,6 +228,7 @@ def _report(folded: FoldedModel, differences: Mapping[Key, Difference], paths: T
         bytes_after=after.nbytes,
         output=paths.weights if paths else None,
         output_cfg=paths.cfg if paths else None,
+        findings=findings,
     )
 
 
