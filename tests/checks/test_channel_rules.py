@@ -166,6 +166,41 @@ def test_statistics_as_a_fork_initialises_them_are_untrained(pair, variance, unt
     assert [found.id for found in findings(cfg, weights)] == (["untrained"] if untrained else [])
 
 
+def test_scales_and_biases_that_no_step_has_changed_are_untrained(pair):
+    """Statistics move with every batch; scales and biases only where an update reaches them."""
+    cfg, weights = pair
+    patch(weights, offset(0, "biases"), *(0.0,) * 8, *(1.0,) * 8)
+    (found,) = findings(cfg, weights)
+    assert (found.id, found.severity, found.layer) == ("untrained", "warning", 0)
+    assert "burn_in" not in found.cause
+    cfg.write_text(TEXT.replace("[net]\n", "[net]\nburn_in=4000\n", 1))
+    (found,) = (finding for finding in findings(cfg, weights) if finding.id == "untrained")
+    batches = read_model(cfg, weights).header.seen // read_model(cfg, weights).network.images_per_batch
+    assert f"{batches:,} batches" in found.cause
+    assert "burn_in=4000" in found.cause
+
+
+@pytest.mark.parametrize(("array", "value"), [("scales", 1 + 2**-23), ("biases", 1e-20)])
+def test_one_value_that_a_step_has_changed_is_training(pair, array, value):
+    cfg, weights = pair
+    patch(weights, offset(0, "biases"), *(0.0,) * 8, *(1.0,) * 8)
+    patch(weights, offset(0, array, 3), value)
+    assert "untrained" not in [found.id for found in findings(cfg, weights)]
+
+
+def test_a_batchnorm_without_biases_is_not_called_untrained(tmp_path):
+    """pjreddie's [batchnorm] stores no biases, and has no update: its scales are always 1."""
+    cfg = tmp_path / "net.cfg"
+    cfg.write_text(cfg_source("3x8x8", "batchnorm | convolutional filters=2"))
+    for dialect, expected in (("pjreddie", []), ("alexeyab", ["untrained"])):
+        weights = write_weights(cfg, tmp_path / "net.weights", dialect)
+        arrays = read_model(cfg, weights, dialect).layout.by_name
+        patch(weights, arrays[0, "scales"].offset, 1.0, 1.0, 1.0)
+        if dialect == "alexeyab":
+            patch(weights, arrays[0, "biases"].offset, 0.0, 0.0, 0.0)
+        assert [found.id for found in findings(cfg, weights, dialect)] == expected
+
+
 def test_a_part_is_a_field(tmp_path):
     cfg = tmp_path / "net.cfg"
     cfg.write_text("[net]\ninputs=12\n[lstm]\noutput=4\nbatch_normalize=1\n")

@@ -15,6 +15,7 @@ import numpy as np
 import pytest
 
 from bnorm.batchnorm.epsilon import parse_epsilon
+from bnorm.checks.check import check
 from bnorm.darknet.autodetect import read_model
 from bnorm.darknet.model import Model
 from bnorm.darknet.weights import open_weights
@@ -574,8 +575,33 @@ def test_the_document_says_what_became_of_each_layer(invoke, tiny):
         "bytes_after": 508,
         "output": str(output),
         "output_cfg": str(output.with_suffix(".cfg")),
+        "findings": [],
     }
     assert output.stat().st_size == 508
+
+
+VECTORS = cfg_source("2x4x4", "batchnorm | connected output=3 activation=linear")
+
+
+@pytest.mark.parametrize("dry", [False, True])
+def test_a_folded_cfg_is_looked_at_as_check_looks_at_one(invoke, tmp_path, dry):
+    """The [batchnorm] was the only layer with an image, and alexeyab divides by the number of such layers."""
+    cfg = tmp_path / "net.cfg"
+    cfg.write_text(VECTORS)
+    weights = write_weights(cfg, tmp_path / "net.weights", "alexeyab")
+    model = read_model(cfg, weights, "alexeyab")
+    report = fold(model, tmp_path / "python.weights", dry_run=dry)
+    assert [(finding.id, finding.line) for finding in report.findings] == [("cfg-crash", 1)]
+    assert not check(cfg, weights, "alexeyab").findings
+    assert dry or check(tmp_path / "python.cfg", None, "alexeyab").findings == report.findings
+    options = ["--dialect", "alexeyab", *(["--dry-run"] if dry else ["-o", tmp_path / "out.weights", "--force"])]
+    document = json.loads(invoke("fold", cfg, weights, *options, "--format", "json").stdout)
+    assert document["findings"] == [finding._asdict() for finding in report.findings]
+    assert "[cfg-crash]" in invoke("fold", cfg, weights, *options).stdout
+
+
+def test_a_sound_folded_cfg_has_no_findings(tiny):
+    assert fold(read_model(*tiny), None, dry_run=True).findings == ()
 
 
 def test_csv_has_a_row_per_folded_layer(invoke, tiny):

@@ -222,6 +222,15 @@ OBSTACLES = [
     ),
     (
         "alexeyab",
+        "batchnorm | convolutional filters=4 stride_x=1 stride_y=2",
+        0,
+        [
+            "no layer precedes it",
+            "layer 1 has a 1x1 kernel with stride 1 across and 2 down, padding 0, and alexeyab's CPU path ignores them",
+        ],
+    ),
+    (
+        "alexeyab",
         "batchnorm | convolutional filters=4 groups=3",
         0,
         [

@@ -87,14 +87,20 @@ def command(
 def _page(report: FoldReport, epsilon: Epsilon) -> Page:
     others = [name for name in RUNTIMES if RUNTIMES[name] != epsilon]
     folded = [layer for layer in report.layers if layer.folded]
+    findings = [finding for finding in report.findings if finding.severity != "note"]
     remarks = [_remark(layer) for layer in report.layers if layer.reason]
     return Page(
         document=lambda: fold_document(report),
         records=_records(report),
         summary=(Line(None, _headline(report)), BLANK),
         table=Table(_columns(others), [_row(layer) for layer in folded]),
-        footer=[*_epsilon_lines(folded, epsilon, others), *remarks, *([BLANK] if remarks else ())],
-        findings=[finding for finding in report.findings if finding.severity != "note"],
+        footer=[
+            *_epsilon_lines(folded, epsilon, others),
+            *remarks,
+            *([BLANK] if remarks else ()),
+            *([Line("check", "of the folded cfg, with its own line numbers:")] if findings else ()),
+        ],
+        findings=findings,
         totals=_totals(report),
     )
 

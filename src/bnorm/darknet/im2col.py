@@ -1,7 +1,7 @@
 """Where a fork's CPU path feeds other windows to a convolution than its cfg means: defects of `im2col` and around it.
 
-The output has the planned size, so that nothing is noticed. Sources: `convolutional_layer.c: forward_convolutional_layer`
-of pjreddie and AlexeyAB, hank `convolutional_layer.cpp`; AlexeyAB `im2col.c: im2col_cpu_ext`.
+The output has the planned size, so that nothing is noticed. Sources: pjreddie and AlexeyAB `convolutional_layer.c:
+forward_convolutional_layer`, the same in hank's `convolutional_layer.cpp`; AlexeyAB `im2col.c: im2col_cpu_ext`.
 """
 
 from __future__ import annotations
@@ -9,9 +9,9 @@ from __future__ import annotations
 from bnorm.darknet.network import Layer
 from bnorm.darknet.shapes import kernel, strides
 
-ANY_STRIDE = frozenset(
-    {"pjreddie"}
-)  # forks that use the input as it is for every 1x1 kernel; others ask for stride_x=1
+# Forks that take the input as it is for any 1x1 kernel. The others do so where the stride across is 1.
+ANY_STRIDE = frozenset({"pjreddie"})
+# forks that use the input as it is for every 1x1 kernel; others ask for stride_x=1
 
 
 def misread_windows(layer: Layer) -> str:
