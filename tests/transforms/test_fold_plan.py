@@ -231,6 +231,15 @@ OBSTACLES = [
     ),
     (
         "alexeyab",
+        "batchnorm | convolutional filters=4 size=3 dilation=2",
+        0,
+        [
+            "no layer precedes it",
+            "layer 1 has dilation=2 and padding 0, so that alexeyab's CPU path makes 2x2 windows, and uses them as 4x4",
+        ],
+    ),
+    (
+        "alexeyab",
         "batchnorm | convolutional filters=4 groups=3",
         0,
         [
