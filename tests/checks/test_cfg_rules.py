@@ -351,6 +351,33 @@ def test_what_a_fork_crashes_on_is_found(source, refusing, lines):
         assert all(dialect in finding.message for finding in found)
 
 
+MISREAD = [  # a [convolutional] on 3x9x9, and whose CPU path misreads its input
+    ("size=1", ""),
+    ("size=1 pad=1", ""),
+    ("size=1 padding=1", f"{PJ} {AB} {HK}"),
+    ("size=1 stride=2", PJ),
+    ("size=1 stride_x=1 stride_y=2", f"{AB} {HK}"),
+    ("size=1 stride_x=2 stride_y=1", ""),
+    ("size=1 stride_x=1 stride_y=2 antialiasing=1", ""),
+    ("size=3 stride=2", ""),
+    ("size=3 stride_x=1 stride_y=2 pad=1", ""),
+    ("size=3 pad=1 dilation=2", ""),
+    ("size=3 dilation=2", f"{AB} {HK}"),
+    ("size=3 padding=2 dilation=2", f"{AB} {HK}"),
+    ("size=2 dilation=2 stride=9", ""),  # both make one window
+    ("size=1 dilation=2", ""),  # the forks set it to 1
+]
+
+
+@pytest.mark.parametrize(("options", "misreading"), MISREAD)
+def test_a_convolution_whose_input_a_fork_misreads_is_found(options, misreading):
+    for dialect in DIALECTS:
+        network = build(text_of(cfg_source("3x9x9", f"maxpool | convolutional filters=2 {options}")), DIALECTS[dialect])
+        found = [finding for finding in cfg_findings(network) if finding.id == "cfg-miscomputed"]
+        expected = [(6, "warning")] if dialect in misreading.split() else []
+        assert [(finding.line, finding.severity) for finding in found] == expected, dialect
+
+
 @pytest.mark.parametrize(
     ("anchors", "dialect", "count"),
     [("1,2,3,4,,", PJ, 6), ("1,2,3,4,5,,", HK, 5), ("1 2 3 4 5.5", HK, 5)],

@@ -206,7 +206,7 @@ def test_the_order_of_a_page(capsys):
     table = Table((Column("t", "t"),), [{"t": 1}])
     totals = Table((Column("s", "s"),), [{"s": 2}])
     result = page(summary=[Line(None, "top")], table=table, footer=[BLANK], findings=[finding()], totals=totals)
-    assert printed("table", result, capsys) == ["top", "t", "-", "1", "", "warning  m0 [nan]", "s", "-", "2"]
+    assert printed("table", result, capsys) == ["top", "t", "-", "1", "", "warning  m0 [nan]", "", "s", "-", "2"]
 
 
 def test_markdown_escapes_and_aligns(capsys):

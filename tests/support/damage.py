@@ -65,6 +65,7 @@ BAD_CFGS = {
     "cfg-anchors": _edited("8,8, 16,16", "8,8", 64, "1 of 3 boxes"),
     "cfg-list": _edited("16,16", "16,16,", 66, "[yolo] anchors"),
     "cfg-crash": _edited("channels=3", "channels=3\npolicy=steps\nsteps=9", 2, "policy=steps"),
+    "cfg-miscomputed": _edited("filters=21\nsize=1", "filters=21\nsize=1\nstride_y=2", 57, "2 down"),
     "cfg-no-value": _edited("channels=3", "channels=3\nangle=", 7, "[net] angle"),
     "cfg-unknown-key": _edited("channels=3", "channels=3\nchanels=4", 7, "[net] chanels"),
     "cfg-unknown-section": _edited("[maxpool]", "[maxpol]", 34, "[maxpol]"),

@@ -14,6 +14,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from bnorm.batchnorm.epsilon import parse_epsilon
+from bnorm.checks.check import check
 from bnorm.darknet.autodetect import read_model
 from bnorm.darknet.model import Model
 from bnorm.darknet.weights import open_weights
@@ -296,11 +298,56 @@ def change(weights: Path, field: int, channel: int, value: float) -> None:
 
 
 @pytest.mark.parametrize(
-    ("values", "channels"), [([1, -1], (1,)), ([np.nan, 1, np.inf], (0, 2)), ([0, -0.0], None), ([-1e-30], (0,))]
+    ("values", "epsilon", "channels"),
+    [
+        ([1, -1], "darknet", (1,)),
+        ([np.nan, 1, np.inf, -np.inf], "darknet", (0, 2, 3)),
+        ([0, -0.0], "darknet", None),
+        ([-7e-44, -1e-12, 3e38], "darknet", None),
+        ([-9.99e-6, -1e-5], "darknet", (0, 1)),
+        ([-7e-44, 0, 7e-44], "pjreddie-cpu", (0,)),
+        ([-1e-9, -1.1e-9], "opencv", (1,)),
+        ([-1e-6, -2e-6], "keras", (1,)),
+        ([0, 1e-30, -1e-30], "0", (0, 2)),
+    ],
 )
-def test_the_channels_without_a_root_are_listed(values, channels):
-    bad = bad_channels(np.array(values, "f8"))
+def test_the_channels_that_the_guard_cannot_use_are_listed(values, epsilon, channels):
+    bad = bad_channels(np.array(values, "f8"), parse_epsilon(epsilon))
     assert (bad and bad.channels) == channels
+
+
+@pytest.mark.parametrize("residue", [-7e-44, -1e-12, -1e-9])
+def test_a_rounding_residue_folds_as_its_positive_twin(tiny, residue):
+    """A published MobileNet-YOLO has variances of -7e-44, and detects well everywhere."""
+    cfg, weights = tiny
+    folded = []
+    for value in (residue, -residue):
+        change(weights, 3, 1, value)
+        output = cfg.with_name("out.weights")
+        (row,) = fold(read_model(cfg, weights), output, force=True).layers
+        assert (row.folded, row.clamped) == (True, ())
+        folded.append(np.fromfile(output, "<f4")[5:])
+    np.testing.assert_allclose(*folded, rtol=1.1e-4)
+
+
+def test_a_residue_without_root_is_named_for_the_runtime_that_makes_nan_of_it(invoke, tiny):
+    cfg, weights = tiny
+    change(weights, 3, 1, -1e-12)
+    (row,) = fold(read_model(cfg, weights), None, dry_run=True).layers
+    assert {name for name, value in row.gain_change.items() if np.isnan(value)} == {"pjreddie-cpu"}
+    assert "pjreddie-cpu NaN" in " ".join(invoke("fold", cfg, weights, "--dry-run").stdout.split())
+    (row,) = fold(read_model(cfg, weights), None, dry_run=True, epsilon="pjreddie-cpu", bad_variance="clamp").layers
+    assert row.clamped == (1,)
+    with pytest.raises(WeightsError):
+        fold(read_model(cfg, weights), None, dry_run=True, epsilon="pjreddie-cpu")
+
+
+def test_clamp_leaves_a_residue_beside_a_bad_variance(tiny):
+    cfg, weights = tiny
+    change(weights, 3, 0, -1)
+    change(weights, 3, 1, -1e-9)
+    (row,) = fold(read_model(cfg, weights), None, dry_run=True, bad_variance="clamp").layers
+    assert row.clamped == (0,)
 
 
 @pytest.mark.parametrize("policy", ["errror", "", "CLAMP", None])
@@ -312,7 +359,7 @@ def test_a_policy_that_is_misspelled_is_refused(tiny, policy):
         fold(model, None, dry_run=True, bad_variance=policy)
 
 
-@pytest.mark.parametrize(("value", "shown"), [(-1, "-1"), (-1e-30, "-1e-30"), (np.nan, "nan"), (np.inf, "inf")])
+@pytest.mark.parametrize(("value", "shown"), [(-1, "-1"), (-9.99e-6, "-9.99e-06"), (np.nan, "nan"), (np.inf, "inf")])
 def test_a_variance_without_root_is_refused_with_layer_and_channel(invoke, tiny, value, shown):
     cfg, weights = tiny
     change(weights, 3, 2, value)
@@ -528,8 +575,33 @@ def test_the_document_says_what_became_of_each_layer(invoke, tiny):
         "bytes_after": 508,
         "output": str(output),
         "output_cfg": str(output.with_suffix(".cfg")),
+        "findings": [],
     }
     assert output.stat().st_size == 508
+
+
+VECTORS = cfg_source("2x4x4", "batchnorm | connected output=3 activation=linear")
+
+
+@pytest.mark.parametrize("dry", [False, True])
+def test_a_folded_cfg_is_looked_at_as_check_looks_at_one(invoke, tmp_path, dry):
+    """The [batchnorm] was the only layer with an image, and alexeyab divides by the number of such layers."""
+    cfg = tmp_path / "net.cfg"
+    cfg.write_text(VECTORS)
+    weights = write_weights(cfg, tmp_path / "net.weights", "alexeyab")
+    model = read_model(cfg, weights, "alexeyab")
+    report = fold(model, tmp_path / "python.weights", dry_run=dry)
+    assert [(finding.id, finding.line) for finding in report.findings] == [("cfg-crash", 1)]
+    assert not check(cfg, weights, "alexeyab").findings
+    assert dry or check(tmp_path / "python.cfg", None, "alexeyab").findings == report.findings
+    options = ["--dialect", "alexeyab", *(["--dry-run"] if dry else ["-o", tmp_path / "out.weights", "--force"])]
+    document = json.loads(invoke("fold", cfg, weights, *options, "--format", "json").stdout)
+    assert document["findings"] == [finding._asdict() for finding in report.findings]
+    assert "[cfg-crash]" in invoke("fold", cfg, weights, *options).stdout
+
+
+def test_a_sound_folded_cfg_has_no_findings(tiny):
+    assert fold(read_model(*tiny), None, dry_run=True).findings == ()
 
 
 def test_csv_has_a_row_per_folded_layer(invoke, tiny):

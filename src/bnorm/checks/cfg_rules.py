@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterator
 from bnorm.checks.findings import Finding, make_finding
 from bnorm.darknet.cfg import CfgText, Option, Section
 from bnorm.darknet.hank import NAMES, TEXTS
+from bnorm.darknet.im2col import misread_windows
 from bnorm.darknet.network import Layer, Network
 from bnorm.darknet.section_types import TYPES
 from bnorm.darknet.shapes import reads_list
@@ -179,7 +180,19 @@ def _gets_image(layer: Layer) -> bool:
     return TYPES[layer.type].keeps_input_size and min(layer.incoming[1:3]) > 1
 
 
-NETWORK_RULES: tuple[Callable[[Network], Iterator[Finding]], ...] = (_short_schedule, _crashing_layers, _no_image)
+def _miscomputed(network: Network) -> Iterator[Finding]:
+    """Convolutions that the fork's CPU path does not compute as the cfg means, see `darknet.im2col`."""
+    for layer in network.layers:
+        if why := misread_windows(layer):
+            yield make_finding("cfg-miscomputed", f"[{layer.section.name}] has {why}", line=layer.section.line)
+
+
+NETWORK_RULES: tuple[Callable[[Network], Iterator[Finding]], ...] = (
+    _short_schedule,
+    _crashing_layers,
+    _no_image,
+    _miscomputed,
+)
 
 
 def _unloadable(network: Network, layer: Layer) -> Iterator[Finding]:

@@ -96,7 +96,7 @@ def _layer(weights: Weights, layer: Layer, arrays: tuple[Array, ...]) -> Iterato
     """Yield what is wrong in a layer: arrays of batch normalisation are kept, the others are read in blocks."""
     epsilon = default_epsilon(weights.model.dialect.name)
     for part, channels in channels_of(weights, layer, epsilon).items():
-        yield from examine(layer, part, channels)
+        yield from examine(weights.model, layer, part, channels)
     examined = {array.part for array in arrays if array.field == "rolling_variance"}
     for array in arrays:
         if array.field == "weights" or array.part not in examined:

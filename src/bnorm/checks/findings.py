@@ -54,6 +54,7 @@ _CFG = (
     Kind("cfg-inline-comment", _WARNING, "# within a value", "only hank allows comments there; a note after a number"),
     Kind("cfg-number", _NOTE, "text after a number", "a typo; darknet stops there, other readers fail"),
     Kind("cfg-crash", _WARNING, "the fork's own program crashes on it", "a bug in that fork"),
+    Kind("cfg-miscomputed", _WARNING, "the fork's CPU path misreads the input of a convolution", "a bug in that fork"),
     Kind("cfg-list", _WARNING, "a list that is not read the way it looks", "a missing comma, or one too many"),
     Kind("cfg-anchors", _WARNING, "fewer anchors than `num` and `mask` need", "the missing ones are 0.5, a default"),
     Kind("cfg-activation", _WARNING, "an activation that the dialect lacks", "a typo, or a name from another fork"),
@@ -101,7 +102,9 @@ _VALUES = (
     Kind("variance-tiny", _WARNING, "a rolling variance below ε = 1e-5", "the channel's input hardly changed"),
     Kind("epsilon-sensitive", _WARNING, "the choice of ε changes the gain by more than 1 %", "a small variance"),
     Kind("scale-diverged", _WARNING, "scales far larger than the layer's others", "training diverged"),
-    Kind("untrained", _WARNING, "scales and statistics as initialised", "never trained, or `darknet reset`"),
+    Kind(
+        "untrained", _WARNING, "scales as initialised, with statistics or biases", "never trained, or `darknet reset`"
+    ),
     Kind("dead-channels", _NOTE, "output does not depend on the input", "training switched the channel off"),
     Kind(
         "near-dead-channels", _NOTE, "output hardly varies, or a relu cuts it", "training is switching the channel off"

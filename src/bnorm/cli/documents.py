@@ -159,7 +159,8 @@ def kinds_document(kinds: Sequence[Kind]) -> list[Document]:
 
 def fold_document(report: FoldReport) -> Document:
     """Return the document of `bnorm fold`."""
-    return asdict(report) | {"output": _path(report.output), "output_cfg": _path(report.output_cfg)}
+    paths = {"output": _path(report.output), "output_cfg": _path(report.output_cfg)}
+    return asdict(report) | paths | {"findings": _findings(report.findings)}
 
 
 # --- run --------------------------------------------------------------------------------------------------------------

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
@@ -29,8 +30,8 @@ from bnorm.transforms.fold.fold import POLICIES, FoldedLayer, FoldReport, fold
     type=click.Choice(POLICIES),
     default="error",
     show_default=True,
-    help="What to do about a variance that is negative, infinite or NaN: fail, use the nearest valid variance (NaN "
-    "becomes 0), or leave the layer as it is.",
+    help="What to do about a variance that gives no finite gain, or that is negative by more than rounding leaves: "
+    "fail, use the nearest valid variance (NaN becomes 0), or leave the layer as it is.",
 )
 @click.option("--dry-run", is_flag=True, help="Fold and verify, but write nothing.")
 @click.option("--no-verify", is_flag=True, help="Skip the numerical proof.")
@@ -91,13 +92,20 @@ def command(
 def _page(report: FoldReport, epsilon: Epsilon) -> Page:
     others = [name for name in RUNTIMES if RUNTIMES[name] != epsilon]
     folded = [layer for layer in report.layers if layer.folded]
+    findings = [finding for finding in report.findings if finding.severity != "note"]
     remarks = [_remark(layer) for layer in report.layers if layer.reason]
     return Page(
         document=lambda: fold_document(report),
         records=_records(report),
         summary=(Line(None, _headline(report)), BLANK),
         table=Table(_columns(others), [_row(layer) for layer in folded]),
-        footer=[*_epsilon_lines(folded, epsilon, others), *remarks, *([BLANK] if remarks else ())],
+        footer=[
+            *_epsilon_lines(folded, epsilon, others),
+            *remarks,
+            *([BLANK] if remarks else ()),
+            *([Line("check", "of the folded cfg, with its own line numbers:")] if findings else ()),
+        ],
+        findings=findings,
         totals=_totals(report),
     )
 
@@ -136,7 +144,14 @@ def _name(layer: FoldedLayer) -> str:
     return f"{layer.type} {layer.part}".rstrip()
 
 
+def _nan_last(change: float) -> tuple[bool, float]:
+    """Return a key that sorts NaN after every number."""
+    return math.isnan(change), change
+
+
 def _percent(change: float) -> str:
+    if math.isnan(change):
+        return "NaN"
     return "<0.01%" if change < 1e-4 else f"{render.number(100 * change)}%"
 
 
@@ -145,7 +160,8 @@ def _epsilon_lines(folded: Sequence[FoldedLayer], epsilon: Epsilon, runtimes: Se
     if not folded:
         return
     side = "inside" if epsilon.inside else "outside"
-    most = ", ".join(f"{name} {_percent(max(layer.gain_change[name] for layer in folded))}" for name in runtimes)
+    changes = {name: [layer.gain_change[name] for layer in folded] for name in runtimes}
+    most = ", ".join(f"{name} {_percent(max(values, key=_nan_last))}" for name, values in changes.items())
     yield BLANK
     yield Line(
         "ε",

@@ -86,6 +86,7 @@ def _table(page: Page) -> str:
         *_aligned(page.table),
         *_wrapped(page.footer),
         *_wrapped(_few(page.findings)),
+        *([""] if page.findings and page.totals.rows else []),
         *_aligned(page.totals),
     ]
     return "".join(f"{line}\n" for line in lines)

@@ -24,6 +24,7 @@ class Part(NamedTuple):
 
     `biases` and the arrays of batch normalisation hold `channels` values each, except for `local`, whose biases have
     the shape of its output. `shared` is the layer whose arrays the part uses (`share_index`): the file then holds none.
+    A convolution has the channels of its input as `inputs`, and is cut into `groups`, which need not divide them.
     """
 
     name: str
@@ -33,6 +34,8 @@ class Part(NamedTuple):
     biases: tuple[int, ...] = ()
     batch_normalize: bool = False
     shared: int | None = None
+    inputs: int = 0
+    groups: int = 1
 
 
 def array_name(part: str, field: str) -> str:
@@ -64,6 +67,8 @@ def _convolution(
         biases=(filters,),
         batch_normalize=_normalises(section),
         shared=shared,
+        inputs=channels,
+        groups=groups,
     )
 
 

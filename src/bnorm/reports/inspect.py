@@ -132,7 +132,7 @@ def inspect(
         file = stack.enter_context(open_weights(model, trailing)) if model.weights else None
         reports = tuple(_report(file, layer, by_layer.get(layer.index, ()), guard, weights) for layer in chosen)
         misfit = file.misfit() if file else None
-    numbers = () if misfit else channel_findings(reports)
+    numbers = () if misfit else channel_findings(model, reports)
     return Inspection(
         model=model,
         epsilon=guard,
@@ -154,11 +154,11 @@ def _chosen(model: Model, selection: Iterable[int] | None) -> list[Layer]:
     return [layer for layer in layers if layer.index in chosen]
 
 
-def channel_findings(reports: Sequence[LayerReport]) -> Iterator[Finding]:
-    """Yield the findings on the statistics of these layers."""
+def channel_findings(model: Model, reports: Sequence[LayerReport]) -> Iterator[Finding]:
+    """Yield the findings on the statistics of these layers of the model."""
     for report in reports:
         for part, channels in report.channels.items():
-            yield from examine(report.layer, part, channels)
+            yield from examine(model, report.layer, part, channels)
 
 
 def channel_rows(reports: Sequence[LayerReport]) -> list[ChannelRow]:

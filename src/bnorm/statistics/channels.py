@@ -26,6 +26,7 @@ from bnorm.darknet.weights import Weights
 from bnorm.statistics.channel_state import ChannelState, Mask, States, channel_states, is_rectified
 from bnorm.statistics.normalisers import Normaliser, normalises, read_normaliser
 from bnorm.statistics.quantiles import Quantiles, quantiles
+from bnorm.statistics.variance_rule import root
 
 
 class Magnitudes(NamedTuple):
@@ -121,7 +122,7 @@ def _channels(normaliser: Normaliser, epsilon: Epsilon, sizes: Magnitudes | None
     gain, offset = normaliser.gain_offset(epsilon)
     share = above_zero(scale, bias)
     with np.errstate(all="ignore"):
-        spread = np.abs(gain) * np.sqrt(variance)
+        spread = np.abs(gain) * root(variance)
         folded_max = sizes.largest * np.abs(gain) if sizes else None
     return Channels(
         scale=scale,

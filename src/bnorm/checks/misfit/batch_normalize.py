@@ -14,7 +14,7 @@ from bnorm.darknet.model import Model
 from bnorm.darknet.network import Layer, build
 from bnorm.darknet.section_types import TYPES
 from bnorm.errors import BnormError
-from bnorm.transforms.fold.plan import plan_folds, without_normalisation
+from bnorm.folding.plan import plan_folds, without_normalisation
 
 NAMED = 3  # lines that a message lists
 

@@ -1,9 +1,9 @@
 """Fold batch normalisation into neighbouring layers: the new network computes the same for any reader.
 
 With `gain = scale / deviation(rolling_variance)` per filter, `weights·gain` and `biases − rolling_mean·gain` compute
-what the normalised layer computed (alexeyab `network.c: fuse_conv_batchnorm`). `plan` decides what is folded into what,
-`arrays` computes the new arrays. The cfg loses its `batch_normalize` lines, and the sections of the `[batchnorm]`
-layers that were folded: several readers test only for the key, and hank refuses unknown ones.
+what the normalised layer computed (alexeyab `network.c: fuse_conv_batchnorm`). `folding.plan` decides what is folded
+into what, `arrays` computes the new arrays. The cfg loses its `batch_normalize` lines, and the sections of the
+`[batchnorm]` layers that were folded: several readers test only for the key, and hank refuses unknown ones.
 """
 
 from __future__ import annotations
@@ -20,6 +20,8 @@ import numpy as np
 from bnorm.batchnorm.epsilon import DARKNET, RUNTIMES, Epsilon, as_epsilon
 from bnorm.batchnorm.formulas import Rolling, quiet
 from bnorm.batchnorm.threads import processors
+from bnorm.checks.cfg_rules import cfg_findings
+from bnorm.checks.findings import Finding, worst_first
 from bnorm.darknet.layout import Array
 from bnorm.darknet.model import Model
 from bnorm.darknet.network import Layer
@@ -27,10 +29,10 @@ from bnorm.darknet.parts import Part
 from bnorm.darknet.weights import Floats, Trailing, Weights, open_weights
 from bnorm.errors import ProofError
 from bnorm.files import check_outputs
+from bnorm.folding.fates import Into, Kept
 from bnorm.statistics.normalisers import Key
 from bnorm.text import plural
 from bnorm.transforms.fold.arrays import TOO_LARGE
-from bnorm.transforms.fold.fates import Into, Kept
 from bnorm.transforms.fold.folded_model import DEFECT, FoldedModel, FoldOptions, fold_model
 from bnorm.transforms.fold.proof import Difference, LayerProof, Source
 from bnorm.transforms.fold.variances import BadVariance
@@ -49,7 +51,7 @@ class FoldedLayer:
     compared. `reason` puts all this into words, or explains why the layer was not folded.
 
     The errors are those of `proof.Difference`, None without it. `gain_change` is, for each row of `RUNTIMES`, the
-    largest change of a channel's gain that its ε would cause: |gain' / gain − 1|.
+    largest change of a channel's gain that its ε would cause: |gain' / gain − 1|; NaN where it computes NaN.
     """
 
     index: int
@@ -67,7 +69,10 @@ class FoldedLayer:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class FoldReport:
-    """The result of `fold`, with totals before and after; the outputs are None after a dry run."""
+    """The result of `fold`, with totals before and after; the outputs are None after a dry run.
+
+    `findings` are those of `check` on the folded cfg, with its line and layer numbers.
+    """
 
     layers: tuple[FoldedLayer, ...]
     parameters_before: int
@@ -76,6 +81,7 @@ class FoldReport:
     bytes_after: int
     output: Path | None
     output_cfg: Path | None
+    findings: tuple[Finding, ...]
 
     def __repr__(self) -> str:
         output = f", output={str(self.output)!r}" if self.output else ""
@@ -101,9 +107,9 @@ def fold(
 
     `output_cfg` is by default the output with the suffix `.cfg`. `layers` selects, by default all; the others are not
     touched. `epsilon` is an `Epsilon`, the name of one in `RUNTIMES`, or a text such as `1e-6:outside`. With a rolling
-    variance that is negative, infinite or NaN, `bad_variance` decides: `error` fails, `clamp` takes the nearest
-    variance (0 for NaN), `skip` leaves the layer as it is. With bytes after the last array, `trailing` decides: `error`
-    fails, `keep` copies them, `drop` leaves them out.
+    variance that is bad for this ε (see `statistics.variance_rule`), `bad_variance` decides: `error` fails, `clamp`
+    takes the nearest variance (0 for NaN), `skip` leaves the layer as it is. With bytes after the last array,
+    `trailing` decides: `error` fails, `keep` copies them, `drop` leaves them out.
 
     `WeightsError` for a file that does not fit; `OutputError` for an output that must not be written; `ProofError` if
     `verify` finds a difference that rounding does not explain; ValueError for an invalid argument or a missing output.
@@ -121,7 +127,8 @@ def fold(
         writer = NullWriter() if dry_run or paths is None else stack.enter_context(writing(paths))
         folded, meter = _write(weights, options, writer, verify, advance)
         differences = _verify(folded, writer, meter) if verify else {}
-    return _report(folded, differences, None if dry_run else paths)
+        findings = worst_first(cfg_findings(folded.after.network))
+    return _report(folded, differences, None if dry_run else paths, findings)
 
 
 def _known_layers(model: Model, layers: Iterable[int] | None) -> frozenset[int] | None:
@@ -211,7 +218,12 @@ def _proven(folded: FoldedModel, key: Key, difference: Difference, meter: Meter)
     return difference
 
 
-def _report(folded: FoldedModel, differences: Mapping[Key, Difference], paths: Targets | None) -> FoldReport:
+def _report(
+    folded: FoldedModel,
+    differences: Mapping[Key, Difference],
+    paths: Targets | None,
+    findings: tuple[Finding, ...],
+) -> FoldReport:
     """Return the totals, and a row for each normalised part in the order of the file."""
     before, after = folded.weights.layout, folded.after.layout
     return FoldReport(
@@ -227,6 +239,7 @@ def _report(folded: FoldedModel, differences: Mapping[Key, Difference], paths: T
         bytes_after=after.nbytes + folded.weights.kept_bytes,
         output=paths.weights if paths else None,
         output_cfg=paths.cfg if paths else None,
+        findings=findings,
     )
 
 
@@ -260,7 +273,10 @@ def _row(folded: FoldedModel, layer: Layer, part: Part, differences: Mapping[Key
 
 
 def _gain_change(rolling: Rolling, epsilon: Epsilon) -> dict[str, float]:
-    """Return the largest |gain' / gain − 1| of the channels for every runtime: gain is the inverse of the deviation."""
+    """Return the largest |gain' / gain − 1| of the channels for every runtime: gain is the inverse of the deviation.
+
+    NaN for a runtime that computes NaN from one of the variances.
+    """
     chosen = epsilon.deviation(rolling.variance)
     return {
         name: float(np.abs(chosen / other.deviation(rolling.variance) - 1).max(initial=0))

@@ -1,4 +1,4 @@
-"""Rolling variances that have no root, and what folding does with them."""
+"""Bad rolling variances, see `statistics.variance_rule`, and what folding does with them."""
 
 from __future__ import annotations
 
@@ -8,16 +8,17 @@ from typing import NamedTuple
 
 import numpy as np
 
-from bnorm.batchnorm.epsilon import Vector
+from bnorm.batchnorm.epsilon import Epsilon, Vector
 from bnorm.darknet.parts import array_name
+from bnorm.folding.fates import Kept
 from bnorm.statistics.normalisers import Key, Normaliser
-from bnorm.transforms.fold.fates import Kept
+from bnorm.statistics.variance_rule import is_bad
 
 LARGEST = float(np.finfo(np.float32).max)
 
 
 class BadVariance(StrEnum):
-    """What to do with a rolling variance that is negative, infinite or NaN."""
+    """What to do with a rolling variance that is bad for the ε that is folded."""
 
     ERROR = "error"  # fail
     CLAMP = "clamp"  # take the nearest variance that a float32 can hold; 0 for NaN
@@ -25,7 +26,7 @@ class BadVariance(StrEnum):
 
 
 class BadChannels(NamedTuple):
-    """The channels of a part whose rolling variance has no root, and the value of the first of them."""
+    """The channels of a part whose rolling variance is bad, and the value of the first of them."""
 
     channels: tuple[int, ...]
     first: float
@@ -44,17 +45,19 @@ class Judgement(NamedTuple):
     bad: Mapping[Key, BadChannels]
 
 
-def judge_variances(normalisers: Mapping[Key, Normaliser], policy: BadVariance) -> Judgement:
+def judge_variances(normalisers: Mapping[Key, Normaliser], policy: BadVariance, epsilon: Epsilon) -> Judgement:
     """Apply a policy to every rolling variance. `ERROR` changes nothing: only what is really folded is an error."""
-    bad = {key: channels for key, item in normalisers.items() if (channels := bad_channels(item.rolling.variance))}
+    bad = {
+        key: channels for key, item in normalisers.items() if (channels := bad_channels(item.rolling.variance, epsilon))
+    }
     if policy is BadVariance.CLAMP:
-        normalisers = {key: _clamped(item) if key in bad else item for key, item in normalisers.items()}
+        normalisers = {key: _clamped(item, bad[key]) if key in bad else item for key, item in normalisers.items()}
     return Judgement(normalisers, _kept(bad) if policy is BadVariance.SKIP else {}, bad)
 
 
-def bad_channels(variance: Vector) -> BadChannels | None:
-    """Return the channels whose variance, shape (C,), is negative, infinite or NaN; None if there are none."""
-    bad = np.flatnonzero(~((variance >= 0) & np.isfinite(variance)))
+def bad_channels(variance: Vector, epsilon: Epsilon) -> BadChannels | None:
+    """Return the channels whose variance, shape (C,), is bad for this ε; None if there are none."""
+    bad = np.flatnonzero(is_bad(variance, epsilon))
     return BadChannels(tuple(bad.tolist()), float(variance[bad[0]])) if bad.size else None
 
 
@@ -67,7 +70,8 @@ def _kept(bad: Mapping[Key, BadChannels]) -> dict[int, Kept]:
     return kept
 
 
-def _clamped(normaliser: Normaliser) -> Normaliser:
-    """Return the normaliser with every variance as the nearest one that a float32 can hold; 0 for NaN."""
-    variance = np.clip(np.nan_to_num(normaliser.rolling.variance), 0.0, LARGEST)
+def _clamped(normaliser: Normaliser, bad: BadChannels) -> Normaliser:
+    """Return the normaliser with every bad variance as the nearest one that a float32 can hold; 0 for NaN."""
+    variance, channels = normaliser.rolling.variance.copy(), list(bad.channels)
+    variance[channels] = np.clip(np.nan_to_num(variance[channels]), 0.0, LARGEST)
     return normaliser._replace(rolling=normaliser.rolling._replace(variance=variance))
