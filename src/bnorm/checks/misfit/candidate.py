@@ -32,13 +32,14 @@ class Candidate(NamedTuple):
     """Another plan that has the file's size, and the finding that says what was edited to get it.
 
     `edits` is the number of sections that it edits, where all of a kind count as one; `nats` is how much less likely it
-    is than no edit before the file is read.
+    is than no edit before the file is read. Edits of different options are told apart even where their plans are equal.
     """
 
     layout: Layout
     finding: Finding
     edits: int = 1
     nats: float = SETTING
+    option: str = ""
 
 
 def edited(text: CfgText, values: Iterable[Value]) -> CfgText:

@@ -85,7 +85,7 @@ def _distinct(weights: Weights, evidence: Evidence) -> Iterator[Candidate]:
     """Yield the candidates, of those with the same plan and kind of finding the first."""
     seen = set()
     for candidate in _candidates(weights, evidence):
-        key = candidate.finding.id, tuple((array.field, array.offset) for array in candidate.layout.arrays)
+        key = candidate.finding.id, candidate.option, tuple((array.field, array.offset) for array in candidate.layout.arrays)
         if key not in seen:
             seen.add(key)
             yield candidate

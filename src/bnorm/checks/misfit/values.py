@@ -44,7 +44,7 @@ def _values(sizes: Sizes, layer: Layer, key: str) -> Iterator[int]:
     if key in GROWS:
         one, two = ((value, _nbytes(sizes, layer, key, value)) for value in (given, 2 * given))
         value = solve(one, two, sizes.model.nbytes or 0)
-        tried = [value] if value and value <= MOST else []
+        tried = list(dict.fromkeys([*([value] if value and value <= MOST else []), *_grouped(sizes, layer)]))
     elif key == "size":
         tried = list(KERNELS)
     else:
@@ -53,6 +53,13 @@ def _values(sizes: Sizes, layer: Layer, key: str) -> Iterator[int]:
     yield from (
         value for value in tried if value != given and _nbytes(sizes, layer, key, value) == sizes.model.nbytes
     )
+
+
+def _grouped(sizes: Sizes, layer: Layer) -> Iterator[int]:
+    """Yield the groups of the next layers: before a depthwise convolution, the size is not linear in the filters."""
+    for section in sizes.sections[layer.index + 1 : layer.index + 3]:
+        if section.knows("groups") and (groups := section.integer("groups", 1)) > 1:
+            yield groups
 
 
 def _nbytes(sizes: Sizes, layer: Layer, key: str, value: int) -> int | None:
@@ -72,4 +79,4 @@ def _candidate(sizes: Sizes, layer: Layer, key: str, value: int) -> Iterator[Can
         finding = make_finding("weights-value", message, line=line, layer=layer.index)
         usual = value in (1, 3) or value % 8 == 0 or value == layer.incoming.channels
         nats = ONE_OF_MANY + (TYPICAL if usual else FREE_NUMBER)
-        yield Candidate(layout=layout, finding=finding, nats=nats)
+        yield Candidate(layout=layout, finding=finding, nats=nats, option=key)
