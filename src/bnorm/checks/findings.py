@@ -80,7 +80,7 @@ _WEIGHTS = (
     Kind("weights-dialect", _ERROR, "fits another dialect", "the wrong --dialect"),
     Kind("weights-partial", _ERROR, "ends between two layers", "a partial file, NAME.conv.N"),
     Kind("weights-cut", _ERROR, "ends too early", "an interrupted download or copy"),
-    Kind("weights-left-over", _ERROR, "has extra bytes at the end", "layers are missing in the cfg, or bytes were added"),
+    Kind("weights-left-over", _ERROR, "has extra bytes at the end", "layers missing in the cfg, or bytes added"),
     Kind("weights-other-cfg", _ERROR, "belongs to another cfg", "files of two different networks"),
     Kind("header-version", _WARNING, "a version that no fork writes", "another program, or a damaged header"),
     Kind("header-seen", _WARNING, "implausibly many images seen", "a damaged header"),

@@ -57,7 +57,9 @@ def likeliest(weights: Weights) -> tuple[Finding, ...]:
     best = rows[0]
     if best.nats > CUT + evidence.nats(weights.layout):
         return ()
-    equal = [row.candidate for row in rows if row.nats - best.nats < EQUAL and row.candidate.edits == rows[0].candidate.edits]
+    equal = [
+        row.candidate for row in rows if row.nats - best.nats < EQUAL and row.candidate.edits == rows[0].candidate.edits
+    ]
     return tuple(_qualified(candidate, len(equal)) for candidate in equal[:SHOWN])
 
 
@@ -85,7 +87,11 @@ def _distinct(weights: Weights, evidence: Evidence) -> Iterator[Candidate]:
     """Yield the candidates, of those with the same plan and kind of finding the first."""
     seen = set()
     for candidate in _candidates(weights, evidence):
-        key = candidate.finding.id, candidate.option, tuple((array.field, array.offset) for array in candidate.layout.arrays)
+        key = (
+            candidate.finding.id,
+            candidate.option,
+            tuple((array.field, array.offset) for array in candidate.layout.arrays),
+        )
         if key not in seen:
             seen.add(key)
             yield candidate

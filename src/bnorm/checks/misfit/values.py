@@ -50,9 +50,7 @@ def _values(sizes: Sizes, layer: Layer, key: str) -> Iterator[int]:
     else:
         channels = layer.incoming.channels
         tried = [groups for groups in range(1, channels + 1) if channels % groups == 0]
-    yield from (
-        value for value in tried if value != given and _nbytes(sizes, layer, key, value) == sizes.model.nbytes
-    )
+    yield from (value for value in tried if value != given and _nbytes(sizes, layer, key, value) == sizes.model.nbytes)
 
 
 def _grouped(sizes: Sizes, layer: Layer) -> Iterator[int]:
