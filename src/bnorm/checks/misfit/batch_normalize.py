@@ -12,7 +12,7 @@ from bnorm.checks.misfit.evidence import Evidence
 from bnorm.darknet import cfg
 from bnorm.darknet.cfg import Section
 from bnorm.darknet.edit import Edit, Value, dropped, with_values
-from bnorm.darknet.layout import FLOAT, Layout, arrays_of, plan
+from bnorm.darknet.layout import FLOAT, arrays_of, plan
 from bnorm.darknet.model import Model
 from bnorm.darknet.network import Layer, build
 from bnorm.darknet.parts import SWITCHES
@@ -96,7 +96,7 @@ class _Row(NamedTuple):
 class _State(NamedTuple):
     """A search at a layer: where the layer begins in the file, and the sections that were chosen before it."""
 
-    index: int
+    layer: int
     offset: int
     chosen: tuple[int, ...]
 
@@ -126,23 +126,23 @@ def _sets(rows: Sequence[_Row], model: Model, evidence: Evidence) -> Iterator[tu
     without an edit is followed first where it is plausible, so that small sets come first.
     """
     missing = (model.nbytes or 0) - model.layout.nbytes
-    states = [_State(index=0, offset=model.header.nbytes, chosen=())]
+    states = [_State(layer=0, offset=model.header.nbytes, chosen=())]
     steps = proposed = 0
     while states and steps < STEPS and proposed < MOST:
         state = states.pop()
         steps += 1
-        if state.index == len(rows):
+        if state.layer == len(rows):
             if state.offset == model.nbytes:
                 proposed += 1
                 yield state.chosen
             continue
-        given, other = rows[state.index]
+        given, other = rows[state.layer]
         rest = missing - sum(_change(rows[index]) for index in state.chosen)
-        if other and abs(_change(rows[state.index])) <= abs(rest) and _plausible(other, state.offset, evidence):
-            chosen = (*state.chosen, state.index)
-            states.append(_State(index=state.index + 1, offset=state.offset + other.nbytes, chosen=chosen))
+        if other and abs(_change(rows[state.layer])) <= abs(rest) and _plausible(other, state.offset, evidence):
+            chosen = (*state.chosen, state.layer)
+            states.append(_State(layer=state.layer + 1, offset=state.offset + other.nbytes, chosen=chosen))
         if _plausible(given, state.offset, evidence):
-            states.append(state._replace(index=state.index + 1, offset=state.offset + given.nbytes))
+            states.append(state._replace(layer=state.layer + 1, offset=state.offset + given.nbytes))
 
 
 def _change(row: _Row) -> int:

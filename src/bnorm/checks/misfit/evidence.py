@@ -31,7 +31,9 @@ BLOCK = 64  # values whose squares are summed once
 
 CHUNK = 1 << 20  # values that are read at a time
 
-SMALLEST, LARGEST = 1e-6, 1e4  # magnitudes beyond say no more
+SMALLEST = 1e-6  # a magnitude below says no more
+
+LARGEST = 1e8  # square of a magnitude: one above says no more
 
 
 class Evidence:
@@ -99,18 +101,18 @@ class Evidence:
             if self._sums is None:
                 self._sums = np.cumsum(np.concatenate([[0.0], *self._block_sums()]))
             block = index // BLOCK
-            rest = _squares(self.floats(FLOAT * BLOCK * block, index - BLOCK * block))
-            self._before[index] = float(self._sums[block]) + float(rest.sum())
+            rest = self.floats(FLOAT * BLOCK * block, index - BLOCK * block).astype(np.float64)
+            self._before[index] = float(self._sums[block]) + _finite_sum(rest)
         return self._before[index]
 
     def _block_sums(self) -> Iterator[np.ndarray[tuple[int], np.dtype[np.float64]]]:
         for start in range(0, self.weights.nbytes, FLOAT * CHUNK):
-            values = _squares(self.floats(start, CHUNK))
-            whole = values.size // BLOCK * BLOCK
-            yield values[:whole].reshape(-1, BLOCK).sum(axis=1, dtype=np.float64)
+            values = self.floats(start, CHUNK)
+            rows = values[: values.size // BLOCK * BLOCK].reshape(-1, BLOCK)
+            sums = np.einsum("ij,ij->i", rows, rows).astype(np.float64)
+            yield np.nan_to_num(sums, nan=0.0, posinf=BLOCK * LARGEST).clip(max=BLOCK * LARGEST)
 
 
-def _squares(values: Floats) -> Floats:
-    """Return the squares, float32; those of NaN are 0."""
-    clipped = np.nan_to_num(values, nan=0.0, posinf=LARGEST, neginf=-LARGEST).clip(-LARGEST, LARGEST)
-    return clipped * clipped
+def _finite_sum(values: np.ndarray[tuple[int], np.dtype[np.float64]]) -> float:
+    """Return the sum of squares; those of NaN are 0."""
+    return float(np.nan_to_num(values * values, nan=0.0, posinf=LARGEST).clip(max=LARGEST).sum())

@@ -56,9 +56,13 @@ def more_layers(sizes: Sizes, layers: range) -> Iterator[Candidate]:
         moved = {index: index + (index >= at) for index in range(count)}
         numberings = _numberings(sizes, moved)
         beside = dict.fromkeys(_text(section) for section in sizes.sections[max(at - NEAR, 0) : at + NEAR])
-        for text in filter(None, beside):
-            yield from _inserted(sizes, numberings, at, text, ONE_OF_MANY)
-        for text in _convolutions(sizes, numberings, at):
+        alike = [
+            candidate
+            for text in filter(None, beside)
+            for candidate in _inserted(sizes, numberings, at, text, ONE_OF_MANY)
+        ]
+        yield from alike
+        for text in () if alike else _convolutions(sizes, numberings, at):
             yield from _inserted(sizes, numberings, at, text, ONE_OF_MANY + 2 * FREE_NUMBER)
 
 
@@ -123,8 +127,8 @@ def _filters(sizes: Sizes, sections: list[Section], at: int, form: str, channels
     for filters in (channels, 2 * channels):
         section = _parsed(sizes, form.format(filters))
         points.append((filters, sizes.nbytes([*sections[:at], section, *sections[at:]])))
-    filters = solve(points[0], points[1], sizes.model.nbytes or 0)
-    return filters if filters and filters <= MOST else None
+    solution = solve(points[0], points[1], sizes.model.nbytes or 0)
+    return solution if solution and solution <= MOST else None
 
 
 def _parsed(sizes: Sizes, text: str) -> Section:

@@ -9,6 +9,7 @@ bytes, is one of them. Where nothing distinguishes two, both are named.
 from __future__ import annotations
 
 from collections.abc import Iterator
+from math import log
 from typing import NamedTuple
 
 from bnorm.checks.findings import Finding
@@ -23,16 +24,14 @@ from bnorm.checks.misfit.layers import fewer_layers, more_layers
 from bnorm.checks.misfit.sizes import Sizes
 from bnorm.checks.misfit.values import other_values
 from bnorm.checks.misfit.window import window
-from bnorm.darknet.layout import Layout
+from bnorm.darknet.layout import FLOAT, Layout
 from bnorm.darknet.weights import Weights
 
-CUT = 8.0  # nats: how much less likely a file is that was cut, or got more bytes, than one that was not
+DAMAGED = 3.0  # nats: how much less likely a file is that was cut, or got more bytes, than one that was not
 
 EQUAL = 2.0  # nats by which two candidates do not differ
 
-CLEAR = 20.0  # nats by which the likeliest is beyond doubt
-
-MISREAD = 20  # of so many arrays of rolling variances, one may hold other numbers
+MISREAD = 100  # of so many arrays of rolling variances, one may hold other numbers
 
 SHOWN = 2  # candidates that are named where they are equal
 
@@ -55,12 +54,20 @@ def likeliest(weights: Weights) -> tuple[Finding, ...]:
         return ()
     rows.sort(key=lambda row: row.nats)
     best = rows[0]
-    if best.nats > CUT + evidence.nats(weights.layout):
+    if best.nats > _damage(weights) + evidence.nats(weights.layout):
         return ()
     equal = [
         row.candidate for row in rows if row.nats - best.nats < EQUAL and row.candidate.edits == rows[0].candidate.edits
     ]
     return tuple(_qualified(candidate, len(equal)) for candidate in equal[:SHOWN])
+
+
+def _damage(weights: Weights) -> float:
+    """Return how much less likely it is in nats that a file was cut here, or got so many bytes more."""
+    mismatch = weights.mismatch()
+    if mismatch and mismatch.between_layers:
+        return DAMAGED + log(len(weights.model.network.layers))
+    return DAMAGED + log(1 + (weights.nbytes if mismatch and mismatch.missing > 0 else 2 * FLOAT))
 
 
 def _qualified(candidate: Candidate, equal: int) -> Finding:
@@ -80,7 +87,7 @@ def _qualified(candidate: Candidate, equal: int) -> Finding:
 def _is_plausible(evidence: Evidence, layout: Layout, most: int) -> bool:
     misreads = evidence.misreads(layout)
     wrong = misreads.count(True)
-    return wrong * MISREAD <= len(misreads) and wrong <= most or not wrong
+    return wrong <= most and wrong * MISREAD <= len(misreads)
 
 
 def _distinct(weights: Weights, evidence: Evidence) -> Iterator[Candidate]:
