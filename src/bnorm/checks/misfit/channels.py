@@ -5,10 +5,12 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from bnorm.checks.findings import make_finding
-from bnorm.checks.misfit.candidate import Candidate, fitting
+from bnorm.checks.misfit.candidate import FREE_NUMBER, SETTING, Candidate, fitting
 from bnorm.checks.misfit.sizes import Sizes, solve
 from bnorm.darknet.edit import Value, with_values
 from bnorm.darknet.shapes import image
+
+USUAL = (1, 3, 4)  # channels of grey, colour, and colour with one more
 
 MOST = 4096  # channels of an image
 
@@ -29,4 +31,5 @@ def other_channels(sizes: Sizes) -> Iterator[Candidate]:
         option = net.find("channels")
         message = f"fits if channels={channels} in [net]; the cfg has channels={given}"
         finding = make_finding("weights-channels", message, line=option.line if option else net.line)
-        yield Candidate(layout=layout, finding=finding)
+        nats = SETTING if channels in USUAL else SETTING + FREE_NUMBER
+        yield Candidate(layout=layout, finding=finding, nats=nats)
