@@ -118,7 +118,11 @@ def test_a_cfg_without_its_last_layers_leaves_bytes_over(pair):
 def test_the_weights_of_another_network_belong_to_another_cfg(pair):
     """Other filters and kernels from layer 2 on: layers 0 and 1 are still read at the right offsets."""
     cfg, weights = pair
-    text = TEXT.replace("filters=16", "filters=24", 1).replace("filters=32", "filters=40").replace("filters=64", "filters=24")
+    text = (
+        TEXT.replace("filters=16", "filters=24", 1)
+        .replace("filters=32", "filters=40")
+        .replace("filters=64", "filters=24")
+    )
     cfg.write_text(text)
     (found,) = findings(cfg, weights)
     assert (found.id, found.layer) == ("weights-other-cfg", 2)
