@@ -200,7 +200,7 @@ def test_sizes_are_those_of_the_plan(tmp_path, trained):
         assert sizes.nbytes(sections) == layout.nbytes
 
 
-def test_work_is_bounded_by_a_count(tmp_path, trained, monkeypatch):
+def test_work_is_bounded_by_a_count(tmp_path, trained):
     """Of a search that has no work left, nothing is proposed."""
     weights = trained(replaced(2))
     cfg = tmp_path / "net.cfg"

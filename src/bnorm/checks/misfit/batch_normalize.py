@@ -22,7 +22,7 @@ from bnorm.transforms.fold.plan import plan_folds, without_normalisation
 
 NAMED = 3  # lines that a message lists
 
-STEPS = 50_000  # layers that the search looks at: a tenth of a second
+STEPS = 20_000  # layers that the search looks at
 
 MOST = 24  # sets of sections that are proposed
 
@@ -94,11 +94,12 @@ class _Row(NamedTuple):
 
 
 class _State(NamedTuple):
-    """A search at a layer: where the layer begins in the file, and the sections that were chosen before it."""
+    """A search at a layer: where it begins in the file, the sections chosen before it, the bytes still to explain."""
 
     layer: int
     offset: int
     chosen: tuple[int, ...]
+    rest: int
 
 
 def _row(model: Model, layer: Layer, fewer: bool) -> _Row:
@@ -125,8 +126,8 @@ def _sets(rows: Sequence[_Row], model: Model, evidence: Evidence) -> Iterator[tu
     Layer by layer: a form whose own variances are misread ends a branch, so that wrong sets are left early. The branch
     without an edit is followed first where it is plausible, so that small sets come first.
     """
-    missing = (model.nbytes or 0) - model.layout.nbytes
-    states = [_State(layer=0, offset=model.header.nbytes, chosen=())]
+    rest = (model.nbytes or 0) - model.layout.nbytes
+    states = [_State(layer=0, offset=model.header.nbytes, chosen=(), rest=rest)]
     steps = proposed = 0
     while states and steps < STEPS and proposed < MOST:
         state = states.pop()
@@ -137,16 +138,16 @@ def _sets(rows: Sequence[_Row], model: Model, evidence: Evidence) -> Iterator[tu
                 yield state.chosen
             continue
         given, other = rows[state.layer]
-        rest = missing - sum(_change(rows[index]) for index in state.chosen)
-        if other and abs(_change(rows[state.layer])) <= abs(rest) and _plausible(other, state.offset, evidence):
+        change = other.nbytes - given.nbytes if other else 0
+        if other and abs(change) <= abs(state.rest) and _plausible(other, state.offset, evidence):
             chosen = (*state.chosen, state.layer)
-            states.append(_State(layer=state.layer + 1, offset=state.offset + other.nbytes, chosen=chosen))
+            states.append(
+                _State(
+                    layer=state.layer + 1, offset=state.offset + other.nbytes, chosen=chosen, rest=state.rest - change
+                )
+            )
         if _plausible(given, state.offset, evidence):
             states.append(state._replace(layer=state.layer + 1, offset=state.offset + given.nbytes))
-
-
-def _change(row: _Row) -> int:
-    return row.other.nbytes - row.given.nbytes if row.other else 0
 
 
 def _plausible(stored: _Stored, offset: int, evidence: Evidence) -> bool:

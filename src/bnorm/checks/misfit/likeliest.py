@@ -76,12 +76,16 @@ def _qualified(candidate: Candidate, equal: int) -> Finding:
     doubts = []
     if equal > 1:
         doubts.append(f"{equal - 1} other edit{'s' * (equal > 2)} would fit as well")
-    if not any(array.field == "rolling_variance" for array in candidate.layout.arrays):
+    if not _has_variances(candidate.layout):
         doubts.append("no rolling variances confirm it")
     if not doubts:
         return finding
     cause = "; ".join([*([finding.cause] if finding.cause else []), *doubts])
     return finding._replace(cause=cause)
+
+
+def _has_variances(layout: Layout) -> bool:
+    return any(array.field == "rolling_variance" for array in layout.arrays)
 
 
 def _is_plausible(evidence: Evidence, layout: Layout, most: int) -> bool:
@@ -105,7 +109,10 @@ def _distinct(weights: Weights, evidence: Evidence) -> Iterator[Candidate]:
 
 
 def _candidates(weights: Weights, evidence: Evidence) -> Iterator[Candidate]:
-    """Yield all candidates, the most common causes first."""
+    """Yield all candidates, the most common causes first.
+
+    Of a search for one layer that had to stop early, only what variances confirm: the best may not have been tried.
+    """
     model, sizes = weights.model, Sizes(weights.model)
     yield from other_header(weights)
     yield from folded_weights(model)
@@ -117,6 +124,6 @@ def _candidates(weights: Weights, evidence: Evidence) -> Iterator[Candidate]:
     yield from some_sections(model, evidence)
     yield from other_channels(sizes)
     layers = window(evidence)
-    yield from other_values(sizes, layers)
-    yield from fewer_layers(sizes, layers)
-    yield from more_layers(sizes, layers)
+    edits = [*other_values(sizes, layers), *fewer_layers(sizes, layers), *more_layers(sizes, layers)]
+    complete = sizes.left()
+    yield from (edit for edit in edits if complete or _has_variances(edit.layout))
