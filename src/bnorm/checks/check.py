@@ -12,7 +12,7 @@ from bnorm.checks.cfg_rules import cfg_findings
 from bnorm.checks.channel_rules import examine, scan
 from bnorm.checks.findings import Finding, from_error, worst_first
 from bnorm.checks.misfit.classes import fitting_classes
-from bnorm.checks.weights_file import file_finding, header_findings
+from bnorm.checks.weights_file import file_findings, header_findings
 from bnorm.darknet import cfg
 from bnorm.darknet.autodetect import read_model
 from bnorm.darknet.dialects import Dialect, candidates
@@ -83,9 +83,9 @@ def _classes(error: BnormError, path: Path, weights: Path | None, forks: tuple[D
 
 def _weights(model: Model) -> Iterator[Finding]:
     with open_weights(model) as weights:
-        misfit = file_finding(weights)
+        misfit = file_findings(weights)
         if misfit:
-            yield misfit
+            yield from misfit
             return
         yield from header_findings(model.header)
         for index, arrays in model.layout.by_layer().items():

@@ -109,13 +109,13 @@ def plan(network: Network, header: Header) -> Layout:
     arrays: list[Array] = []
     offset = header.nbytes
     for layer in network.layers:
-        for array in _layer(layer, network.dialect, header.transposed):
+        for array in arrays_of(layer, network.dialect, header.transposed):
             arrays.append(array._replace(offset=offset))
             offset = arrays[-1].end
     return Layout(arrays=tuple(arrays), nbytes=offset)
 
 
-def _layer(layer: Layer, dialect: Dialect, transposed: bool) -> Iterator[Array]:
+def arrays_of(layer: Layer, dialect: Dialect, transposed: bool) -> Iterator[Array]:
     """Yield the stored arrays of a layer in file order, all at offset 0."""
     if layer.section.flag("dontload"):
         return
