@@ -51,6 +51,7 @@ _CFG = (
     Kind("cfg-duplicate-key", _WARNING, "a key is given twice", "the first one counts; hank refuses it"),
     Kind("cfg-inline-comment", _WARNING, "# within a value", "only hank allows comments there"),
     Kind("cfg-crash", _WARNING, "the fork's own program crashes on it", "a bug in that fork"),
+    Kind("cfg-assertion", _WARNING, "an assertion fails that the fork's build leaves out", "layers of other sizes"),
     Kind("cfg-list", _WARNING, "a list that is not read the way it looks", "a missing comma, or one too many"),
     Kind("cfg-activation", _WARNING, "an activation that the dialect lacks", "a typo, or a name from another fork"),
     Kind("cfg-no-value", _WARNING, "a key without a readable value", "the line is dropped, or hides a later one"),

@@ -28,6 +28,7 @@ from bnorm.darknet.header import read_header, written_by
 from bnorm.darknet.layout import plan
 from bnorm.darknet.model import Model
 from bnorm.darknet.network import Network, build
+from bnorm.darknet.refusals import left_out
 from bnorm.darknet.section_types import SECTIONS, TYPES
 from bnorm.darknet.vocabulary import KEYS
 from bnorm.errors import BnormError, CfgError, WeightsError
@@ -66,9 +67,15 @@ def _read_all(
     errors: dict[str, BnormError] = {}
     for fork in forks:
         try:
-            models.append(_read(text, file, path, fork))
+            model = _read(text, file, path, fork)
         except (CfgError, WeightsError) as error:
             errors[fork.name] = error
+            continue
+        failed = next(left_out(model.network.layers), None)
+        if failed and not fork.asserts and not model.fits:
+            errors[fork.name] = failed  # it goes on by accident: an assertion was left out when it was built
+        else:
+            models.append(model)
     return models, errors
 
 

@@ -105,6 +105,10 @@ class Section:
         """Return the option's list as the fork splits it, None where it is absent."""
         return self._convert(key, lambda _: GRAMMARS[self.dialect.name].integers(self.listed(key)))
 
+    def count(self, key: str) -> int:
+        """Return how many numbers the fork finds in a list, 0 where the option is absent."""
+        return GRAMMARS[self.dialect.name].count(self.listed(key))
+
     def listed(self, key: str) -> str:
         """Return the text of a list, as far as the fork reads it."""
         value = self.text(key)
