@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Iterator
+from math import prod
 
 from bnorm.checks.findings import Finding, make_finding
 from bnorm.darknet.cfg import CfgText, Option, Section
@@ -177,12 +178,24 @@ def _failed_assertions(network: Network) -> Iterator[Finding]:
         yield make_finding("cfg-assertion", what, line=error.line, cause=error.cause or None)
 
 
+def _empty_layers(network: Network) -> Iterator[Finding]:
+    """Every fork builds a layer whose weights are 0 values: its output is that of its biases."""
+    for layer in network.layers:
+        if any(part.weights and not prod(part.weights) for part in layer.parts):
+            key = next((key for key in ("groups", "size", "hidden") if layer.section.find(key)), "")
+            option = layer.section.find(key)
+            given = f"{key}={short(option.value or '')}: " if option else ""
+            what = f"[{layer.section.name}] {given}has no weights, so that its input does not matter"
+            yield make_finding("cfg-no-weights", what, line=option.line if option else layer.section.line)
+
+
 NETWORK_RULES: tuple[Callable[[Network], Iterator[Finding]], ...] = (
     _short_schedule,
     _crashing_layers,
     _no_image,
     _only_costs,
     _failed_assertions,
+    _empty_layers,
 )
 
 

@@ -48,12 +48,11 @@ NAMES: dict[str, frozenset[str]] = {
     "iou_thresh_kind": frozenset("iou giou mse diou ciou".split()),
     "nms_kind": frozenset("default greedynms diounms cornersnms".split()),
     "yolo_point": frozenset("center left_top right_bottom".split()),
-    "weights_type": frozenset(HANK.weights_types),
     "weights_normalization": frozenset(HANK.weights_normalizations),
 }
 
 # Other keys whose value is not a single number; that of every other key must be one.
-TEXTS = frozenset("tree map layers from mask anchors steps scales seq_scales counters_per_class".split())
+TEXTS = frozenset("tree map weights_type layers from mask anchors steps scales seq_scales counters_per_class".split())
 
 
 def check(section: Section) -> None:

@@ -115,5 +115,5 @@ def strides(section: Section) -> tuple[int, int]:
 
 def kernel(section: Section, size: int = 1) -> tuple[int, int]:
     """Return size and padding of a convolution: `pad` is a switch for a padding of size/2, and overrides `padding`."""
-    size = section.positive("size", size)
+    size = section.natural("size", size)
     return size, size // 2 if section.flag("pad") else section.natural("padding")
