@@ -2,9 +2,10 @@
 
 With the dialect `auto`, every fork's rules are tried, and these steps decide:
 
-1. A fork that cannot read the cfg or the header is out. If the one that recognises most lines of the cfg is out, its
-   error is raised, because the others could read the cfg only by ignoring lines; unless another fork recognises as many
-   lines, or its plan has the file's size.
+1. A fork that cannot read the cfg or the header is out, and one that reads the cfg only because an assertion was left
+   out when it was built, unless the file has the planned size. If the one that recognises most lines of the cfg is out,
+   its error is raised, because the others could read the cfg only by ignoring lines; unless another fork recognises as
+   many lines, or its plan has the file's size.
 2. The clues in `CLUES` narrow the forks down, one after the other: the planned size; the header's version if the
    network has gated layers, whose arrays have another order in each fork at the same size; the keys; the version again.
 3. If several forks are left, the first of `DIALECTS` is taken.

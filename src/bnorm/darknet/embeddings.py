@@ -3,12 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING
 
+from bnorm.darknet.layer import Layer
 from bnorm.darknet.shape_rules import boxes
-
-if TYPE_CHECKING:
-    from bnorm.darknet.network import Layer
 
 NO_EMBEDDING = 999_999  # the default of embedding_layer (AlexeyAB, `parser.c: parse_yolo`)
 

@@ -10,37 +10,12 @@ from bnorm.darknet import cfg, hank, refusals
 from bnorm.darknet.cfg import CfgText, Section
 from bnorm.darknet.dialects import Dialect
 from bnorm.darknet.grammar import INT_MAX
-from bnorm.darknet.parts import Part, parts
+from bnorm.darknet.layer import Layer as Layer
+from bnorm.darknet.parts import parts
 from bnorm.darknet.shape_rules import output_shape
 from bnorm.darknet.shapes import LayerContext, Shape, c_division, image, layers_read, passed_on, size_text
 
 MOST_PARTS = 2000  # of all layers together; the largest network that any fork ships has a few hundred
-
-
-@dataclass(frozen=True, slots=True)
-class Layer:
-    """One section after [net], with its shapes, inputs and parts.
-
-    Its inputs are the layer before it (of [route] too, which ignores it) and those in `reads`. `output` is the shape
-    that the fork reports; the next layer may receive a blurred one, see `shapes.passed_on`.
-    """
-
-    index: int
-    section: Section
-    incoming: Shape
-    reads: tuple[int, ...]  # the layers that it reads by number, besides the one before it
-    output: Shape
-    parts: tuple[Part, ...]
-
-    @property
-    def type(self) -> str:
-        """Return darknet's long name of the section's type."""
-        return self.section.type
-
-    @property
-    def batch_normalize(self) -> bool:
-        """Return whether any part of it normalises."""
-        return any(part.batch_normalize for part in self.parts)
 
 
 @dataclass(frozen=True, slots=True, repr=False)

@@ -10,20 +10,18 @@ An `assert` stops pjreddie's and AlexeyAB's programs. hank's is built as a relea
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from typing import TYPE_CHECKING, NamedTuple
+from typing import NamedTuple
 
 from bnorm.darknet.cfg import Section
 from bnorm.darknet.embeddings import embedding_size
+from bnorm.darknet.layer import Layer
 from bnorm.darknet.section_types import ALL, HANK, NOT_PJREDDIE
 from bnorm.darknet.shape_rules import boxes
 from bnorm.darknet.shapes import c_division, kernel, size_text
 from bnorm.errors import CfgError
 from bnorm.text import plural
 
-if TYPE_CHECKING:
-    from bnorm.darknet.network import Layer
-
-Earlier = Sequence["Layer"]  # all layers before this one
+Earlier = Sequence[Layer]  # all layers before this one
 
 
 class Refusal(NamedTuple):
