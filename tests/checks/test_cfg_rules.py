@@ -323,9 +323,27 @@ CRASHES = [  # the cfg, who does not read it at all, and where whose program cra
     (cfg_source("20", "connected output=8 | detection side=2 classes=0 coords=1"), HK, {}),
     (cfg_source("20", "connected output=2 | detection side=1 classes=0 coords=1"), HK, {AB: 1}),
     (cfg_source("3x8x8", "deconvolutional filters=4 size=2"), f"{AB} {HK}", {PJ: 5}),
+    (cfg_source("3x8x8", "deconvolutional filters=4 size=2 dontload=1"), f"{AB} {HK}", {}),
+    (cfg_source("3x8x8", "deconvolutional filters=4 size=2 dontloadscales=1"), f"{AB} {HK}", {PJ: 5}),
+    (cfg_source("3x8x8", "implicit"), f"{PJ} {HK}", {AB: 1}),
+    (cfg_source("3x8x8", "implicit atoms=9 | dropout dropblock=1"), f"{PJ} {HK}", {AB: 1}),
+    (cfg_source("3x8x8", "implicit | route layers=0"), f"{PJ} {HK}", {AB: 1}),
+    (cfg_source("3x9x1", "convolutional | rnn | convolutional padding=2 | route layers=0"), PJ, {AB: 1, HK: 1}),
+    (cfg_source("3x9x1", "convolutional | rnn | convolutional padding=2 | route layers=2"), PJ, {AB: 1, HK: 1}),
+    (
+        cfg_source("3x9x1", "convolutional | rnn | convolutional padding=2 | route layers=2,0 | cost"),
+        PJ,
+        {AB: 1, HK: 1},
+    ),
+    (cfg_source("3x9x1", "convolutional padding=2 | route layers=0 | avgpool"), PJ, {}),
+    (cfg_source("3x8x8", "cost"), "", {PJ: 1, AB: 1, HK: 1}),
+    (cfg_source("3x8x8", "cost type=sse | cost"), "", {PJ: 1, AB: 1, HK: 1}),
+    (cfg_source("3x8x8", "avgpool | cost"), "", {}),
+    (cfg_source("6x32x32", "yolo classes=1 embedding_layer=1"), "", {AB: 5, HK: 5}),
+    (cfg_source("6x32x32", "avgpool | upsample stride=32 | yolo classes=1 embedding_layer=-4"), "", {AB: 8, HK: 8}),
+    (cfg_source("6x32x32", "maxpool stride=1 | yolo classes=1 embedding_layer=-1"), "", {}),
+    (cfg_source("6x32x32", "yolo classes=1 embedding_layer=999999"), "", {}),
     (STEPS.format("steps", "steps=5,6\nscales=.1"), "", {PJ: 1, AB: 1}),
-    (STEPS.format("steps", "steps=5,6"), "", {PJ: 1, AB: 1}),
-    (STEPS.format("steps", "scales=.1"), "", {PJ: 1, AB: 1}),
     (STEPS.format("steps", "steps=5,6\nscales=.1,.1"), "", {}),
     (STEPS.format("steps", "steps=5,6\nscales=.1,.1\nseq_scales=1"), "", {AB: 1}),
     (STEPS.format("steps", "steps=5 # 6, 7\nscales=.1"), "", {PJ: 1}),
@@ -376,6 +394,41 @@ def test_a_convolution_whose_input_a_fork_misreads_is_found(options, misreading)
         found = [finding for finding in cfg_findings(network) if finding.id == "cfg-miscomputed"]
         expected = [(6, "warning")] if dialect in misreading.split() else []
         assert [(finding.line, finding.severity) for finding in found] == expected, dialect
+
+
+ASSERTED = [
+    ("maxpool stride=1 | maxpool stride=2 | shortcut from=0", 10),
+    ("maxpool stride=1 | maxpool stride=2 | scale_channels from=0", 10),
+    ("maxpool stride=1 | convolutional | sam from=0", 9),
+    ("softmax groups=5", 6),
+    ("crnn", 5),
+]
+
+
+@pytest.mark.parametrize(("layers", "line"), ASSERTED)
+def test_an_assertion_that_hank_leaves_out_is_a_finding(layers, line):
+    text = text_of(cfg_source("3x8x8", layers))
+    found = [finding for finding in cfg_findings(build(text, DIALECTS[HK])) if finding.id == "cfg-assertion"]
+    assert [(finding.severity, finding.line) for finding in found] == [("warning", line)]
+    with pytest.raises(CfgError) as caught:
+        build(text, DIALECTS[AB])
+    assert (caught.value.line, caught.value.what in found[0].message) == (line, True)
+
+
+@pytest.mark.parametrize(
+    ("layer", "dialects", "line"),
+    [
+        ("convolutional filters=4 groups=4", DIALECTS, 7),
+        ("convolutional filters=4 size=0", DIALECTS, 7),
+        ("rnn output=4 hidden=0", (AB, HK), 7),
+        ("convolutional filters=4 groups=3", DIALECTS, None),
+        ("connected", DIALECTS, None),
+    ],
+)
+def test_a_layer_without_weights_is_a_finding(layer, dialects, line):
+    for dialect in dialects:
+        found = cfg_findings(build(text_of(cfg_source("3x8x8", layer)), DIALECTS[dialect]))
+        assert [finding.line for finding in found if finding.id == "cfg-no-weights"] == [line] * bool(line), dialect
 
 
 @pytest.mark.parametrize(

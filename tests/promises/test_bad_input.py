@@ -165,7 +165,7 @@ CFGS = {
     "shortcut ahead": (net() + "[avgpool]\n[shortcut]\nfrom=5\nactivation=linear\n", "points ahead"),
     "route before": (net() + "[route]\nlayers=-2\n", "points before the first layer"),
     "negative filters": (net() + "[convolutional]\nfilters=-2\n", "filters=-2, expected at least 1"),
-    "negative size": (net() + "[convolutional]\nsize=-2\n", "size=-2, expected at least 1"),
+    "negative size": (net() + "[convolutional]\nsize=-2\n", "size=-2, expected at least 0"),
     "negative width": (net(width=-8) + "[convolutional]\n", "width=-8, expected at least 0"),
     "kernel too large": (net() + "[convolutional]\nsize=99\n", "no negative size"),
     "10^12 filters": (net() + "[convolutional]\nfilters=1000000000000\n", "fits a 32-bit int"),

@@ -162,10 +162,11 @@ def test_a_long_document_is_not_indented_and_is_the_same(invoke, tmp_path, monke
 
 
 def test_a_batch_that_its_subdivisions_leave_empty_is_not_counted_in(invoke, tiny):
-    """darknet divides by it, and so did bnorm."""
+    """pjreddie's program divides by it, and so did bnorm. AlexeyAB's makes it one image."""
     cfg, weights = tiny
     cfg.write_text(cfg.read_text().replace("batch=4", "batch=4\nsubdivisions=8"))
-    assert "\n         12,345 images seen\n" in invoke("inspect", cfg, weights).stdout
+    assert "\n         12,345 images seen\n" in invoke("inspect", cfg, weights, "--dialect", "pjreddie").stdout
+    assert "12,345 images seen = 1,543 batches of 8\n" in invoke("inspect", cfg, weights).stdout
 
 
 # --- tensors ----------------------------------------------------------------------------------------------------------

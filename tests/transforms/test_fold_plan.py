@@ -559,7 +559,7 @@ def test_every_key_that_holds_numbers_of_layers_is_known(tmp_path):
     source = (
         "convolutional filters=3 activation=linear | convolutional filters=3 share_index=0 | route layers=0"
         " | shortcut from=0 | sam from=0 | avgpool | scale_channels from=0"
-        " | convolutional filters=21 | yolo classes=2 num=3 embedding_layer=0 | contrastive yolo_layer=8"
+        " | convolutional filters=21 | yolo classes=2 num=3 embedding_layer=7 | contrastive yolo_layer=8"
     )
     cfg.write_text(cfg_source("3x6x6", source))
     found = [reference.option.key for reference in references(read_model(cfg, None, "alexeyab").network)]

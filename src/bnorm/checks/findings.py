@@ -55,9 +55,13 @@ _CFG = (
     Kind("cfg-number", _NOTE, "text after a number", "a typo; darknet stops there, other readers fail"),
     Kind("cfg-crash", _WARNING, "the fork's own program crashes on it", "a bug in that fork"),
     Kind("cfg-miscomputed", _WARNING, "the fork's CPU path misreads the input of a convolution", "a bug in that fork"),
+    Kind("cfg-assertion", _WARNING, "an assertion fails that the fork's build leaves out", "layers of other sizes"),
     Kind("cfg-list", _WARNING, "a list that is not read the way it looks", "a missing comma, or one too many"),
     Kind("cfg-anchors", _WARNING, "fewer anchors than `num` and `mask` need", "the missing ones are 0.5, a default"),
     Kind("cfg-activation", _WARNING, "an activation that the dialect lacks", "a typo, or a name from another fork"),
+    Kind(
+        "cfg-no-weights", _WARNING, "a layer whose input does not matter", "more groups than channels, or a size of 0"
+    ),
     Kind("cfg-no-value", _WARNING, "a key without a readable value", "the line is dropped, or hides a later one"),
     Kind("cfg-unknown-key", _NOTE, "a key that the dialect ignores", "a typo, or a key from another fork"),
     Kind("cfg-unknown-section", _ERROR, "a section that the dialect lacks", "a typo, or a cfg for another fork"),

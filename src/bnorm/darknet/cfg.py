@@ -106,6 +106,10 @@ class Section:
         """Return the option's list as the fork splits it, None where it is absent."""
         return self._convert(key, lambda _: GRAMMARS[self.dialect.name].integers(self.listed(key)))
 
+    def count(self, key: str) -> int:
+        """Return how many numbers the fork finds in a list, 0 where the option is absent."""
+        return GRAMMARS[self.dialect.name].count(self.listed(key))
+
     def listed(self, key: str) -> str:
         """Return the text of a list, as far as the fork reads it."""
         value = self.text(key)
@@ -189,7 +193,7 @@ def sections(text: CfgText, dialect: Dialect) -> tuple[Section, ...]:
     raw = _raw_sections(text, dialect)
     if not raw:
         raise CfgError(text.path, "no section, expected [net]", cause="the file is empty or is not a darknet cfg")
-    net, *layers = raw
+    net, *layers = _without_replaced(raw) if dialect.strict else raw
     result = (_net(text, dialect, net), *(_layer(text, dialect, layer) for layer in layers))
     if not layers:
         raise CfgError(text.path, "no layer after [net]", line=net.line)
@@ -218,6 +222,13 @@ def _raw_sections(text: CfgText, dialect: Dialect) -> list[_RawSection]:
         elif entry and (entry.value or not dialect.strict):  # hank drops a line without value before it looks further
             what = f"{short(line.strip())} appears before the first section, expected [net]"
             raise CfgError(text.path, what, line=number)
+    return raw
+
+
+def _without_replaced(raw: list[_RawSection]) -> list[_RawSection]:
+    """Drop the first sections as long as they are empty: hank takes the next one in their place (`CfgFile::read`)."""
+    while len(raw) > 1 and raw[0].name in SECTIONS["hank"] and not any(option.value for option in raw[0].options):
+        raw = raw[1:]
     return raw
 
 

@@ -55,10 +55,10 @@ def parts(layer: LayerContext, output: Shape) -> tuple[Part, ...]:
 def _convolution(
     section: Section, name: str, *, filters: int, channels: int, size: int, shared: int | None = None
 ) -> Part:
-    """Return a convolution with weights (filters, channels / groups, size, size)."""
+    """Return a convolution with weights (filters, channels / groups, size, size): none if groups > channels."""
     groups = groups_of(section)
-    if not 1 <= groups <= channels:
-        raise section.error(f"groups={groups}, expected 1 to {channels}, the number of input channels", "groups")
+    if groups < 1:
+        raise section.error(f"groups={groups}, expected at least 1", "groups")
     return Part(
         name=name,
         kind="convolutional",
@@ -79,14 +79,14 @@ def groups_of(section: Section) -> int:
 
 
 def _fully_connected(section: Section, name: str, *, inputs: int, outputs: int) -> Part:
-    """Return a fully connected layer with weights (outputs, inputs)."""
+    """Return a fully connected layer with weights (outputs, inputs). Without outputs, all its arrays are empty."""
     return Part(
         name=name,
         kind="connected",
         channels=outputs,
         weights=(outputs, inputs),
         biases=(outputs,),
-        batch_normalize=_normalises(section),
+        batch_normalize=outputs > 0 and _normalises(section),
     )
 
 
@@ -143,7 +143,7 @@ def _local(layer: LayerContext, output: Shape) -> Iterator[Part]:
 
 def _rnn(layer: LayerContext, output: Shape) -> Iterator[Part]:
     section, inputs, outputs = layer.section, layer.incoming.outputs, output.outputs
-    hidden = section.positive("hidden") if section.knows("hidden") else outputs
+    hidden = section.natural("hidden", 1) if section.knows("hidden") else outputs
     yield _fully_connected(section, "input_layer", inputs=inputs, outputs=hidden)
     yield _fully_connected(section, "self_layer", inputs=hidden, outputs=hidden)
     yield _fully_connected(section, "output_layer", inputs=hidden, outputs=outputs)
