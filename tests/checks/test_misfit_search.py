@@ -25,7 +25,7 @@ FIELD = GOLDEN / "field"
 
 FILTERS = (16, 24, 32, 24, 48, 32, 21)
 
-HEAD = "yolo mask=0,1,2 num=3 classes=2"
+HEAD = "yolo mask=0,1,2 num=3 classes=2 anchors=10,14,23,27,37,58"
 
 
 def layer(filters: int, size: int = 3, more: str = BN) -> str:

@@ -134,7 +134,7 @@ def _filters(sizes: Sizes, sections: list[Section], at: int, form: str, channels
 def _parsed(sizes: Sizes, text: str) -> Section:
     """Return the section of this text."""
     path, dialect = sizes.model.network.text.path, sizes.model.dialect
-    return cfg.sections(cfg.parse(path, f"[net]\n{text}".encode()), dialect)[1]
+    return cfg.sections(cfg.parse(path, f"[net]\nwidth=1\n{text}".encode()), dialect)[1]
 
 
 def _inserted(sizes: Sizes, numberings: Sequence[_Numbering], at: int, text: str, nats: float) -> Iterator[Candidate]:
