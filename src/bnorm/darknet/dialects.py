@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from bnorm.darknet.gates import ALEXEYAB_GRU, ALEXEYAB_LSTM, PJREDDIE_GRU, PJREDDIE_LSTM, Gate
+from bnorm.darknet.gate_order import ALEXEYAB_GRU, ALEXEYAB_LSTM, PJREDDIE_GRU, PJREDDIE_LSTM, Gate
 
 
 @dataclass(frozen=True, slots=True)

@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterator
 from typing import NamedTuple
 
 from bnorm.darknet.cfg import Section
-from bnorm.darknet.gates import Gate
+from bnorm.darknet.gate_order import Gate
 from bnorm.darknet.shapes import LayerContext, Shape, c_division, kernel, resolve
 
 SWITCHES = frozenset({"batch_normalize", "cbn"})  # the keys that turn batch normalisation on
