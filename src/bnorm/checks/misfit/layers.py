@@ -8,7 +8,7 @@ from typing import NamedTuple
 
 from bnorm.checks.findings import Finding, make_finding
 from bnorm.checks.misfit.candidate import FREE_NUMBER, ONE_OF_MANY, Candidate, fitting
-from bnorm.checks.misfit.sizes import Sizes, solve
+from bnorm.checks.misfit.sizes import BUILT, Sizes, solve
 from bnorm.darknet import cfg
 from bnorm.darknet.cfg import Section
 from bnorm.darknet.edit import Edit, dropped, renumbered, section_lines
@@ -69,6 +69,7 @@ def more_layers(sizes: Sizes, layers: range) -> Iterator[Candidate]:
 def _numberings(sizes: Sizes, moved: Mapping[int, int], removed: Collection[int] = ()) -> list[_Numbering]:
     """Return the sections with their numbers as they are, and rewritten where that makes a difference."""
     given = _Numbering(sections=sizes.sections, edit={})
+    sizes.left(steps=len(sizes.sections))
     edit = renumbered(sizes.model.network, moved, removed)
     if not edit:
         return [given]
@@ -133,6 +134,7 @@ def _filters(sizes: Sizes, sections: list[Section], at: int, form: str, channels
 
 def _parsed(sizes: Sizes, text: str) -> Section:
     """Return the section of this text."""
+    sizes.left(steps=BUILT)
     path, dialect = sizes.model.network.text.path, sizes.model.dialect
     return cfg.sections(cfg.parse(path, f"[net]\nwidth=1\n{text}".encode()), dialect)[1]
 

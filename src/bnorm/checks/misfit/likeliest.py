@@ -16,7 +16,7 @@ from bnorm.checks.findings import Finding
 from bnorm.checks.misfit.batch_normalize import folded_cfg, folded_weights, some_sections
 from bnorm.checks.misfit.candidate import Candidate
 from bnorm.checks.misfit.channels import other_channels
-from bnorm.checks.misfit.classes import fitting_classes
+from bnorm.checks.misfit.classes import other_classes
 from bnorm.checks.misfit.dialect import other_dialects
 from bnorm.checks.misfit.evidence import Evidence
 from bnorm.checks.misfit.header import other_header
@@ -117,9 +117,7 @@ def _candidates(weights: Weights, evidence: Evidence) -> Iterator[Candidate]:
     yield from other_header(weights)
     yield from folded_weights(model)
     yield from folded_cfg(model)
-    classes = fitting_classes(model.network.text, model.dialect, model.header, weights.nbytes)
-    if classes:
-        yield classes
+    yield from other_classes(sizes)
     yield from other_dialects(model)
     yield from some_sections(model, evidence)
     yield from other_channels(sizes)
