@@ -14,7 +14,7 @@ from typing import NamedTuple
 
 from bnorm.checks.findings import Finding
 from bnorm.checks.misfit.batch_normalize import folded_cfg, folded_weights, some_sections
-from bnorm.checks.misfit.candidate import Candidate
+from bnorm.checks.misfit.candidate import ONE_OF_MANY, Candidate
 from bnorm.checks.misfit.channels import other_channels
 from bnorm.checks.misfit.classes import other_classes
 from bnorm.checks.misfit.dialect import other_dialects
@@ -41,42 +41,43 @@ class _Row(NamedTuple):
     candidate: Candidate
 
 
-def likeliest(weights: Weights) -> tuple[Finding, ...]:
-    """Return the finding of the likeliest candidate, or of two that are equal; none where no candidate is plausible."""
+def likeliest(weights: Weights, given: Finding) -> tuple[Finding, ...]:
+    """Return the finding of the likeliest candidate, or of two that are equal.
+
+    `given` is the finding if the cfg is right, and the file was cut or has got more bytes.
+    """
     evidence = Evidence(weights)
     most = evidence.misreads(weights.layout).count(True)
-    rows = [
-        _Row(nats=candidate.nats + evidence.nats(candidate.layout), candidate=candidate)
-        for candidate in _distinct(weights, evidence)
-        if _is_plausible(evidence, candidate.layout, most)
-    ]
-    if not rows:
-        return ()
+    damaged = Candidate(layout=weights.layout, finding=given, nats=_damage(weights))
+    others = [row for row in _distinct(weights, evidence) if _is_plausible(evidence, row.layout, most)]
+    rows = [_Row(nats=row.nats + evidence.nats(row.layout), candidate=row) for row in (damaged, *others)]
     rows.sort(key=lambda row: row.nats)
     best = rows[0]
-    if best.nats > _damage(weights) + evidence.nats(weights.layout):
-        return ()
+    if best.candidate is damaged and most:
+        return (given,)
     equal = [
-        row.candidate for row in rows if row.nats - best.nats < EQUAL and row.candidate.edits == rows[0].candidate.edits
+        row.candidate for row in rows if row.nats - best.nats < EQUAL and row.candidate.edits == best.candidate.edits
     ]
-    return tuple(_qualified(candidate, len(equal)) for candidate in equal[:SHOWN])
+    if most:
+        equal = [candidate for candidate in equal if candidate is not damaged]
+    return tuple(_qualified(candidate, len(equal), candidate is damaged) for candidate in equal[:SHOWN])
 
 
 def _damage(weights: Weights) -> float:
     """Return how much less likely it is in nats that a file was cut here, or got so many bytes more."""
     mismatch = weights.mismatch()
     if mismatch and mismatch.between_layers:
-        return DAMAGED + log(len(weights.model.network.layers))
+        return ONE_OF_MANY  # as a layer too many at the end of the cfg
     return DAMAGED + log(1 + (weights.nbytes if mismatch and mismatch.missing > 0 else 2 * FLOAT))
 
 
-def _qualified(candidate: Candidate, equal: int) -> Finding:
+def _qualified(candidate: Candidate, equal: int, damaged: bool) -> Finding:
     """Return the finding, worded as strongly as its evidence."""
     finding = candidate.finding
     doubts = []
     if equal > 1:
-        doubts.append(f"{equal - 1} other edit{'s' * (equal > 2)} would fit as well")
-    if not _has_variances(candidate.layout):
+        doubts.append(f"{equal - 1} other explanation{'s' * (equal > 2)} would fit as well")
+    if not damaged and not _has_variances(candidate.layout):
         doubts.append("no rolling variances confirm it")
     if not doubts:
         return finding
