@@ -44,23 +44,23 @@ class _Row(NamedTuple):
 def likeliest(weights: Weights, given: Finding) -> tuple[Finding, ...]:
     """Return the finding of the likeliest candidate, or of two that are equal.
 
-    `given` is the finding if the cfg is right, and the file was cut or has got more bytes.
+    `given` is the finding if the cfg is right, and the file was cut or has got more bytes. A file that ends between two
+    layers has the same bytes as one for a cfg without the layers after them: only then `given` is one of two.
     """
     evidence = Evidence(weights)
     most = evidence.misreads(weights.layout).count(True)
+    mismatch = weights.mismatch()
+    partial = mismatch is not None and mismatch.between_layers and not most
     damaged = Candidate(layout=weights.layout, finding=given, nats=_damage(weights))
     others = [row for row in _distinct(weights, evidence) if _is_plausible(evidence, row.layout, most)]
     rows = [_Row(nats=row.nats + evidence.nats(row.layout), candidate=row) for row in (damaged, *others)]
     rows.sort(key=lambda row: row.nats)
     best = rows[0]
-    if best.candidate is damaged and most:
+    if best.candidate is damaged and not partial:
         return (given,)
-    equal = [
-        row.candidate for row in rows if row.nats - best.nats < EQUAL and row.candidate.edits == best.candidate.edits
-    ]
-    if most:
-        equal = [candidate for candidate in equal if candidate is not damaged]
-    return tuple(_qualified(candidate, len(equal), candidate is damaged) for candidate in equal[:SHOWN])
+    close = (row.candidate for row in rows if row.nats - best.nats < EQUAL)
+    equal = [row for row in close if row.edits == best.candidate.edits and (partial or row is not damaged)]
+    return tuple(_qualified(row, len(equal), row is damaged) for row in equal[:SHOWN])
 
 
 def _damage(weights: Weights) -> float:
