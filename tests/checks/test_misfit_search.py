@@ -153,7 +153,7 @@ def test_edits_that_have_the_same_plan_are_both_named(tmp_path, trained):
     found = check(tmp_path, [layer(9), layer(32, 3), layer(8)], weights)
     assert [(row.id, row.layer) for row in found] == [("weights-value", 1)] * 2
     assert {row.message.split()[2] for row in found} == {"size=1", "groups=9"}
-    assert all("other edit" in row.cause for row in found)
+    assert all("other explanation" in row.cause for row in found)
 
 
 def test_a_cut_file_is_cut_and_a_longer_one_longer(tmp_path, trained):

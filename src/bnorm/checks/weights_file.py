@@ -48,7 +48,8 @@ def file_findings(weights: Weights) -> tuple[Finding, ...]:
         chance = _same_size_by_chance(weights)
         return (chance,) if chance else ()
     misplaced = [array for array, values in variances(weights, weights.layout) if misread(values)]
-    return likeliest(weights) or (_other_cfg(weights, misplaced[0]) if misplaced else _wrong_size(weights, mismatch),)
+    given = _other_cfg(weights, misplaced[0]) if misplaced else _wrong_size(weights, mismatch)
+    return likeliest(weights, given)
 
 
 def header_findings(header: Header) -> Iterator[Finding]:

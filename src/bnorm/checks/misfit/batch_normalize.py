@@ -7,35 +7,48 @@ from dataclasses import replace
 from typing import NamedTuple
 
 from bnorm.checks.findings import Finding, make_finding
-from bnorm.checks.misfit.candidate import ONE_OF_MANY, SETTING, Candidate, edited, fitting
+from bnorm.checks.misfit.candidate import ONE_OF_MANY, SETTING, Candidate
 from bnorm.checks.misfit.evidence import Evidence
 from bnorm.darknet import cfg
 from bnorm.darknet.cfg import Section
-from bnorm.darknet.edit import Edit, Value, dropped, with_values
-from bnorm.darknet.layout import FLOAT, arrays_of, plan
+from bnorm.darknet.layout import FLOAT, NORMALISATION, Layout, arrays_of, plan
 from bnorm.darknet.model import Model
 from bnorm.darknet.network import Layer, build
 from bnorm.darknet.parts import SWITCHES
 from bnorm.darknet.section_types import TYPES
-from bnorm.errors import BnormError
-from bnorm.folding.plan import plan_folds, without_normalisation
+from bnorm.folding.plan import Folds, plan_folds, without_normalisation
 
 NAMED = 3  # lines that a message lists
 
 STEPS = 20_000  # layers that the search looks at
+
+PLANNED = 2  # steps per layer of a set that is planned, and whose values are then read
 
 MOST = 24  # sets of sections that are proposed
 
 
 def folded_weights(model: Model) -> Iterator[Candidate]:
     """Yield the same network without any batch normalisation, as `bnorm fold` writes it."""
-    network = model.network
-    data = without_normalisation(network, plan_folds(network, {}))
+    network, missing = model.network, model.layout.nbytes - (model.nbytes or 0)
+    folds = plan_folds(network, {}) if missing > 0 else None
+    if folds is None or _stored_by_normalisation(model, folds) != missing:
+        return
+    data = without_normalisation(network, folds)
     layout = plan(build(cfg.parse(network.text.path, data), model.dialect), model.header)
     if layout.nbytes == model.nbytes:
         message = "fits without any batch normalisation"
         cause = f"trained without it, or folded: delete {_switch_lines(network.layers)}"
         yield Candidate(layout=layout, finding=make_finding("weights-folded", message, cause=cause))
+
+
+def _stored_by_normalisation(model: Model, folds: Folds) -> int:
+    """Return how many bytes are in the file for what is folded."""
+    removed, kept = folds.removed, folds.kept
+    return sum(
+        FLOAT * array.size
+        for array in model.layout.arrays
+        if array.layer in removed or (array.field in NORMALISATION and array.layer not in kept)
+    )
 
 
 def _switch_lines(layers: Sequence[Layer]) -> str:
@@ -49,14 +62,10 @@ def folded_cfg(model: Model) -> Iterator[Candidate]:
     layers = model.network.layers
     bare = [layer for layer in layers if layer.section.knows("batch_normalize") and not layer.batch_normalize]
     heads = {layer.index - 1 for layer in layers if TYPES[layer.type].is_head} | {len(layers) - 1}
+    more = (model.nbytes or 0) - model.layout.nbytes
     for chosen in ([layer for layer in bare if layer.index not in heads], bare):
-        try:
-            text = edited(model.network.text, [Value(layer.section, "batch_normalize", 1) for layer in chosen])
-            layout = plan(build(text, model.dialect), model.header)
-        except BnormError:
-            return  # the cfg has more lines now than are allowed
-        if chosen and layout.nbytes == model.nbytes:
-            yield Candidate(layout=layout, finding=_lost(model, chosen))
+        if more > 0 and sum(_change(_row(model, layer, fewer=False)) for layer in chosen) == more:
+            yield Candidate(layout=_switched(model, chosen), finding=_lost(model, chosen))
             return
 
 
@@ -69,11 +78,9 @@ def some_sections(model: Model, evidence: Evidence) -> Iterator[Candidate]:
     rows = [_row(model, layer, fewer) for layer in model.network.layers]
     for chosen in _sets(rows, model, evidence):
         layers = [model.network.layers[index] for index in chosen]
-        layout = fitting(model, _without(layers) if fewer else _with(model, layers))
-        if layout:
-            finding = _fits_without(layers) if fewer else _lost(model, layers)
-            nats = SETTING + ONE_OF_MANY * len(chosen)
-            yield Candidate(layout=layout, finding=finding, edits=len(chosen), nats=nats)
+        finding = _fits_without(layers) if fewer else _lost(model, layers)
+        nats = SETTING + ONE_OF_MANY * len(chosen)
+        yield Candidate(layout=_switched(model, layers), finding=finding, edits=len(chosen), nats=nats)
 
 
 # --- the sets of sections ---------------------------------------------------------------------------------------------
@@ -106,9 +113,26 @@ def _row(model: Model, layer: Layer, fewer: bool) -> _Row:
     given = _stored(model, layer)
     other = None
     if layer.batch_normalize == fewer and layer.section.knows("batch_normalize") and not layer.section.flag("dontload"):
-        parts = tuple(part._replace(batch_normalize=not fewer) for part in layer.parts)
-        other = _stored(model, replace(layer, parts=parts))
+        other = _stored(model, _other(layer))
     return _Row(given=given, other=other if other != given else None)
+
+
+def _other(layer: Layer) -> Layer:
+    """Return the layer with its batch normalisation turned on or off."""
+    return replace(layer, parts=tuple(part._replace(batch_normalize=not layer.batch_normalize) for part in layer.parts))
+
+
+def _change(row: _Row) -> int:
+    """Return how many bytes more the other form stores."""
+    return row.other.nbytes - row.given.nbytes if row.other else 0
+
+
+def _switched(model: Model, chosen: Sequence[Layer]) -> Layout:
+    """Return the plan with the other form of these layers."""
+    layers = list(model.network.layers)
+    for layer in chosen:
+        layers[layer.index] = _other(layer)
+    return plan(replace(model.network, layers=tuple(layers)), model.header)
 
 
 def _stored(model: Model, layer: Layer) -> _Stored:
@@ -135,10 +159,11 @@ def _sets(rows: Sequence[_Row], model: Model, evidence: Evidence) -> Iterator[tu
         if state.layer == len(rows):
             if state.offset == model.nbytes:
                 proposed += 1
+                steps += PLANNED * len(rows)
                 yield state.chosen
             continue
         given, other = rows[state.layer]
-        change = other.nbytes - given.nbytes if other else 0
+        change = _change(rows[state.layer])
         if other and abs(change) <= abs(state.rest) and _plausible(other, state.offset, evidence):
             chosen = (*state.chosen, state.layer)
             states.append(
@@ -155,14 +180,6 @@ def _plausible(stored: _Stored, offset: int, evidence: Evidence) -> bool:
 
 
 # --- their texts ------------------------------------------------------------------------------------------------------
-
-
-def _without(layers: Sequence[Layer]) -> Edit:
-    return dropped(option.line for layer in layers for option in _switches(layer.section))
-
-
-def _with(model: Model, layers: Sequence[Layer]) -> Edit:
-    return with_values(model.network.text, [Value(layer.section, "batch_normalize", 1) for layer in layers])
 
 
 def _switches(section: Section) -> list[cfg.Option]:

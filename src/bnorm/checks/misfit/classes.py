@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator, Sequence
 from itertools import pairwise
 from typing import NamedTuple
 
 from bnorm.checks.findings import make_finding
 from bnorm.checks.misfit.candidate import Candidate, edited
+from bnorm.checks.misfit.sizes import Sizes, solve, with_option
 from bnorm.darknet import cfg
 from bnorm.darknet.cfg import CfgText, Section
 from bnorm.darknet.dialects import Dialect
 from bnorm.darknet.edit import Value
-from bnorm.darknet.grammar import INT_MAX
 from bnorm.darknet.header import Header
 from bnorm.darknet.layout import Layout, plan
 from bnorm.darknet.network import build
@@ -37,10 +37,38 @@ class Detector(NamedTuple):
 def fitting_classes(text: CfgText, dialect: Dialect, header: Header, nbytes: int) -> Candidate | None:
     """Return the number of classes that gives the file's size; None without one, or where the cfg is rejected."""
     try:
+        points = [(classes, _layout(text, dialect, header, classes).nbytes) for classes in (1, 2)]
+    except BnormError:
+        return None
+    classes = solve(points[0], points[1], nbytes)
+    return _candidate(text, dialect, header, nbytes, classes) if classes else None
+
+
+def other_classes(sizes: Sizes) -> Iterator[Candidate]:
+    """Yield the number of classes that gives the file's size, for a cfg that is not rejected."""
+    model = sizes.model
+    points = [(classes, sizes.nbytes(_sections(sizes.sections, classes))) for classes in (1, 2)]
+    classes = solve(points[0], points[1], model.nbytes or 0)
+    if classes and sizes.left(plans=1):
+        candidate = _candidate(model.network.text, model.dialect, model.header, model.nbytes or 0, classes)
+        yield from [candidate] if candidate else []
+
+
+def _sections(sections: Sequence[Section], classes: int) -> list[Section]:
+    """Return the sections with this number of classes, and the filters that follow."""
+    new = list(sections)
+    for index, section in enumerate(sections):
+        if section.type in DETECTORS:
+            new[index] = with_option(section, "classes", classes)
+            if index and Detector(before=sections[index - 1], section=section).filtered:
+                new[index - 1] = with_option(sections[index - 1], "filters", DETECTORS[section.type](new[index]))
+    return new
+
+
+def _candidate(text: CfgText, dialect: Dialect, header: Header, nbytes: int, classes: int) -> Candidate | None:
+    """Return the cfg with this number of classes; None if the file has another size, or the cfg is rejected."""
+    try:
         detectors = _detectors(text, dialect)
-        classes = _solve(text, dialect, header, nbytes) if detectors else None
-        if classes is None:
-            return None
         other = _with_classes(text, dialect, classes)
         layout = plan(build(other, dialect), header)
         if layout.nbytes != nbytes:
@@ -51,16 +79,6 @@ def fitting_classes(text: CfgText, dialect: Dialect, header: Header, nbytes: int
     except BnormError:
         return None
     return Candidate(layout=layout, finding=make_finding("weights-classes", message))
-
-
-def _solve(text: CfgText, dialect: Dialect, header: Header, nbytes: int) -> int | None:
-    """Return the number of classes to try: every class adds the same number of bytes, which two plans tell."""
-    one, two = (_layout(text, dialect, header, classes).nbytes for classes in (1, 2))
-    step = two - one
-    if step <= 0:
-        return None
-    classes, rest = divmod(nbytes - one + step, step)
-    return classes if not rest and 1 <= classes <= INT_MAX else None
 
 
 def _layout(text: CfgText, dialect: Dialect, header: Header, classes: int) -> Layout:

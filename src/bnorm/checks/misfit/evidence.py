@@ -115,4 +115,7 @@ class Evidence:
 
 def _finite_sum(values: np.ndarray[tuple[int], np.dtype[np.float64]]) -> float:
     """Return the sum of squares; those of NaN are 0."""
+    total = float((values * values).sum())
+    if total <= LARGEST:
+        return total
     return float(np.nan_to_num(values * values, nan=0.0, posinf=LARGEST).clip(max=LARGEST).sum())

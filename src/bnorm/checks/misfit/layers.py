@@ -8,11 +8,12 @@ from typing import NamedTuple
 
 from bnorm.checks.findings import Finding, make_finding
 from bnorm.checks.misfit.candidate import FREE_NUMBER, ONE_OF_MANY, Candidate, fitting
-from bnorm.checks.misfit.sizes import Sizes, solve
+from bnorm.checks.misfit.sizes import BUILT, Sizes, solve
 from bnorm.darknet import cfg
 from bnorm.darknet.cfg import Section
 from bnorm.darknet.edit import Edit, dropped, renumbered, section_lines
 from bnorm.darknet.layout import Layout
+from bnorm.darknet.network import Layer
 
 NEAR = 4  # sections before and after a missing one that it may be like
 
@@ -69,6 +70,7 @@ def more_layers(sizes: Sizes, layers: range) -> Iterator[Candidate]:
 def _numberings(sizes: Sizes, moved: Mapping[int, int], removed: Collection[int] = ()) -> list[_Numbering]:
     """Return the sections with their numbers as they are, and rewritten where that makes a difference."""
     given = _Numbering(sections=sizes.sections, edit={})
+    sizes.left(steps=len(sizes.sections))
     edit = renumbered(sizes.model.network, moved, removed)
     if not edit:
         return [given]
@@ -133,6 +135,7 @@ def _filters(sizes: Sizes, sections: list[Section], at: int, form: str, channels
 
 def _parsed(sizes: Sizes, text: str) -> Section:
     """Return the section of this text."""
+    sizes.left(steps=BUILT)
     path, dialect = sizes.model.network.text.path, sizes.model.dialect
     return cfg.sections(cfg.parse(path, f"[net]\nwidth=1\n{text}".encode()), dialect)[1]
 
@@ -155,11 +158,19 @@ def _missing(sizes: Sizes, at: int, section: Section, nats: float) -> Finding:
     """Return what it means that the file fits with this section before layer `at`."""
     layers = sizes.model.network.layers
     last = at == len(layers)
-    position = "at the end of the cfg" if last else f"before layer {at}, [{layers[at].section.name}]"
-    message = f"fits with one more layer {position}: {_described(section)}"
+    message = f"fits with one more layer {_position(layers, at)}: {_described(section)}"
     cause = "a layer is missing in the cfg" + "; its options are computed from the size" * (nats > ONE_OF_MANY)
     line, layer = (None, at - 1) if last else (layers[at].section.line, at)
     return make_finding("weights-layer", message, line=line, layer=layer, cause=cause)
+
+
+def _position(layers: Sequence[Layer], at: int) -> str:
+    """Return where the layer is missing: before and after layers that store nothing, the file is the same."""
+    if at == len(layers):
+        return "at the end of the cfg"
+    latest = next((layer.index for layer in layers[at:] if layer.parts), len(layers) - 1)
+    later = f" (or before one of the next, up to layer {latest})" if latest > at else ""
+    return f"before layer {at}, [{layers[at].section.name}]{later}"
 
 
 def _described(section: Section) -> str:

@@ -14,9 +14,9 @@ from typing import NamedTuple
 
 from bnorm.checks.findings import Finding
 from bnorm.checks.misfit.batch_normalize import folded_cfg, folded_weights, some_sections
-from bnorm.checks.misfit.candidate import Candidate
+from bnorm.checks.misfit.candidate import ONE_OF_MANY, Candidate
 from bnorm.checks.misfit.channels import other_channels
-from bnorm.checks.misfit.classes import fitting_classes
+from bnorm.checks.misfit.classes import other_classes
 from bnorm.checks.misfit.dialect import other_dialects
 from bnorm.checks.misfit.evidence import Evidence
 from bnorm.checks.misfit.header import other_header
@@ -41,42 +41,43 @@ class _Row(NamedTuple):
     candidate: Candidate
 
 
-def likeliest(weights: Weights) -> tuple[Finding, ...]:
-    """Return the finding of the likeliest candidate, or of two that are equal; none where no candidate is plausible."""
+def likeliest(weights: Weights, given: Finding) -> tuple[Finding, ...]:
+    """Return the finding of the likeliest candidate, or of two that are equal.
+
+    `given` is the finding if the cfg is right, and the file was cut or has got more bytes. A file that ends between two
+    layers has the same bytes as one for a cfg without the layers after them: only then `given` is one of two.
+    """
     evidence = Evidence(weights)
     most = evidence.misreads(weights.layout).count(True)
-    rows = [
-        _Row(nats=candidate.nats + evidence.nats(candidate.layout), candidate=candidate)
-        for candidate in _distinct(weights, evidence)
-        if _is_plausible(evidence, candidate.layout, most)
-    ]
-    if not rows:
-        return ()
+    mismatch = weights.mismatch()
+    partial = mismatch is not None and mismatch.between_layers and not most
+    damaged = Candidate(layout=weights.layout, finding=given, nats=_damage(weights))
+    others = [row for row in _distinct(weights, evidence) if _is_plausible(evidence, row.layout, most)]
+    rows = [_Row(nats=row.nats + evidence.nats(row.layout), candidate=row) for row in (damaged, *others)]
     rows.sort(key=lambda row: row.nats)
     best = rows[0]
-    if best.nats > _damage(weights) + evidence.nats(weights.layout):
-        return ()
-    equal = [
-        row.candidate for row in rows if row.nats - best.nats < EQUAL and row.candidate.edits == rows[0].candidate.edits
-    ]
-    return tuple(_qualified(candidate, len(equal)) for candidate in equal[:SHOWN])
+    if best.candidate is damaged and not partial:
+        return (given,)
+    close = (row.candidate for row in rows if row.nats - best.nats < EQUAL)
+    equal = [row for row in close if row.edits == best.candidate.edits and (partial or row is not damaged)]
+    return tuple(_qualified(row, len(equal), row is damaged) for row in equal[:SHOWN])
 
 
 def _damage(weights: Weights) -> float:
     """Return how much less likely it is in nats that a file was cut here, or got so many bytes more."""
     mismatch = weights.mismatch()
     if mismatch and mismatch.between_layers:
-        return DAMAGED + log(len(weights.model.network.layers))
+        return ONE_OF_MANY  # as a layer too many at the end of the cfg
     return DAMAGED + log(1 + (weights.nbytes if mismatch and mismatch.missing > 0 else 2 * FLOAT))
 
 
-def _qualified(candidate: Candidate, equal: int) -> Finding:
+def _qualified(candidate: Candidate, equal: int, damaged: bool) -> Finding:
     """Return the finding, worded as strongly as its evidence."""
     finding = candidate.finding
     doubts = []
     if equal > 1:
-        doubts.append(f"{equal - 1} other edit{'s' * (equal > 2)} would fit as well")
-    if not _has_variances(candidate.layout):
+        doubts.append(f"{equal - 1} other explanation{'s' * (equal > 2)} would fit as well")
+    if not damaged and not _has_variances(candidate.layout):
         doubts.append("no rolling variances confirm it")
     if not doubts:
         return finding
@@ -117,9 +118,7 @@ def _candidates(weights: Weights, evidence: Evidence) -> Iterator[Candidate]:
     yield from other_header(weights)
     yield from folded_weights(model)
     yield from folded_cfg(model)
-    classes = fitting_classes(model.network.text, model.dialect, model.header, weights.nbytes)
-    if classes:
-        yield classes
+    yield from other_classes(sizes)
     yield from other_dialects(model)
     yield from some_sections(model, evidence)
     yield from other_channels(sizes)

@@ -19,11 +19,13 @@ from bnorm.darknet.shape_rules import output_shape
 from bnorm.darknet.shapes import LayerContext, Shape, layers_read, passed_on
 from bnorm.errors import CfgError
 
-WORK = 140_000  # less than a second
+WORK = 140_000  # half a second
 
 BUILT = 12  # the work of a layer that has to be built, compared with one that is known
 
-PLANNED = 15  # the work per layer of a cfg that is parsed, built and planned
+PLANNED = 25  # the work per layer of a cfg that is parsed, built and planned, and whose values are then read
+
+COPIED = 20  # layers that are copied in the time of one step
 
 
 class _Built(NamedTuple):
@@ -47,23 +49,44 @@ class Sizes:
         self._ends = [model.header.nbytes]  # where each layer's arrays begin
         for layer in model.network.layers:
             self._ends.append(self._ends[-1] + self._stored(layer))
+        self._outputs = [layer.output for layer in model.network.layers]
+        self._last_readers = {read: layer.index for layer in model.network.layers for read in layer.reads}
         self._used: list[Section] = []  # so that no id is used again
 
-    def left(self, plans: int = 0) -> bool:
-        """Return whether there is work left; with a number of `plans`, spend that of so many whole plans."""
-        self.work -= plans * PLANNED * len(self.sections)
+    def left(self, steps: int = 0, plans: int = 0) -> bool:
+        """Return whether there is work left after these steps, and after so many whole plans."""
+        self.work -= steps + plans * PLANNED * len(self.sections)
         return self.work > 0
+
+    def replaced(self, index: int, section: Section) -> int | None:
+        """Return the size with this section in place of one; None as for `nbytes`.
+
+        It ends where a layer receives what it did before, and no later one reads by number what has changed.
+        """
+        incoming, total, last = self._passed[index], self._ends[index], index
+        outputs = self._outputs[:index]
+        self.work -= index // COPIED
+        for number in range(index, len(self.sections)):
+            if number > last and incoming == self._passed[number]:
+                return total + self._ends[-1] - self._ends[number]
+            built = self._layer(section if number == index else self.sections[number], incoming, outputs)
+            if built is None:
+                return None
+            if built.output != self._outputs[number]:
+                last = max(last, self._last_readers.get(number, 0))
+            outputs.append(built.output)
+            incoming = built.passed
+            total += built.nbytes
+        return total
 
     def nbytes(self, sections: Sequence[Section], entry: Shape | None = None) -> int | None:
         """Return the size of a file for these layers; None where the fork rejects them, or no work is left."""
         kept = 0 if entry else self._unchanged(sections)
-        layers = self.model.network.layers
         incoming = entry or self._passed[kept]
         total = self._ends[kept]
-        outputs = [layer.output for layer in layers[:kept]]
+        outputs = self._outputs[:kept]
+        self.work -= len(sections) // COPIED
         for section in sections[kept:]:
-            if self.work <= 0:
-                return None
             built = self._layer(section, incoming, outputs)
             if built is None:
                 return None
@@ -85,7 +108,8 @@ class Sizes:
         return FLOAT * sum(array.size for array in arrays)
 
     def _layer(self, section: Section, incoming: Shape, outputs: Sequence[Shape]) -> _Built | None:
-        self.work -= 1
+        if not self.left(steps=1):
+            return None
         index = len(outputs)
         try:
             reads = layers_read(section, index) if TYPES[section.type].reads_numbered else ()
@@ -101,6 +125,7 @@ class Sizes:
         return self._known[key]
 
     def _built(self, context: LayerContext) -> _Built | None:
+        """Return the layer; None where the fork rejects it, and for more groups than channels: nobody trains that."""
         section = context.section
         try:
             output = output_shape(context)
@@ -112,9 +137,12 @@ class Sizes:
                 output=output,
                 parts=parts(context, output),
             )
-            return _Built(output=output, passed=passed_on(section, output), nbytes=self._stored(layer))
+            nbytes = self._stored(layer)
         except CfgError:
             return None
+        if any(part.groups > part.inputs > 0 for part in layer.parts):
+            return None
+        return _Built(output=output, passed=passed_on(section, output), nbytes=nbytes)
 
 
 def with_option(section: Section, key: str, value: int) -> Section:

@@ -48,8 +48,7 @@ def _values(sizes: Sizes, layer: Layer, key: str) -> Iterator[int]:
     elif key == "size":
         tried = list(KERNELS)
     else:
-        channels = layer.incoming.channels
-        tried = [groups for groups in range(1, channels + 1) if channels % groups == 0]
+        tried = list(_groups(sizes, layer))
     yield from (value for value in tried if value != given and _nbytes(sizes, layer, key, value) == sizes.model.nbytes)
 
 
@@ -60,9 +59,19 @@ def _grouped(sizes: Sizes, layer: Layer) -> Iterator[int]:
             yield groups
 
 
+def _groups(sizes: Sizes, layer: Layer) -> Iterator[int]:
+    """Yield the number of groups that gives the file's size, which is linear in the channels of one group."""
+    channels = layer.incoming.channels
+    if channels < 2:
+        return
+    all_, one = ((of_group, _nbytes(sizes, layer, "groups", channels // of_group)) for of_group in (channels, 1))
+    of_group = solve(one, all_, sizes.model.nbytes or 0)
+    if of_group and channels % of_group == 0:
+        yield channels // of_group
+
+
 def _nbytes(sizes: Sizes, layer: Layer, key: str, value: int) -> int | None:
-    section = with_option(layer.section, key, value)
-    return sizes.nbytes([*sizes.sections[: layer.index], section, *sizes.sections[layer.index + 1 :]])
+    return sizes.replaced(layer.index, with_option(layer.section, key, value))
 
 
 def _candidate(sizes: Sizes, layer: Layer, key: str, value: int) -> Iterator[Candidate]:
