@@ -22,7 +22,7 @@ from bnorm.batchnorm.arithmetic import ARITHMETICS
 from bnorm.batchnorm.engine import Normalisation, run_batch
 from bnorm.batchnorm.formulas import Parameters, Rolling
 from bnorm.batchnorm.threads import Team
-from bnorm.batchnorm.tiling import RowScheme
+from bnorm.batchnorm.tiling import Grouping
 from bnorm.tensors.npy import new_npy
 from bnorm.tensors.open import open_tensor
 from bnorm.tensors.tensor import MemoryTensor, Span, Tensor
@@ -378,9 +378,9 @@ SIZES = st.one_of(st.integers(1, 99), st.integers(1, 99_999), st.just(1 << 40))
 @example(MemoryTensor(np.empty((2, 2, 300, 301), "f2")), 7, 2)
 @example(MemoryTensor(np.empty((3, 257, 1, 1), "f2")), 3, 2)
 def test_tiles_and_their_blocks_cover_every_value_exactly_once(extent, most, threads):
-    times, scheme = np.zeros((extent.channels, extent.length), "u1"), RowScheme(extent.places)
+    times, grouping = np.zeros((extent.channels, extent.length), "u1"), Grouping(extent.places)
     for tile in (tile for group in tiling.tiles(extent, most) for tile in group):
-        for block in tiling.blocks(extent.buffer(tile), scheme, threads):
+        for block in tiling.blocks(extent.buffer(tile), grouping, threads):
             span = tile.part(block)
             times[span.channels, span.start : span.stop] += 1
     assert (times == 1).all()
@@ -390,16 +390,15 @@ def test_tiles_and_their_blocks_cover_every_value_exactly_once(extent, most, thr
 @given(extents(), SIZES, st.integers(1, 7))
 @example(MemoryTensor(np.broadcast_to(np.float16(0), (64, 64, 52, 52))), 1 << 40, 2)
 @example(MemoryTensor(np.broadcast_to(np.float16(0), (64, 64, 52, 52))), 1 << 40, 64)
-def test_tiles_and_blocks_are_no_larger_than_is_asked_unless_they_are_one_piece_or_row(extent, most, threads):
+def test_tiles_and_blocks_are_no_larger_than_is_asked_unless_they_are_one_piece(extent, most, threads):
     """Memory is bounded by them; and with two blocks for each thread none waits long for another."""
-    scheme = RowScheme(extent.places)
-    piece = min(scheme.images_per_piece * min(extent.places, tiling.PIECE), extent.length)
-    row = min(scheme.images_per_row * min(extent.places, tiling.RUN), extent.length)
+    grouping = Grouping(extent.places)
+    piece = min(grouping.piece, extent.length)
     for tile in (tile for group in tiling.tiles(extent, most) for tile in group):
         assert tile.size <= max(most, piece)
         share = tile.size // (2 * threads)
-        for block in tiling.blocks(extent.buffer(tile), scheme, threads):
-            assert block.size <= max(min(share, tiling.BLOCK, tiling.BLOCKS // threads), row)
+        for block in tiling.blocks(extent.buffer(tile), grouping, threads):
+            assert block.size <= max(min(share, tiling.BLOCK, tiling.BLOCKS // threads), piece)
 
 
 def test_what_fits_is_one_tile():

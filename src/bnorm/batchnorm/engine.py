@@ -13,7 +13,7 @@ from bnorm.batchnorm.epsilon import Vector
 from bnorm.batchnorm.formulas import ChannelMap, DeltaSums, Gradients, Moments, Parameters, Rolling, Sums, ValueSums
 from bnorm.batchnorm.kernels import Scratch
 from bnorm.batchnorm.threads import Team
-from bnorm.batchnorm.tiling import RowScheme
+from bnorm.batchnorm.tiling import Grouping
 from bnorm.tensors.tensor import Doubles, Span, Tensor, Values
 
 MEMORY = 256 << 20  # bytes of tensors that are in memory at a time
@@ -144,6 +144,14 @@ def _forward_maps(
     return maps
 
 
+def _added(pieces: Doubles) -> Doubles:
+    """Return the sums of the last axis, added in its order, beginning with 0."""
+    total = np.zeros(pieces.shape[:-1])
+    for piece in np.moveaxis(pieces, -1, 0):
+        total += piece
+    return total
+
+
 # --- passes over the values -------------------------------------------------------------------------------------------
 
 
@@ -170,8 +178,7 @@ class _Pass:
         if not moments and self._tensors.delta is None:
             return Sums()
         pieces = [tile.sums(shift, moments) for tile in self._tiles()]
-        joined = np.ascontiguousarray(np.concatenate(pieces, axis=-1))  # the order in memory decides that of adding
-        totals = list(np.add.reduce(joined, axis=-1))  # 2 or 4 times (C,)
+        totals = list(_added(np.concatenate(pieces, axis=-1)))  # 2 or 4 times (C,)
         return Sums(
             values=ValueSums(*totals[:2]) if moments else None,
             deltas=DeltaSums(*totals[2 * moments :]) if self._tensors.delta else None,
@@ -193,24 +200,23 @@ class _Tile:
         self._x = tensors.x.buffer(span)
         self._delta = tensors.delta.buffer(span) if tensors.delta else None
         self._outputs = {name: output.buffer(span) for name, output in tensors.outputs.items()}
-        self._scheme = RowScheme(tensors.x.places)
-        self._blocks = tiling.blocks(self._x, self._scheme, team.threads)
+        self._grouping = Grouping(tensors.x.places)
+        self._blocks = tiling.blocks(self._x, self._grouping, team.threads)
         self._loaded = False
 
     def sums(self, shift: Vector, moments: bool) -> Doubles:
         """Return the sums of each piece, shape (2 or 4, c, pieces): those of `kernels.sum_span`."""
-        first, last = self._scheme.rows(self.span)
-        rows = np.zeros((2 * moments + 2 * bool(self._delta), self._x.channels, last - first))
+        pieces = self._grouping.pieces(self.span)
+        sums = np.empty((2 * moments + 2 * bool(self._delta), self._x.channels, pieces.stop - pieces.start))
 
         def work(block: Span, scratch: Scratch) -> None:
             x, delta = self._load(block)
-            start, stop = self._scheme.rows(self.span.part(block))
-            out = rows[:, block.channels, start - first : stop - first]
-            images = self._scheme.images_per_row
-            kernels.sum_span(x, delta, shift[block.channels], scratch, out, moments=moments, images_per_row=images)
+            part = self._grouping.pieces(self.span.part(block))
+            out = sums[:, block.channels, part.start - pieces.start : part.stop - pieces.start]
+            kernels.sum_span(x, delta, shift[block.channels], scratch, out, moments=moments, grouping=self._grouping)
 
         self._each_block(work)
-        return np.add.reduceat(rows, self._scheme.piece_starts(first, last), axis=-1)
+        return sums
 
     def apply(self, maps: Mapping[str, ChannelMap], shift: Vector) -> None:
         """Compute and write all outputs."""
