@@ -110,6 +110,15 @@ def tiles(extent: Extent, most: int) -> list[list[Span]]:
     return _grid(extent, grouping, most, least=min(grouping.piece, whole) if scattered else whole)
 
 
+def channel_groups(extent: Extent, most: int) -> list[list[Span]]:
+    """Return tiles of up to `most` values, but whole channels: a single one where channels are last in memory."""
+    length = extent.images * extent.places
+    width = extent.channels if extent.channels_last else _even(extent.channels, most // length, 1)
+    return [
+        [Span(first, min(first + width, extent.channels), 0, length)] for first in range(0, extent.channels, width)
+    ]
+
+
 def blocks(tile: Extent, grouping: Grouping, threads: int) -> list[Span]:
     """Return blocks that cover a tile, counted from its beginning.
 
