@@ -11,7 +11,7 @@ from bnorm.tensors.tensor import Span
 
 @pytest.mark.parametrize(
     ("places", "columns", "images_per_piece", "pieces_per_plane"),
-    [(1, 1, 1024, 1), (13 * 13, 169, 193, 1), (208 * 208, 512, 1, 2)],
+    [(1, 1, 1024, 1), (13 * 13, 169, 387, 1), (300 * 300, 1024, 1, 2)],
 )
 def test_the_examples_of_the_docstring(places, columns, images_per_piece, pieces_per_plane):
     grouping = Grouping(places)
@@ -20,7 +20,7 @@ def test_the_examples_of_the_docstring(places, columns, images_per_piece, pieces
 
 
 def test_a_tile_that_is_the_end_of_a_plane_is_its_last_piece():
-    assert Grouping(208 * 208).pieces(Span(0, 1, PIECE, 208 * 208)) == slice(1, 2)
+    assert Grouping(300 * 300).pieces(Span(0, 1, PIECE, 300 * 300)) == slice(1, 2)
 
 
 @pytest.mark.parametrize("places", [1, 2, 3, 64, 169, WIDTH + 1, PLANE, PLANE + 1, PIECE, PIECE + 1, 3 * PIECE + 5])

@@ -30,15 +30,15 @@ from bnorm.batchnorm.kernels import Scratch
 from bnorm.batchnorm.tiling import PLANE, Grouping
 from bnorm.tensors.tensor import Doubles, Values
 
-SEGMENT = 1024  # columns that are side by side in an item, if one channel does not have more
+SEGMENT = 1536  # columns that are side by side in an item, if one channel does not have more: they fit the first cache
 
-RUN = 256  # values side by side that are worth a loop of their own
+RUN = 64  # places from which on a plane is mapped by itself, with one factor
 
-ITEM = 1 << 14  # values of an item of a map
+WIDE = 512  # columns of an item of a map: their factors fit the first cache
+
+ITEM = 1 << 15  # values of an item of a map
 
 Function = TypeVar("Function", bound=Callable[..., None])
-
-Fields = TypeVar("Fields", bound=NamedTuple)
 
 
 def _compile(function: Function, **options: bool) -> Function:
@@ -129,7 +129,10 @@ def _halve(values, first, step, count):  # type: ignore[no-untyped-def]
 
 
 class Sizes(NamedTuple):
-    """How the sums of a span are cut into items; all of them unsigned, for the compiled code."""
+    """How the sums of a span are cut into items.
+
+    Numba recognises the type of a vector faster than that of a tuple: they are handed over as one.
+    """
 
     images: Any
     channels: Any
@@ -180,16 +183,20 @@ def _sum_piece(delta, strides, x, strides_x, of_delta, channel, piece, width, si
 
 
 @_compile
-def _sum_items(x, strides_x, delta, strides, shift, sizes, moments, with_delta, out, begin, end):  # type: ignore[no-untyped-def]
-    """Write the sums of the items from `begin` to before `end`."""
+def _sum_items(x, delta, numbers, shift, moments, with_delta, out, begin, end):  # type: ignore[no-untyped-def]
+    """Write the sums of the items from `begin` to before `end`; `numbers` are the strides of both, and `Sizes`."""
+    n = numbers
+    strides_x, strides = (n[0], n[1], n[2]), (n[3], n[4], n[5])
+    sizes = Sizes(n[6], n[7], n[8], n[9], n[10], n[11], n[12], n[13], n[14], n[15], n[16])
     size = sizes.columns * sizes.width
     shifts, sums, products = np.empty(size), np.empty(size), np.empty(size)
     for item in range(begin, end):
         piece, channel = item % sizes.pieces, item // sizes.pieces * sizes.width
         width = min(sizes.width, sizes.channels - channel)
         step, channel_step = (width, uint64(1)) if sizes.interleaved else (uint64(1), sizes.columns)
-        for j in range(width if sizes.interleaved else width * sizes.columns):
-            shifts[j] = shift[channel + j // channel_step]
+        for c in range(width):
+            for j in range(channel_step):
+                shifts[c * channel_step + j] = shift[channel + c]
         row = uint64(0)
         for of_delta in range(2):
             if with_delta if of_delta else moments:
@@ -205,22 +212,22 @@ def _sum_items(x, strides_x, delta, strides, shift, sizes, moments, with_delta, 
 
 
 @_compile_parallel
-def _sum_shared(x, strides_x, delta, strides, shift, sizes, moments, with_delta, out, items, threads):  # type: ignore[no-untyped-def]
+def _sum_shared(x, delta, numbers, shift, moments, with_delta, out, items, threads):  # type: ignore[no-untyped-def]
     """Do the same for all items, with so many threads."""
     for thread in prange(threads):
         begin, end = uint64(thread) * items // threads, (uint64(thread) + uint64(1)) * items // threads
-        _sum_items(x, strides_x, delta, strides, shift, sizes, moments, with_delta, out, begin, end)
+        _sum_items(x, delta, numbers, shift, moments, with_delta, out, begin, end)
 
 
 # --- maps -------------------------------------------------------------------------------------------------------------
 
 
 class Grid(NamedTuple):
-    """How a map of a span is cut into items; all of them unsigned, for the compiled code.
+    """How a map of a span is cut into items.
 
-    Rows are images, or with channels last places. They lie `step` apart and have `columns` values side by side, those
-    of channel j // repeat in column j. An item is `height` rows of `width` columns. Without `width`, an item is a part
-    of one plane, of `height` places: its values have the same factors.
+    Rows are images, or with channels last places, of `columns` values side by side, those of channel j // repeat in
+    column j; an item is `height` rows of `width` columns. Where `width` is 0, rows are planes, `repeat` of each image,
+    and an item is `height` places of one, whose values have the same factors.
     """
 
     rows: Any
@@ -260,77 +267,78 @@ def _map_rows(x, first_x, delta, first, with_delta, out, first_out, rows, count,
 
 
 @_compile
-def _map_items(x, strides_x, delta, strides, with_delta, out, strides_out, grid, vectors, begin, end):  # type: ignore[no-untyped-def]
-    """Write the items from `begin` to before `end`; `vectors` are shift and the map's factors, shape (4, c)."""
+def _map_tile(x, steps_x, delta, steps, with_delta, out, steps_out, grid, vectors, item, factors):  # type: ignore[no-untyped-def]
+    """Write the item of a map whose rows hold several channels."""
+    row, column = item // grid.across * grid.height, item % grid.across * grid.width
+    rows, count = min(grid.height, grid.rows - row), min(grid.width, grid.columns - column)
+    for k in range(4):
+        for c in range(count // grid.repeat):
+            value = vectors[k, column // grid.repeat + c]
+            for j in range(grid.repeat):
+                factors[k, c * grid.repeat + j] = value
+    first_x, first, first_out = row * steps_x[0] + column, row * steps[0] + column, row * steps_out[0] + column
+    all_steps = steps_x[0], steps[0], steps_out[0]
+    _map_rows(x, first_x, delta, first, with_delta, out, first_out, rows, count, all_steps, factors)
+
+
+@_compile
+def _map_part(x, steps_x, delta, steps, with_delta, out, steps_out, grid, vectors, item):  # type: ignore[no-untyped-def]
+    """Write the item of a map whose rows are planes."""
+    plane, place = item // grid.across, item % grid.across * grid.height
+    image, channel = plane // grid.repeat, plane % grid.repeat
+    first_x = image * steps_x[0] + channel * steps_x[1] + place
+    first = image * steps[0] + channel * steps[1] + place
+    first_out = image * steps_out[0] + channel * steps_out[1] + place
+    factors = vectors[0, channel], vectors[1, channel], vectors[2, channel], vectors[3, channel]
+    count = min(grid.height, grid.columns - place)
+    _map_plane(x, first_x, delta, first, with_delta, out, first_out, count, factors)
+
+
+@_compile
+def _map_items(x, delta, numbers, with_delta, out, vectors, begin, end):  # type: ignore[no-untyped-def]
+    """Write the items from `begin` to before `end`.
+
+    `numbers` are the steps from row to row, and from channel to channel of a plane, of x, delta and out, and a `Grid`;
+    `vectors` are shift and the map's factors, shape (4, c).
+    """
+    n = numbers
+    steps_x, steps, steps_out = (n[0], n[1]), (n[2], n[3]), (n[4], n[5])
+    grid = Grid(n[6], n[7], n[8], n[9], n[10], n[11])
     factors = np.empty((4, grid.width))
-    steps = strides_x[0], strides[0], strides_out[0]
     for item in range(begin, end):
-        row, column = item // grid.across * grid.height, item % grid.across * grid.width
-        rows, count = min(grid.height, grid.rows - row), min(grid.width, grid.columns - column)
-        for j in range(count):
-            for k in range(4):
-                factors[k, j] = vectors[k, (column + j) // grid.repeat]
-        first_x, first, first_out = row * steps[0] + column, row * steps[1] + column, row * steps[2] + column
-        _map_rows(x, first_x, delta, first, with_delta, out, first_out, rows, count, steps, factors)
-
-
-@_compile
-def _map_planes(x, strides_x, delta, strides, with_delta, out, strides_out, grid, vectors, begin, end):  # type: ignore[no-untyped-def]
-    """Do the same where an item is `height` places of one plane; `rows` planes of `columns` places, `repeat` channels."""
-    for item in range(begin, end):
-        plane, place = item // grid.across, item % grid.across * grid.height
-        image, channel = plane // grid.repeat, plane % grid.repeat
-        first_x = image * strides_x[0] + channel * strides_x[1] + place
-        first = image * strides[0] + channel * strides[1] + place
-        first_out = image * strides_out[0] + channel * strides_out[1] + place
-        factors = vectors[0, channel], vectors[1, channel], vectors[2, channel], vectors[3, channel]
-        count = min(grid.height, grid.columns - place)
-        _map_plane(x, first_x, delta, first, with_delta, out, first_out, count, factors)
-
-
-@_compile
-def _map_any(x, strides_x, delta, strides, with_delta, out, strides_out, grid, vectors, begin, end):  # type: ignore[no-untyped-def]
-    """Write items of either kind."""
-    if grid.width:
-        _map_items(x, strides_x, delta, strides, with_delta, out, strides_out, grid, vectors, begin, end)
-    else:
-        _map_planes(x, strides_x, delta, strides, with_delta, out, strides_out, grid, vectors, begin, end)
+        if grid.width:
+            _map_tile(x, steps_x, delta, steps, with_delta, out, steps_out, grid, vectors, item, factors)
+        else:
+            _map_part(x, steps_x, delta, steps, with_delta, out, steps_out, grid, vectors, item)
 
 
 @_compile_parallel
-def _map_shared(x, strides_x, delta, strides, with_delta, out, strides_out, grid, vectors, items, threads):  # type: ignore[no-untyped-def]
+def _map_shared(x, delta, numbers, with_delta, out, vectors, items, threads):  # type: ignore[no-untyped-def]
     """Write all items, with so many threads."""
     for thread in prange(threads):
         begin, end = uint64(thread) * items // threads, (uint64(thread) + uint64(1)) * items // threads
-        _map_any(x, strides_x, delta, strides, with_delta, out, strides_out, grid, vectors, begin, end)
+        _map_items(x, delta, numbers, with_delta, out, vectors, begin, end)
 
 
 # --- the engine -------------------------------------------------------------------------------------------------------
 
 
-class _Flat(NamedTuple):
-    """Values (n, c, l) as the contiguous memory that they lie in, and the strides of their axes, counted in values."""
-
-    memory: Values
-    strides: tuple[np.uint64, ...]
-
-
-def _flat(values: Values, *, writeable: bool = False) -> _Flat:
-    strides = [stride // values.itemsize for stride in values.strides]
-    length = sum((size - 1) * stride for size, stride in zip(values.shape, strides, strict=True)) + 1
-    memory = as_strided(values, (length,), (values.itemsize,), writeable=writeable)
-    return _Flat(memory, tuple(map(np.uint64, strides)))
+def _memory(values: Values, *, writeable: bool = False) -> Values:
+    """Return the contiguous memory that values (n, c, l) lie in, as a vector."""
+    steps = _steps(values)
+    length = sum((size - 1) * step for size, step in zip(values.shape, steps, strict=True)) + 1
+    return as_strided(values, (length,), (values.itemsize,), writeable=writeable)
 
 
-def _unsigned(fields: type[Fields], **values: int) -> Fields:
-    """Return a tuple of unsigned numbers."""
-    return fields(**{name: np.uint64(value) for name, value in values.items()})
+def _steps(values: Values) -> list[int]:
+    """Return the strides of the axes, counted in values."""
+    return [stride // values.itemsize for stride in values.strides]
 
 
 class CompiledKernels:
     """The kernels of Numba; each call shares its work among `threads` threads of Numba's own."""
 
-    dtypes = ("float32", "float64")  # processors have no arithmetic of float16: NumPy's conversions are used
+    dtypes = "fd"  # without float16, of which processors have no arithmetic
 
     def __init__(self, threads: int = 1) -> None:
         self.threads = threads
@@ -353,9 +361,10 @@ class CompiledKernels:
         """Write the sums of each piece into `out`, as `kernels.sum_span` does."""
         sizes = _sizes(x, grouping, out.shape[2])
         items = out.shape[2] * -(-x.shape[1] // int(sizes.width))
-        flat, other = _flat(x), _flat(x if delta is None else delta)
+        other = x if delta is None else delta
+        numbers = np.array([*_steps(x), *_steps(other), *sizes], np.uint64)
         sums = np.empty(out.shape)  # always contiguous, so that the code is compiled once
-        arguments = (*flat, *other, shift, sizes, moments, delta is not None, sums)
+        arguments = (_memory(x), _memory(other), numbers, shift, moments, delta is not None, sums)
         self._run(_sum_items, _sum_shared, arguments, items)
         out[:] = sums
 
@@ -370,14 +379,15 @@ class CompiledKernels:
     ) -> None:
         """Write each output, as `kernels.map_span` does."""
         grid, items = _grid(x)
+        axis = 2 if _interleaved(x) and x.shape[2] > 1 else 0  # along which rows follow one another
         for name, out in outputs.items():
-            row = maps[name]
-            with_delta = delta is not None and row.delta is not None
-            vectors = np.stack([shift, row.x, row.x if row.delta is None else row.delta, row.constant])
-            arrays = [_flat(x), _flat(delta if with_delta and delta is not None else x), _flat(out, writeable=True)]
-            if x.shape[2] > 1 and x.strides[2] > x.itemsize:  # rows are places
-                arrays = [flat._replace(strides=flat.strides[2:] * 3) for flat in arrays]
-            self._run(_map_any, _map_shared, (*arrays[0], *arrays[1], with_delta, *arrays[2], grid, vectors), items)
+            gain, slope, constant = maps[name]
+            other = x if delta is None or slope is None else delta
+            steps = [step for values in (x, other, out) for step in (_steps(values)[axis], _steps(values)[1])]
+            numbers = np.array([*steps, *grid], np.uint64)
+            vectors = np.array([shift, gain, gain if slope is None else slope, constant])
+            arguments = (_memory(x), _memory(other), numbers, slope is not None, _memory(out, writeable=True), vectors)
+            self._run(_map_items, _map_shared, arguments, items)
 
     def _run(self, one: Callable[..., None], shared: Callable[..., None], arguments: tuple[Any, ...], items: int) -> None:
         if self.threads > 1:
@@ -396,11 +406,10 @@ def _sizes(x: Values, grouping: Grouping, pieces: int) -> Sizes:
     large, interleaved = grouping.places > PLANE, _interleaved(x)
     columns = grouping.columns
     if interleaved:
-        width = max(SEGMENT * 8 // columns, 16) if columns > 1 else RUN
+        width = max(SEGMENT * 4 // columns, 16) if columns > 1 else 1024
     else:
         width = 1 if large else max(SEGMENT // columns, 1)
-    return _unsigned(
-        Sizes,
+    return Sizes(
         images=x.shape[0],
         channels=x.shape[1],
         places=x.shape[2],
@@ -421,12 +430,12 @@ def _grid(x: Values) -> tuple[Grid, int]:
     if not _interleaved(x) and places >= RUN:
         across = -(-places // ITEM)
         sizes = {"rows": images * channels, "columns": places, "repeat": channels, "height": ITEM, "width": 0}
-        return _unsigned(Grid, across=across, **sizes), images * channels * across
+        return Grid(across=across, **sizes), images * channels * across
     rows, repeat = (images * places, 1) if _interleaved(x) else (images, places)
-    width = min(max(SEGMENT // repeat, 1) * repeat, channels * repeat)
+    width = min(max(WIDE // repeat, 1) * repeat, channels * repeat)
     height, across = max(ITEM // width, 1), -(-channels * repeat // width)
     sizes = {"rows": rows, "columns": channels * repeat, "repeat": repeat, "height": height, "width": width}
-    return _unsigned(Grid, across=across, **sizes), -(-rows // height) * across
+    return Grid(across=across, **sizes), -(-rows // height) * across
 
 
 _FORKED = False  # GNU's OpenMP ends a process that uses it after a fork of one that did

@@ -19,7 +19,7 @@ from bnorm.tensors.tensor import Doubles, MemoryTensor, Span, Tensor, Values
 
 MEMORY = 256 << 20  # bytes of tensors that are in memory at a time
 
-CACHED = 1 << 20  # values of a tile that are still in a cache when they are mapped, after their sums
+CACHED = 1 << 21  # values of a tile that are still in a cache when they are mapped, after their sums
 
 LEAST_MEMORY = 16 << 20  # with less, scattered channels are read in small pieces, again and again
 
@@ -112,7 +112,7 @@ def run_batch(
 
 def _workers(tensors: _Tensors, team: Team, kernels: Kernels) -> _Workers:
     """Return who computes: NumPy where the kernels do not take a dtype."""
-    if any(tensor.dtype.name not in kernels.dtypes for tensor in tensors.all):
+    if any(tensor.dtype.char not in kernels.dtypes for tensor in tensors.all):
         kernels = NUMPY
     shared = kernels.shared(team.threads) if tensors.in_memory else None
     return _Workers(team, shared or kernels, shared is not None)

@@ -22,8 +22,8 @@ class Kernels(Protocol):
     """The loops over the values of one span. Both engines give the same bits."""
 
     @property
-    def dtypes(self) -> tuple[str, ...]:
-        """Return the names of the dtypes that it takes."""
+    def dtypes(self) -> str:
+        """Return NumPy's letters of the dtypes that it takes."""
 
     def shared(self, threads: int) -> Kernels | None:
         """Return kernels each call of which uses so many threads, None if they use one."""
@@ -56,7 +56,7 @@ class Kernels(Protocol):
 class NumpyKernels:
     """The kernels of NumPy."""
 
-    dtypes = ("float16", "float32", "float64")
+    dtypes = "efd"
 
     sum_span = staticmethod(kernels.sum_span)
 

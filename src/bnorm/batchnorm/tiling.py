@@ -20,20 +20,20 @@ Rows and pieces depend on the number of places alone. Tiles and blocks depend on
 divide a piece. Every product is rounded before it is added: there is no fused multiply-add. So each sum is the same,
 to the last bit, for all of these, for every processor, and for both engines.
 
-    plane                     1x1            13x13            208x208
-    places                    1              169              43264
-    columns                   1              169              512
-    images_per_piece          1024           193              1
+    plane                     1x1            13x13            300x300
+    places                    1              169              90000
+    columns                   1              169              1024
+    images_per_piece          1024           387              1
     pieces_per_plane          1              1                2
 
-    13x13     step 1   images 0 to 192 are the rows of piece 0:  column j = x[0, j] + x[1, j] + ... + x[192, j]
+    13x13     step 1   images 0 to 386 are the rows of piece 0:  column j = x[0, j] + x[1, j] + ... + x[386, j]
               step 2   P = 256:  column j += column j + 128 for j < 41 (169 columns are there),  then j + 64 for j < 64,
                        j + 32, ... j + 1:  column 0 is the sum of the piece
-              step 3   0 + piece 0 + piece 1 (images 193 to 385) + ...
+              step 3   0 + piece 0 + piece 1 (images 387 to 773) + ...
 
-    208x208   step 1   places 0 to 32767 of image 0 are 64 rows of 512:  column j = x[0, j] + x[0, 512 + j] + ...
-                       places 32768 to 43263 are 20 rows of 512 and one of 256, which ends in column 255
-              step 2   P = 512:  column j += column j + 256,  then j + 128, ... j + 1
+    300x300   step 1   places 0 to 65535 of image 0 are 64 rows of 1024:  column j = x[0, j] + x[0, 1024 + j] + ...
+                       places 65536 to 89999 are 23 rows of 1024 and one of 912, which ends in column 911
+              step 2   P = 1024:  column j += column j + 512,  then j + 256, ... j + 1
               step 3   0 + piece 0 + piece 1 (both of image 0) + piece 2 (image 1) + ...
 """
 
@@ -46,7 +46,7 @@ from bnorm.tensors.tensor import Extent, Span
 
 PLANE = 4096  # most places of a plane that is one row
 
-WIDTH = 512  # places in a row of a larger plane: with fewer NumPy is slower, with more the second step costs more
+WIDTH = 1024  # places in a row of a larger plane: 4 kB of float32, a page, whose reading the processor foresees
 
 PIECE = 64 * WIDTH  # values in a piece
 
