@@ -34,9 +34,9 @@ SEGMENT = 1536  # columns that are side by side in an item, if one channel does 
 
 RUN = 64  # places from which on a plane is mapped by itself, with one factor
 
-WIDE = 512  # columns of an item of a map: their factors fit the first cache
+WIDE = 1024  # columns of an item of a map: their factors fit the first cache
 
-ITEM = 1 << 15  # values of an item of a map
+ITEM = 1 << 17  # values of an item of a map
 
 Function = TypeVar("Function", bound=Callable[..., None])
 

@@ -268,7 +268,10 @@ class _Tile:
         self._each_block(work)
 
     def _each_block(self, work: Callable[[Span, Scratch], None]) -> None:
-        self._workers.team.each(work, self._blocks)
+        if self._workers.shared:
+            work(self._blocks[0], Scratch())
+        else:
+            self._workers.team.each(work, self._blocks)
         self._loaded = True  # every block was read in this pass or an earlier one
 
     def _load(self, block: Span) -> tuple[Values, Values | None]:
