@@ -20,6 +20,7 @@ from hypothesis import strategies as st
 from bnorm.batchnorm import tiling
 from bnorm.batchnorm.arithmetic import ARITHMETICS
 from bnorm.batchnorm.engine import Normalisation, run_batch
+from bnorm.batchnorm.engines import has_numba, kernels_of
 from bnorm.batchnorm.formulas import Parameters, Rolling
 from bnorm.batchnorm.threads import Team
 from bnorm.batchnorm.tiling import Grouping
@@ -38,6 +39,7 @@ class Way(NamedTuple):
     memory: int
     layout: str = "nchw"
     storage: str = "memory"
+    engine: str = "numpy"
 
 
 class Batch(NamedTuple):
@@ -123,7 +125,8 @@ def results(batch: Batch, way: Way) -> dict[str, np.ndarray]:
         delta = hand_in(stack, folder, "delta", batch.delta, way) if batch.backward else None
         outputs = {key: room(stack, folder, key, x, way) for key in OUTPUTS[: 3 if batch.backward else 2]}
         tensors = {key: tensor for key, (tensor, _) in outputs.items()}
-        found = run_batch(batch.layer, x, delta, tensors, team, way.memory)
+        kernels = kernels_of(way.engine, 0)
+        found = run_batch(batch.layer, x, delta, tensors, team, way.memory, kernels=kernels)
         stack.close()
         arrays = {key: np.load(at) if isinstance(at, Path) else at for key, (_, at) in outputs.items()}
     if way.layout == "nhwc":
@@ -149,6 +152,7 @@ def assert_same_in_every(batch: Batch, *ways: Way) -> None:
 
 # --- the property -----------------------------------------------------------------------------------------------------
 
+INSTALLED = ("numpy", "numba") if has_numba() else ("numpy",)
 SMALL = st.tuples(st.integers(1, 9), st.integers(1, 9), st.integers(1, 20), st.integers(1, 20))
 FLAT = st.tuples(st.integers(1, 1500), st.integers(1, 9))
 PIXELS = st.tuples(st.integers(1, 1500), st.integers(1, 9), st.just(1), st.just(1))
@@ -163,7 +167,7 @@ def batches_and_ways(draw: st.DrawFn) -> tuple[Batch, Way]:
     dtype = "f4" if storage == "raw" else draw(st.sampled_from(["f2", "f4", "f8"]))
     batch = batch_of(draw(SHAPES), dtype, train=draw(st.booleans()), backward=draw(st.booleans()))
     threads, layout = draw(st.sampled_from([1, 2, 7])), draw(st.sampled_from(["nchw", "nhwc"]))
-    return batch, Way(threads, draw(MEMORIES), layout, storage)
+    return batch, Way(threads, draw(MEMORIES), layout, storage, draw(st.sampled_from(INSTALLED)))
 
 
 @settings(deadline=None, max_examples=30)
@@ -193,13 +197,15 @@ def test_the_same_bits_at_the_edges_of_pieces_and_tiles(shape, train):
     layouts = ["nchw", "nchw", "nhwc"]
     ways = [Way(*way) for way in zip([2, 7, 1], memories, layouts, ["npy", "raw", "stored"], strict=True)]
     least = 1 << 12 if 4096 in shape else 1  # of thousands of channels not each by itself
-    assert_same_in_every(batch_of(shape, train=train), *ways, Way(7, least, "nhwc"))
+    engines = [Way(2, MIB, layout, engine=engine) for layout in ("nchw", "nhwc") for engine in INSTALLED]
+    assert_same_in_every(batch_of(shape, train=train), *ways, Way(7, least, "nhwc"), *engines)
 
 
 @pytest.mark.parametrize("arithmetic", ["pjreddie", "alexeyab-gpu", "paper"])
 def test_the_same_bits_in_other_arithmetics(arithmetic):
     batch = batch_of((3, 5, 20, 21))._replace(arithmetic=arithmetic)
-    assert_same_in_every(batch, Way(7, 4096, "nhwc", "npy"), Way(2, 4096, "nchw", "npy"))
+    engines = [Way(2, MIB, engine=engine) for engine in INSTALLED]
+    assert_same_in_every(batch, Way(7, 4096, "nhwc", "npy"), Way(2, 4096, "nchw", "npy"), *engines)
 
 
 def test_the_same_bits_where_values_are_not_finite():
@@ -207,6 +213,7 @@ def test_the_same_bits_where_values_are_not_finite():
     batch.x[0, 1, 3, 3], batch.delta[1, 2, 1, 1] = np.nan, np.nan
     batch.x[0, 3, 0, 1], batch.x[2, 3, 0, 0] = np.inf, -np.inf  # whose sum is no number, which is no warning either
     ways = [Way(7, 4096, "nhwc", "npy"), Way(2, 4096, "nchw", "npy"), Way(7, 1, "nhwc")]
+    ways += [Way(2, MIB, engine=engine) for engine in INSTALLED]
     finite = [{key: np.nan_to_num(values) for key, values in results(batch, way).items()} for way in ways]
     for found in finite[1:]:
         assert_same_bits(found, finite[0])

@@ -27,7 +27,7 @@ def test_a_tile_that_is_the_end_of_a_plane_is_its_last_piece():
 def test_pieces_are_whole_images_or_parts_of_one_and_not_too_large(places):
     grouping = Grouping(places)
     images = 2 * grouping.images_per_piece + 1
-    pieces = np.array([grouping.piece_of(value) for value in range(0, places * images)])
+    pieces = np.array([grouping.piece_of(value) for value in range(places * images)])
     assert set(np.diff(pieces)) <= {0, 1}
     sizes = np.bincount(pieces)
     assert sizes.max() <= min(PIECE, ROWS * grouping.columns)

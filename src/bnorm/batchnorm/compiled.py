@@ -1,3 +1,4 @@
+# mypy: allow-untyped-defs, allow-untyped-calls
 """Sums and maps of one span, compiled by Numba: the same results as the NumPy kernels, to the last bit.
 
 A value is loaded, converted to float64 in a register, used, and rounded once: there are no copies. Additions are those
@@ -14,9 +15,9 @@ are unsigned: a negative index would count from the end, and loops that allow fo
 
 from __future__ import annotations
 
-import importlib
 import os
 from collections.abc import Callable, Mapping
+from importlib.util import find_spec
 from typing import Any, NamedTuple, TypeVar, cast
 
 import numba
@@ -38,6 +39,8 @@ WIDE = 1024  # columns of an item of a map: their factors fit the first cache
 
 ITEM = 1 << 17  # values of an item of a map
 
+OPENMP = "numba.np.ufunc.omppool"  # which not every system has
+
 Function = TypeVar("Function", bound=Callable[..., None])
 
 
@@ -58,7 +61,7 @@ def _compile_parallel(function: Function) -> Function:
 
 
 @_compile
-def _add_values(x, first, step, rows, count, shift, sums, squares, begin):  # type: ignore[no-untyped-def]
+def _add_values(x, first, step, rows, count, shift, sums, squares, begin):
     """Add rows of `count` values, `step` apart, minus shift, and their squares, to the columns from `begin` on."""
     while rows >= uint64(4):
         second = first + step
@@ -81,7 +84,7 @@ def _add_values(x, first, step, rows, count, shift, sums, squares, begin):  # ty
 
 
 @_compile
-def _add_deltas(delta, first, step, x, first_x, step_x, rows, count, shift, sums, products, begin):  # type: ignore[no-untyped-def]
+def _add_deltas(delta, first, step, x, first_x, step_x, rows, count, shift, sums, products, begin):
     """Do the same for delta, and for its products with x minus shift."""
     while rows >= uint64(4):
         second, second_x = first + step, first_x + step_x
@@ -110,7 +113,7 @@ def _add_deltas(delta, first, step, x, first_x, step_x, rows, count, shift, sums
 
 
 @_compile
-def _halve(values, first, step, count):  # type: ignore[no-untyped-def]
+def _halve(values, first, step, count):
     """Return the sum of `count` columns, `step` apart, added in halves: they are overwritten."""
     half = uint64(1)
     while half < count:
@@ -148,7 +151,7 @@ class Sizes(NamedTuple):
 
 
 @_compile
-def _rows_of(piece, sizes):  # type: ignore[no-untyped-def]
+def _rows_of(piece, sizes):
     """Return a piece's first image and place, its number of full rows, and the length of a shorter last one."""
     if not sizes.large:
         image = piece * sizes.images_per_piece
@@ -159,7 +162,7 @@ def _rows_of(piece, sizes):  # type: ignore[no-untyped-def]
 
 
 @_compile
-def _sum_piece(delta, strides, x, strides_x, of_delta, channel, piece, width, sizes, shifts, sums, products):  # type: ignore[no-untyped-def]
+def _sum_piece(delta, strides, x, strides_x, of_delta, channel, piece, width, sizes, shifts, sums, products):
     """Fill the columns of a piece of `width` channels: those of x, or of delta; shift is that of each column."""
     image, place, rows, short = _rows_of(piece, sizes)
     at = image * strides[0] + channel * strides[1] + place * strides[2]
@@ -183,7 +186,7 @@ def _sum_piece(delta, strides, x, strides_x, of_delta, channel, piece, width, si
 
 
 @_compile
-def _sum_items(x, delta, numbers, shift, moments, with_delta, out, begin, end):  # type: ignore[no-untyped-def]
+def _sum_items(x, delta, numbers, shift, moments, with_delta, out, begin, end):
     """Write the sums of the items from `begin` to before `end`; `numbers` are the strides of both, and `Sizes`."""
     n = numbers
     strides_x, strides = (n[0], n[1], n[2]), (n[3], n[4], n[5])
@@ -202,9 +205,7 @@ def _sum_items(x, delta, numbers, shift, moments, with_delta, out, begin, end): 
             if with_delta if of_delta else moments:
                 sums[:] = 0
                 products[:] = 0
-                _sum_piece(
-                    delta, strides, x, strides_x, of_delta, channel, piece, width, sizes, shifts, sums, products
-                )
+                _sum_piece(delta, strides, x, strides_x, of_delta, channel, piece, width, sizes, shifts, sums, products)
                 for c in range(width):
                     out[row, channel + c, piece] = _halve(sums, c * channel_step, step, sizes.columns)
                     out[row + uint64(1), channel + c, piece] = _halve(products, c * channel_step, step, sizes.columns)
@@ -212,7 +213,7 @@ def _sum_items(x, delta, numbers, shift, moments, with_delta, out, begin, end): 
 
 
 @_compile_parallel
-def _sum_shared(x, delta, numbers, shift, moments, with_delta, out, items, threads):  # type: ignore[no-untyped-def]
+def _sum_shared(x, delta, numbers, shift, moments, with_delta, out, items, threads):
     """Do the same for all items, with so many threads."""
     for thread in prange(threads):
         begin, end = uint64(thread) * items // threads, (uint64(thread) + uint64(1)) * items // threads
@@ -239,7 +240,7 @@ class Grid(NamedTuple):
 
 
 @_compile
-def _map_plane(x, first_x, delta, first, with_delta, out, first_out, count, factors):  # type: ignore[no-untyped-def]
+def _map_plane(x, first_x, delta, first, with_delta, out, first_out, count, factors):
     """Map `count` values that share their factors: shift, that of x, that of delta, constant."""
     shift, gain, slope, constant = factors
     if with_delta:
@@ -252,7 +253,7 @@ def _map_plane(x, first_x, delta, first, with_delta, out, first_out, count, fact
 
 
 @_compile
-def _map_rows(x, first_x, delta, first, with_delta, out, first_out, rows, count, steps, factors):  # type: ignore[no-untyped-def]
+def _map_rows(x, first_x, delta, first, with_delta, out, first_out, rows, count, steps, factors):
     """Map rows of `count` values; each column has its own factors."""
     shift, gain, slope, constant = factors[0], factors[1], factors[2], factors[3]
     for _ in range(rows):
@@ -267,7 +268,7 @@ def _map_rows(x, first_x, delta, first, with_delta, out, first_out, rows, count,
 
 
 @_compile
-def _map_tile(x, steps_x, delta, steps, with_delta, out, steps_out, grid, vectors, item, factors):  # type: ignore[no-untyped-def]
+def _map_tile(x, steps_x, delta, steps, with_delta, out, steps_out, grid, vectors, item, factors):
     """Write the item of a map whose rows hold several channels."""
     row, column = item // grid.across * grid.height, item % grid.across * grid.width
     rows, count = min(grid.height, grid.rows - row), min(grid.width, grid.columns - column)
@@ -282,7 +283,7 @@ def _map_tile(x, steps_x, delta, steps, with_delta, out, steps_out, grid, vector
 
 
 @_compile
-def _map_part(x, steps_x, delta, steps, with_delta, out, steps_out, grid, vectors, item):  # type: ignore[no-untyped-def]
+def _map_part(x, steps_x, delta, steps, with_delta, out, steps_out, grid, vectors, item):
     """Write the item of a map whose rows are planes."""
     plane, place = item // grid.across, item % grid.across * grid.height
     image, channel = plane // grid.repeat, plane % grid.repeat
@@ -295,7 +296,7 @@ def _map_part(x, steps_x, delta, steps, with_delta, out, steps_out, grid, vector
 
 
 @_compile
-def _map_items(x, delta, numbers, with_delta, out, vectors, begin, end):  # type: ignore[no-untyped-def]
+def _map_items(x, delta, numbers, with_delta, out, vectors, begin, end):
     """Write the items from `begin` to before `end`.
 
     `numbers` are the steps from row to row, and from channel to channel of a plane, of x, delta and out, and a `Grid`;
@@ -313,7 +314,7 @@ def _map_items(x, delta, numbers, with_delta, out, vectors, begin, end):  # type
 
 
 @_compile_parallel
-def _map_shared(x, delta, numbers, with_delta, out, vectors, items, threads):  # type: ignore[no-untyped-def]
+def _map_shared(x, delta, numbers, with_delta, out, vectors, items, threads):
     """Write all items, with so many threads."""
     for thread in prange(threads):
         begin, end = uint64(thread) * items // threads, (uint64(thread) + uint64(1)) * items // threads
@@ -389,7 +390,9 @@ class CompiledKernels:
             arguments = (_memory(x), _memory(other), numbers, slope is not None, _memory(out, writeable=True), vectors)
             self._run(_map_items, _map_shared, arguments, items)
 
-    def _run(self, one: Callable[..., None], shared: Callable[..., None], arguments: tuple[Any, ...], items: int) -> None:
+    def _run(
+        self, one: Callable[..., None], shared: Callable[..., None], arguments: tuple[Any, ...], items: int
+    ) -> None:
         if self.threads > 1:
             shared(*arguments, np.uint64(items), np.uint64(min(self.threads, items)))
         else:
@@ -451,11 +454,7 @@ if hasattr(os, "register_at_fork"):
 
 
 def _can_share() -> bool:
-    """True if Numba has threads that several callers may use at a time: OpenMP, but not after a fork."""
-    if _FORKED:
-        return False
-    try:
-        importlib.import_module("numba.np.ufunc.omppool")
-    except ImportError:
-        return False
-    return numba.config.THREADING_LAYER in ("default", "omp", "threadsafe")
+    """Return True if Numba has threads that several callers may use at a time: OpenMP, but not after a fork."""
+    from numba.core import config
+
+    return not _FORKED and config.THREADING_LAYER in ("default", "omp", "threadsafe") and bool(find_spec(OPENMP))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable, Iterable, Mapping
 from typing import NamedTuple
 
@@ -19,7 +20,7 @@ from bnorm.tensors.tensor import Doubles, MemoryTensor, Span, Tensor, Values
 
 MEMORY = 256 << 20  # bytes of tensors that are in memory at a time
 
-CACHED = 1 << 21  # values of a tile that are still in a cache when they are mapped, after their sums
+CACHED = 20 << 20  # bytes of a tile that is still in a cache when it is mapped, after its sums
 
 LEAST_MEMORY = 16 << 20  # with less, scattered channels are read in small pieces, again and again
 
@@ -101,10 +102,10 @@ def run_batch(
     """
     tensors = _Tensors(x, delta, outputs)
     workers = _workers(tensors, team, kernels)
-    if workers.shared:
-        tiles = tiling.channel_groups(x, CACHED if layer.train or delta else x.channels * x.length)
+    if workers.shared and (layer.train or delta):
+        tiles = tiling.channel_groups(x, CACHED // tensors.bytes_per_value)
     else:
-        tiles = tiling.tiles(x, memory // tensors.bytes_per_value)
+        tiles = tiling.tiles(x, (sys.maxsize if workers.shared else memory) // tensors.bytes_per_value)
     return _concatenated(
         _run_channels(layer.select(spans[0].channels), _Pass(spans, tensors, workers, advance)) for spans in tiles
     )
@@ -249,7 +250,9 @@ class _Tile:
             x, delta = self._load(block)
             part = self._grouping.pieces(self.span.part(block))
             out = sums[:, block.channels, part.start - pieces.start : part.stop - pieces.start]
-            self._workers.kernels.sum_span(x, delta, shift[block.channels], scratch, out, moments=moments, grouping=self._grouping)
+            self._workers.kernels.sum_span(
+                x, delta, shift[block.channels], scratch, out, moments=moments, grouping=self._grouping
+            )
 
         self._each_block(work)
         return sums

@@ -15,7 +15,9 @@ from bnorm.tensors.tensor import Doubles, Values
 
 ENGINES = ("auto", "numpy", "numba")
 
-WORTH = 1 << 28  # values from which on Numba repays its start: half a second to import it, half a second per 2^28 values
+WORTH = (
+    1 << 28
+)  # values from which on Numba repays its start: half a second to import it, half a second per 2^28 values
 
 
 class Kernels(Protocol):

@@ -104,7 +104,7 @@ def _last_columns(values: Doubles) -> Doubles:
     whole = places // WIDTH * WIDTH
     if not whole:
         return values.copy()
-    columns = np.add.reduce(values[:, :, :whole].reshape(images, channels, -1, WIDTH), axis=2)
+    columns: Doubles = np.add.reduce(values[:, :, :whole].reshape(images, channels, -1, WIDTH), axis=2)
     columns[:, :, : places - whole] += values[:, :, whole:]
     return columns
 
@@ -124,7 +124,8 @@ def _halve(columns: Doubles) -> Doubles:
         upper = columns[..., half : 2 * half]
         columns[..., : upper.shape[-1]] += upper
         half //= 2
-    return columns[..., 0]
+    sums: Doubles = columns[..., 0]
+    return sums
 
 
 # --- maps -------------------------------------------------------------------------------------------------------------

@@ -111,12 +111,12 @@ def tiles(extent: Extent, most: int) -> list[list[Span]]:
 
 
 def channel_groups(extent: Extent, most: int) -> list[list[Span]]:
-    """Return tiles of up to `most` values, but whole channels: a single one where channels are last in memory."""
+    """Return tiles of up to `most` values, but whole channels: a single tile where channels are scattered in memory."""
     length = extent.images * extent.places
-    width = extent.channels if extent.channels_last else _even(extent.channels, most // length, 1)
-    return [
-        [Span(first, min(first + width, extent.channels), 0, length)] for first in range(0, extent.channels, width)
-    ]
+    width = _even(extent.channels, most // length, 1)
+    if extent.channels_last or width * extent.places < LONG:
+        width = extent.channels
+    return [[Span(first, min(first + width, extent.channels), 0, length)] for first in range(0, extent.channels, width)]
 
 
 def blocks(tile: Extent, grouping: Grouping, threads: int) -> list[Span]:
