@@ -325,7 +325,14 @@ def _map_shared(x, delta, numbers, with_delta, out, vectors, items, threads):
 
 
 def _memory(values: Values, *, writeable: bool = False) -> Values:
-    """Return the contiguous memory that values (n, c, l) lie in, as a vector."""
+    """Return the contiguous memory that values (n, c, l) lie in, as a vector.
+
+    What is only read is made read-only, always, so that the code is compiled once.
+    """
+    if values.flags.c_contiguous:
+        memory = values.reshape(-1)  # much faster than as_strided
+        memory.flags.writeable = writeable
+        return memory
     steps = _steps(values)
     length = sum((size - 1) * step for size, step in zip(values.shape, steps, strict=True)) + 1
     return as_strided(values, (length,), (values.itemsize,), writeable=writeable)

@@ -27,7 +27,6 @@ from bnorm.darknet.model import Model
 from bnorm.darknet.shapes import size_text
 from bnorm.darknet.weights import misfit_error
 from bnorm.files import check_outputs
-from bnorm.reports import plot
 from bnorm.reports.inspect import ChannelRow, Inspection, channel_rows, inspect
 from bnorm.text import plural
 
@@ -81,6 +80,8 @@ def command(
     report = inspect(model, options.selection(layers, model), epsilon=epsilon, weights=channels)
     page = _by_channel(report, sort, top) if channels else _by_layer(report, sort, top)
     if picture:
+        from bnorm.reports import plot
+
         plot.save(report, picture)
     if report.misfit is None:
         terminal.note(model)
@@ -97,8 +98,11 @@ def _check_needs(weights: Path | None, given: dict[str, object]) -> None:
 
 
 def _check_outputs(cfg: Path, weights: Path | None, picture: Path | None, output: Path | None) -> None:
-    if picture and picture.suffix.lower() not in plot.SUFFIXES:
-        raise click.BadParameter(f"{picture}, expected a name in {', '.join(plot.SUFFIXES)}", param_hint="--plot")
+    if picture:
+        from bnorm.reports.plot import SUFFIXES
+
+        if picture.suffix.lower() not in SUFFIXES:
+            raise click.BadParameter(f"{picture}, expected a name in {', '.join(SUFFIXES)}", param_hint="--plot")
     inputs = [path for path in (cfg, weights) if path]
     check_outputs([path for path in (picture, output) if path], inputs, force=True)
 
