@@ -1,6 +1,6 @@
 """Print how far results lie from sums in long double: bnorm's, PyTorch's and darknet's own, on the same data.
 
-The largest relative error of any channel, per quantity. Data: N(mean, 1), rounded to float32 first, so that all have the
+The largest relative error of any channel, per quantity. Data: N(mean, 1), rounded to float32 first: all have the
 same input. darknet's own is its C code in NumPy's float32: one value added after the other (`blas.c: mean_cpu,
 variance_cpu`; `batchnorm_layer.c: backward_bias, backward_scale_cpu`).
 """
