@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from bnorm.batchnorm.engines import has_numba
 from support.builders import TINY
 
 pytestmark = pytest.mark.usefixtures("tiny")
@@ -99,6 +100,20 @@ def test_what_is_printed_fits_the_terminal(invoke, columns):
     line = [*PARAMS.split(), "--delta", "d.npy", "--train", "--stages"]
     printed = invoke("run", *line, columns=columns).stdout.splitlines()
     assert max(map(len, printed)) <= int(columns)
+
+
+@pytest.mark.skipif(not has_numba(), reason="needs Numba")
+def test_both_engines_write_the_same_bytes(invoke):
+    for engine in ("numpy", "numba"):
+        invoke("run", *f"{PARAMS} --train --delta d.npy --engine {engine} -o {engine}".split())
+    written = {path.name: path.read_bytes() for path in Path("numpy").iterdir()}
+    assert written == {path.name: path.read_bytes() for path in Path("numba").iterdir()}
+
+
+def test_an_engine_that_is_not_installed_is_named_with_what_to_install(invoke, monkeypatch):
+    monkeypatch.setattr("bnorm.cli.run.has_numba", lambda: False)
+    result = invoke("run", *f"{PARAMS} --engine numba".split(), exit_code=1)
+    assert "bnorm[fast]" in result.stderr
 
 
 def test_a_tensor_that_does_not_fit_is_exit_code_1(invoke):

@@ -226,7 +226,7 @@ def test_many_channels_of_few_values_are_not_cut_into_many_tiles_and_blocks(size
     whole = np.prod(sizes)
     assert len(tiles) < 2 * whole / most + 2
     assert sum((span.last - span.first) * (span.stop - span.start) for span in tiles) == whole
-    assert len(tiling.blocks(extent, tiling.RowScheme(sizes[2]), 2)) < 2 * whole / tiling.BLOCK + 10
+    assert len(tiling.blocks(extent, tiling.Grouping(sizes[2]), 2)) < 2 * whole / tiling.BLOCK + 10
 
 
 # --- numbers ----------------------------------------------------------------------------------------------------------

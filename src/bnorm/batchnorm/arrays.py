@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from bnorm.batchnorm.arithmetic import arithmetic_by_name
 from bnorm.batchnorm.batches import Batch, run_batches
 from bnorm.batchnorm.engine import Normalisation
+from bnorm.batchnorm.engines import check_engine, kernels_of
 from bnorm.batchnorm.formulas import Gradients, Moments, Parameters, Rolling, RollingRule, exponential
 from bnorm.batchnorm.threads import Team, thread_count
 from bnorm.tensors.tensor import MemoryTensor, Tensor, Values, check_layout
@@ -55,6 +56,7 @@ def batch_normalize(
     layout: str = "nchw",
     rule: RollingRule | None = None,
     threads: int | None = None,
+    engine: str = "auto",
 ) -> Result:
     """Return y of one mini-batch, and with `delta` the gradients.
 
@@ -67,14 +69,16 @@ def batch_normalize(
     delta       ∂loss/∂y, of the shape of x and any of its dtypes: run backward as well
     rule        (rolling, moments, number) -> rolling in training; default: the arithmetic's exponential average
     threads     default: the processors that this process may use
+    engine      "numpy", "numba" (needs bnorm[fast]), or "auto": Numba where it is installed and x is large enough
 
-    Computes in float64 and rounds each value of y and dx once; the number of threads does not change a bit. Raises
+    Computes in float64 and rounds each value of y and dx once; neither threads nor engine change a bit. Raises
     ValueError for unknown names, for mismatched shapes, for other dtypes and, in training, for one
     value per channel; TypeError unless `parameters` is a `Parameters` and `rolling` a `Rolling`.
     """
     chosen = arithmetic_by_name(arithmetic)
     check_layout(layout)
     count = thread_count(threads)
+    check_engine(engine)
     inputs = _tensor("x", x, layout)
     deltas = [] if delta is None else [_tensor("delta", delta, layout)]
     if deltas and deltas[0].shape != inputs.shape:
@@ -85,8 +89,9 @@ def batch_normalize(
     layer = Normalisation(*vectors, arithmetic=chosen, train=train)
     arrays = {name: np.empty(inputs.shape, inputs.dtype) for name in ("y", "dx")[: 1 + len(deltas)]}
     results = _Arrays({name: MemoryTensor(array, layout) for name, array in arrays.items()})
+    rule, kernels = rule or exponential(chosen.keep, chosen), kernels_of(engine, inputs.channels * inputs.length)
     with Team(count) as team:
-        (batch,) = run_batches(layer, [inputs], deltas, rule or exponential(chosen.keep, chosen), results, team)
+        (batch,) = run_batches(layer, [inputs], deltas, rule, results, team, kernels=kernels)
     return Result(
         y=arrays["y"], dx=arrays.get("dx"), moments=batch.moments, rolling=batch.rolling, gradients=batch.gradients
     )

@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from bnorm.batchnorm.engine import MEMORY, Normalisation, run_batch
+from bnorm.batchnorm.engines import NUMPY, Kernels
 from bnorm.batchnorm.formulas import Gradients, Moments, Rolling, RollingRule
 from bnorm.batchnorm.threads import Team
 from bnorm.tensors.tensor import Tensor
@@ -61,13 +62,15 @@ def run_batches(
     team: Team,
     memory: int = MEMORY,
     progress: Progress | None = None,
+    kernels: Kernels = NUMPY,
 ) -> list[Batch]:
     """Run consecutive mini-batches; `rule` updates the statistics in training. `deltas` has one per input, or none."""
     batches: list[Batch] = []
     advance = _Counter(progress, sum(x.channels * x.length for x in inputs)) if progress else None
     for number, x in enumerate(inputs):
         with results.open(number, x) as writer:
-            result = run_batch(layer, x, deltas[number] if deltas else None, writer.tensors, team, memory, advance)
+            delta = deltas[number] if deltas else None
+            result = run_batch(layer, x, delta, writer.tensors, team, memory, advance, kernels)
             if result.moments:
                 layer = layer._replace(rolling=rule(layer.rolling, result.moments, number))
             batches.append(Batch(moments=result.moments, gradients=result.gradients, rolling=layer.rolling))

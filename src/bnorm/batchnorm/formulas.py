@@ -172,7 +172,7 @@ def backward(
         scale_updates=centred / arithmetic.forward.deviation(statistics.variance),
         bias_updates=sums.delta,
         mean_delta=-scales * sums.delta / deviation,
-        variance_delta=-0.5 * scales * centred / deviation**3,
+        variance_delta=-0.5 * scales * centred / (deviation * deviation * deviation),  # a power differs by processor
     )
     direct = scales / arithmetic.direct.deviation(statistics.variance)
     if arithmetic.constant_statistics and isinstance(statistics, Rolling):

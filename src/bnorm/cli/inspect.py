@@ -29,7 +29,6 @@ from bnorm.darknet.pairing import Pair, cfg_names
 from bnorm.darknet.shapes import size_text
 from bnorm.darknet.weights import misfit_error
 from bnorm.files import check_outputs
-from bnorm.reports import plot
 from bnorm.reports.header import inspect_header
 from bnorm.reports.inspect import ChannelRow, Inspection, channel_rows, inspect
 from bnorm.text import plural
@@ -93,6 +92,8 @@ def command(
     report = inspect(model, selection, epsilon=epsilon, weights=channels, trailing=trailing)
     page = _by_channel(report, sort, top) if channels else _by_layer(report, sort, top)
     if picture:
+        from bnorm.reports import plot
+
         plot.save(report, picture)
     if report.misfit is None:
         terminal.note(model)
@@ -113,8 +114,11 @@ def _check_needs(files: Pair, of_values: Mapping[str, object], of_layers: Mappin
 
 
 def _check_outputs(files: Pair, picture: Path | None, output: Path | None) -> None:
-    if picture and picture.suffix.lower() not in plot.SUFFIXES:
-        raise click.BadParameter(f"{picture}, expected a name in {', '.join(plot.SUFFIXES)}", param_hint="--plot")
+    if picture:
+        from bnorm.reports.plot import SUFFIXES
+
+        if picture.suffix.lower() not in SUFFIXES:
+            raise click.BadParameter(f"{picture}, expected a name in {', '.join(SUFFIXES)}", param_hint="--plot")
     inputs = [path for path in files[:2] if path]
     check_outputs([path for path in (picture, output) if path], inputs, force=True)
 

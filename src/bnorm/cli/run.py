@@ -9,6 +9,7 @@ import click
 
 from bnorm.batchnorm.arithmetic import ARITHMETICS
 from bnorm.batchnorm.engine import LEAST_MEMORY, MEMORY
+from bnorm.batchnorm.engines import ENGINES, has_numba
 from bnorm.cli import options, render, terminal
 from bnorm.cli.documents import Document, run_document, run_result
 from bnorm.cli.page import BLANK, Column, Line, Page, Records, Table
@@ -89,6 +90,13 @@ from bnorm.tensors.tensor import LAYOUTS
     help="Working memory, such as 1GiB.",
 )
 @options.trailing_option
+@click.option(
+    "--engine",
+    type=click.Choice(ENGINES),
+    default="auto",
+    show_default=True,
+    help="NumPy, or compiled loops (bnorm[fast]); auto takes the latter where they repay their start.",
+)
 @options.dialect_option
 @options.format_option
 def command(
@@ -110,6 +118,7 @@ def command(
     threads: int | None,
     memory: int,
     trailing: str,
+    engine: str,
     dialect: str,
     format_: str,
 ) -> None:
@@ -122,8 +131,8 @@ def command(
 
     Tensors are .npy, .npz (with one array, or FILE.npz:KEY), or raw little-endian float32 with --shape; their axes are
     (N,C), (C,H,W) or (N,C,H,W), their type is float16, float32 or float64. The results are y, dx, mean, variance,
-    rolling_mean, rolling_variance, scale_updates and bias_updates, as far as they apply. Neither --threads nor --memory
-    changes any bit of a result.
+    rolling_mean, rolling_variance, scale_updates and bias_updates, as far as they apply. None of --threads,
+    --memory and --engine changes any bit of a result.
     """
     _check_source(cfg, layer, params)
     if trailing != "error" and params:
@@ -132,6 +141,8 @@ def command(
     _check_rolling(rolling, keep, train)
     if memory < LEAST_MEMORY:
         raise click.UsageError(f"--memory is {memory:,} bytes, expected at least {LEAST_MEMORY >> 20}MiB")
+    if engine == "numba" and not has_numba():
+        raise click.ClickException("--engine numba needs Numba: install bnorm[fast]")
     if update_weights and not (cfg and train):
         raise click.UsageError("--update-weights needs CFG WEIGHTS and --train")
     model = read_model(*options.full_pair(cfg, weights), dialect) if cfg else None
@@ -154,6 +165,7 @@ def command(
             trailing=trailing,
             memory=memory,
             threads=threads,
+            engine=engine,
             progress=advance,
         )
     if model:

@@ -90,17 +90,22 @@ class Weights:
 
     def read(self, array: Array) -> Floats:
         """Return one array, float32, in its shape in memory."""
-        stored = self._floats(array.offset, array.size, array).reshape(array.stored)
+        stored = self._fill(np.empty(array.size, "<f4"), array.offset, array).reshape(array.stored)
         return stored if array.axes is None else stored.transpose(array.axes)
 
     def blocks(self, array: Array) -> Iterator[Floats]:
-        """Yield the array as it is stored, float32, in blocks of whole rows of its first axis."""
+        """Yield the array as it is stored, float32, in blocks of whole rows of its first axis.
+
+        A block is valid until the next one is read into the same memory, because new pages for each would cost more
+        than reading it: copy what is kept.
+        """
         length, *rest = array.stored
         row = int(np.prod(rest, dtype=np.int64))
         step = max(1, BLOCK // max(row, 1))
+        buffer = np.empty(min(step, length) * row, "<f4")
         for start in range(0, length, step):
             rows = min(step, length - start)
-            yield self._floats(array.offset + start * row * FLOAT, rows * row, array).reshape(rows, *rest)
+            yield self._fill(buffer[: rows * row], array.offset + start * row * FLOAT, array).reshape(rows, *rest)
 
     @property
     def nbytes(self) -> int:
@@ -141,9 +146,8 @@ class Weights:
         for start in range(self.nbytes - self.kept_bytes, self.nbytes, BLOCK):
             yield self.bytes_at(start, min(BLOCK, self.nbytes - start))
 
-    def _floats(self, offset: int, count: int, array: Array) -> Floats:
-        """Return `count` values from an offset in `array`, shape (count,)."""
-        values = np.empty(count, "<f4")
+    def _fill(self, values: Floats, offset: int, array: Array) -> Floats:
+        """Read the values that lie at an offset of the file, inside this array."""
         view = memoryview(values.view(np.uint8).data)
         got = 0
         with naming(self.path):

@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 
 from bnorm.batchnorm.batches import Batch, Progress, Results, run_batches
 from bnorm.batchnorm.engine import MEMORY, Normalisation
+from bnorm.batchnorm.engines import kernels_of
 from bnorm.batchnorm.formulas import Rolling, quiet
 from bnorm.batchnorm.threads import Team, thread_count
 from bnorm.darknet.model import Model
@@ -94,6 +95,7 @@ def run(
     trailing: Trailing | str = Trailing.ERROR,
     memory: int = MEMORY,
     threads: int | None = None,
+    engine: str = "auto",
     progress: Progress | None = None,
 ) -> RunReport:
     """Run the batch normalisation of one layer on saved tensors: at inference, in training, and backward.
@@ -112,6 +114,8 @@ def run(
     trailing        bytes after the weights' last array: "error", or "keep" or "drop" for update_weights
     memory          bytes of tensors in memory at a time, at least 16 MiB; no result depends on it
     threads         default: the processors that this process may use; no result depends on it
+    engine          "numpy", "numba" (needs bnorm[fast]), or "auto": Numba where it is installed and there are enough
+                    values; no result depends on it
     progress        called with the number of finished values, and the total
 
     Raises ValueError for invalid arguments and a `BnormError` for files that do not fit, before anything is written.
@@ -129,6 +133,7 @@ def run(
         output=None if output is None else Path(output),
         update_weights=None if update_weights is None else Path(update_weights),
         memory=memory,
+        engine=engine,
     )
     with Team(count) as team:
         return execute(request, team, progress)
@@ -172,7 +177,8 @@ def execute(request: Request, team: Team, progress: Progress | None = None) -> R
     with ExitStack() as stack:
         inputs, deltas = _open(request, stored, stack)
         rule = request.training.rule(arithmetic, connected=stored.connected)
-        batches = run_batches(layer, inputs, deltas, rule, results, team, request.memory, progress)
+        kernels = kernels_of(request.engine, sum(x.channels * x.length for x in inputs))
+        batches = run_batches(layer, inputs, deltas, rule, results, team, request.memory, progress, kernels)
         _write_final(request, plan, wanted.select(batches[-1]), batches[-1].rolling)
     rows = tuple(_rows(request, plan, wanted, inputs, batches, results))
     return RunReport(request=request, arithmetic=arithmetic.name, batches=tuple(batches), results=rows)

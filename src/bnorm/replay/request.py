@@ -11,6 +11,7 @@ from pathlib import Path
 
 from bnorm.batchnorm.arithmetic import Arithmetic, arithmetic_by_name
 from bnorm.batchnorm.engine import LEAST_MEMORY, MEMORY
+from bnorm.batchnorm.engines import check_engine
 from bnorm.batchnorm.formulas import RollingRule, average, exponential
 from bnorm.darknet.model import Model
 from bnorm.darknet.weights import Trailing, trailing_by_name
@@ -120,10 +121,12 @@ class Request:
     output: Path | None = None
     update_weights: Path | None = None
     memory: int = MEMORY
+    engine: str = "auto"
 
     def __post_init__(self) -> None:
         self.formulas()
         check_layout(self.layout)
+        check_engine(self.engine)
         self._check_tensors()
         self._check_outputs()
         if self.memory < LEAST_MEMORY:

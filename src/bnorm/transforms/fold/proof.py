@@ -150,7 +150,9 @@ class LayerProof:
     def _biases(self, source: Source) -> Doubles:
         """Return the part's biases, (places, filters, 1); only those of `local` differ from place to place."""
         blocks = source(self.fold.layer, array_name(self.fold.part.name, "biases")).blocks()
-        values = np.concatenate(list(blocks)).astype(np.float64)  # (filters,) or (filters, height, width)
+        values = np.concatenate(
+            [block.astype(np.float64) for block in blocks]
+        )  # (filters,) or (filters, height, width)
         return values.reshape(len(values), -1).T[..., np.newaxis]
 
 
