@@ -14,8 +14,9 @@ from bnorm.cli.documents import fold_document
 from bnorm.cli.page import BLANK, Column, Line, Page, Records, Table
 from bnorm.cli.progress import progress
 from bnorm.darknet.autodetect import read_model
+from bnorm.statistics.bad_variance import POLICIES
 from bnorm.text import plural
-from bnorm.transforms.fold.fold import POLICIES, FoldedLayer, FoldReport, fold
+from bnorm.transforms.fold.fold import FoldedLayer, FoldReport, fold
 
 
 @click.command(name="fold")
