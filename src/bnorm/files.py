@@ -23,6 +23,8 @@ from bnorm.errors import BnormError, OutputError
 
 MARK = "bnorm-tmp"  # part of the name of every temporary file; a killed process may leave one
 
+FORCE = "--force replaces what is there"  # the hint on how to allow an output to exist
+
 PATIENCE = 30.0  # seconds to wait for a folder's lock, which is held for a few renames: milliseconds
 
 _POSITIONS: WeakKeyDictionary[BinaryIO | FileIO, Lock] = WeakKeyDictionary()  # locks for files that threads share
@@ -88,7 +90,7 @@ def check_outputs(outputs: Iterable[Path], inputs: Iterable[Path], *, force: boo
     """
     outputs, inputs = list(outputs), list(inputs)
     for number, path in enumerate(outputs):
-        if any(_same(path, other) for other in inputs):
+        if any(is_same(path, other) for other in inputs):
             raise OutputError(path, "is an input, expected another name for the output")
         if any(path.resolve() == other.resolve() for other in outputs[:number]):
             raise OutputError(path, "is given for two outputs, expected two names")
@@ -100,7 +102,8 @@ def check_outputs(outputs: Iterable[Path], inputs: Iterable[Path], *, force: boo
             raise OutputError(path, "exists already, expected a new name", cause=cause)
 
 
-def _same(path: Path, other: Path) -> bool:
+def is_same(path: Path, other: Path) -> bool:
+    """Return whether two paths name one file."""
     try:
         return path.samefile(other)
     except OSError:
@@ -131,7 +134,7 @@ class Outputs:
         temporary = [path.with_name(f".{MARK}-{os.urandom(8).hex()}") for path in targets]
         self._temporary |= zip(targets, temporary, strict=True)
         with _blaming(targets[0], temporary), contextlib.ExitStack() as stack:
-            files = [stack.enter_context(path.open("xb")) for path in temporary]
+            files = [stack.enter_context(path.open("x+b")) for path in temporary]
             yield files
             for file in files:
                 file.flush()
@@ -146,6 +149,8 @@ class Outputs:
     def rename(self, lock: Path | None, stale: Callable[[], Iterable[Path]]) -> None:
         """Remove what is stale, and rename all files to their targets."""
         targets, temporary = list(self._temporary), list(self._temporary.values())
+        if not targets:
+            return
         with _blaming(targets[0], temporary), _alone_in(lock or targets[0].parent):
             for path in stale():
                 if path not in self._temporary:
@@ -167,9 +172,7 @@ def _nothing() -> Iterable[Path]:
 
 
 @contextlib.contextmanager
-def replacing_set(
-    *, lock: Path | None = None, stale: Callable[[], Iterable[Path]] = _nothing
-) -> Iterator[Outputs]:
+def replacing_set(*, lock: Path | None = None, stale: Callable[[], Iterable[Path]] = _nothing) -> Iterator[Outputs]:
     """Write a set of files beside their targets; on a clean exit rename all, otherwise remove all.
 
     `stale` returns the files of an older set, which are removed; it is called while no other process of bnorm renames
@@ -188,7 +191,7 @@ def replacing_set(
 def replacing(*targets: Path) -> Iterator[Sequence[BinaryIO]]:
     """Open one temporary file per target; rename them to the targets on a clean exit, otherwise remove them.
 
-    The files may be opened again for reading in the meantime. `OutputError` if they cannot be written.
+    The files are open for reading, too, and may be opened again in the meantime. `OutputError` if that fails.
     """
     with replacing_set() as outputs, outputs.open(*targets) as files:
         yield files

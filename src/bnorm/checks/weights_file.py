@@ -161,9 +161,7 @@ def _wrong_size(weights: Weights, mismatch: SizeMismatch) -> Finding:
     """Return a finding for a file that is too long, or cut: in an array, or between layers by `darknet partial`."""
     array, difference = mismatch.array, worded(mismatch).sentence
     if array is None:
-        cause = (
-            f"layers are missing in the cfg, at its end or before, or a program appended the bytes: {ACCEPTED}"
-        )
+        cause = f"layers are missing in the cfg, at its end or before, or a program appended the bytes: {ACCEPTED}"
         return make_finding("weights-left-over", difference, cause=cause)
     if mismatch.between_layers:
         before = max(other.layer for other in weights.layout.arrays if other.end <= weights.nbytes)

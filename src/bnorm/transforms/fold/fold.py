@@ -28,7 +28,7 @@ from bnorm.darknet.network import Layer
 from bnorm.darknet.parts import Part
 from bnorm.darknet.weights import Floats, Trailing, Weights, open_weights
 from bnorm.errors import ProofError
-from bnorm.files import check_outputs
+from bnorm.files import FORCE, check_outputs
 from bnorm.folding.fates import Into, Kept
 from bnorm.statistics.bad_variance import BadVariance, policy_by_name
 from bnorm.statistics.normalisers import Key
@@ -120,7 +120,7 @@ def fold(
     if paths is None and not dry_run:
         raise ValueError("expected an output, or a dry run")
     with open_weights(model, trailing) as weights, ExitStack() as stack:
-        check_outputs(paths or (), (model.network.text.path, weights.path), force=force, cause="--force overwrites it")
+        check_outputs(paths or (), (model.network.text.path, weights.path), force=force, cause=FORCE)
         weights.require_fit()
         writer = NullWriter() if dry_run or paths is None else stack.enter_context(writing(paths))
         folded, meter = _write(weights, options, writer, verify, advance)

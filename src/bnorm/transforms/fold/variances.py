@@ -11,6 +11,7 @@ from bnorm.folding.fates import Kept
 from bnorm.statistics.bad_variance import BadChannels, BadVariance, bad_channels, clamped
 from bnorm.statistics.normalisers import Key, Normaliser
 
+
 class Judgement(NamedTuple):
     """The normalisers to fold with, the layers that stay, and the bad channels by part."""
 
