@@ -17,7 +17,7 @@ from bnorm.cli.progress import progress
 from bnorm.darknet.autodetect import read_model
 from bnorm.replay.job import ALL, RunReport, run
 from bnorm.replay.layer import OWN_OUTPUT, OtherSize
-from bnorm.replay.request import ROLLING
+from bnorm.replay.request import ROLLING, tensor_names
 from bnorm.tensors.tensor import LAYOUTS
 from bnorm.text import plural
 
@@ -61,8 +61,9 @@ from bnorm.text import plural
 @click.option(
     "--arithmetic",
     type=click.Choice([*ARITHMETICS, *ALIASES, ALL]),
-    help="Whose formulas to use; torch is paper, and all compares each of them with --against. By default the CPU path "
-    "of the dialect, with --params pjreddie's.",
+    metavar="NAME",
+    help=f"Whose formulas to use: {', '.join(ARITHMETICS)}. torch is paper; all compares each of them with --against. "
+    "By default the CPU path of the dialect, with --params pjreddie's.",
 )
 @options.epsilon_option(None, "arithmetic")
 @options.bad_variance_option
@@ -148,6 +149,7 @@ def command(
     _check_source(cfg, layer, params)
     if trailing != "error" and params:
         raise click.UsageError("--trailing needs CFG WEIGHTS")
+    inputs, deltas = tensor_names(inputs), tensor_names(deltas)
     _check_tensors(inputs, deltas, output)
     _check_rolling(rolling, keep, train)
     if arithmetic == ALL and (not against or output or update_weights):
