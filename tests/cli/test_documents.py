@@ -165,7 +165,7 @@ def test_fold_without_output(document, tiny):
 
 RUN = {"cfg", "weights", "dialect", "layer", "part", "arithmetic", "train", "output", "results"}
 
-RESULT = {"input", "result", "dtype", "shape", "min", "max", "not_finite", "path"}
+RESULT = {"input", "result", "dtype", "shape", "min", "max", "not_finite", "path", "max_abs", "max_rel", "channel"}
 
 
 def test_run_of_a_model(document, tiny, tmp_path):
@@ -174,7 +174,7 @@ def test_run_of_a_model(document, tiny, tmp_path):
     assert found.keys() >= RUN
     (result,) = found["results"]
     assert result.keys() >= RESULT
-    assert (result["path"], result["min"]) == (str(tmp_path / "out" / "y.npy"), None)
+    assert (result["path"], result["min"]) == (str(tmp_path / "out" / "y.npy"), pytest.approx(result["max"], rel=9))
     assert (found["layer"], found["part"], found["dialect"]) == (0, "", "alexeyab")
 
 

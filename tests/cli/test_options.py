@@ -8,7 +8,7 @@ import click
 import pytest
 
 from bnorm.batchnorm.epsilon import RUNTIMES, Epsilon
-from bnorm.cli import options
+from bnorm.cli import main, options
 from bnorm.cli.options import LayerPart, Sorting
 from bnorm.darknet.autodetect import read_model
 
@@ -125,3 +125,18 @@ def test_selection_refuses_layers_that_the_network_lacks(tiny):
 def test_a_refused_value_names_its_option(invoke, tiny, option):
     name, _, _ = option.partition("=")
     assert f"'{name}'" in invoke("inspect", *tiny, option, exit_code=2).stderr
+
+
+TWICE = [
+    (name, parameter)
+    for name in main.list_commands(None)
+    for parameter in main.get_command(None, name).params
+    if isinstance(parameter, click.Option) and options.takes_one_value(parameter)
+]
+
+
+@pytest.mark.parametrize(("name", "option"), TWICE, ids=lambda value: getattr(value, "name", value))
+def test_an_option_of_one_value_is_refused_twice(invoke, name, option):
+    flag = max(option.opts, key=len)
+    error = invoke(name, "a", flag, "1", flag, "2", exit_code=2).stderr
+    assert error.startswith(f"error: {flag} is given 2 times")

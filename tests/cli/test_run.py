@@ -69,11 +69,14 @@ def test_every_format_has_every_result(invoke, form):
 def test_csv_has_a_row_per_input_and_result(invoke):
     printed = invoke("run", *PARAMS.split(), "--input", "d.npy", "--format", "csv").stdout
     rows = list(csv.DictReader(printed.splitlines()))
-    assert list(rows[0]) == ["input", "result", "dtype", "shape", "min", "max", "not_finite", "path"]
+    assert list(rows[0]) == ["input", "result", "dtype", "shape", "min", "max", "not_finite", "path", *COMPARED]
     assert [(row["input"], row["result"], row["shape"]) for row in rows] == [
         ("x.npy", "y", "2x4x3x3"),
         ("d.npy", "y", "2x4x3x3"),
     ]
+
+
+COMPARED = ["max_abs", "max_rel", "channel"]
 
 
 def heading(printed: str) -> list[str]:
@@ -90,7 +93,7 @@ def test_what_is_written_is_said(invoke):
     (row,) = csv.DictReader(printed.splitlines())
     assert Path(row["path"]) == Path("out", "y.npy")
     assert Path(row["path"]).exists()
-    assert invoke("run", *PARAMS.split(), "-o", "out").stdout.splitlines()[-1] == "written to out"
+    assert invoke("run", *PARAMS.split(), "-o", "out", "--force").stdout.splitlines()[-1] == "written to out"
     printed = invoke("run", *PARAMS.split(), "-o", "out.npz", "--format", "csv").stdout
     assert next(csv.DictReader(printed.splitlines()))["path"] == "out.npz:y"
 

@@ -19,7 +19,7 @@ EXTRA = b"\xa7\5\0\0\0\0\0"  # seven bytes: not a whole number of floats
 @pytest.fixture
 def commands(tmp_path):
     """Return the arguments of each command that takes a pair, without the pair."""
-    np.save(tmp_path / "x.npy", np.ones((2, 4, 3, 3), "f4"))
+    np.save(tmp_path / "x.npy", np.ones((2, 4, 8, 8), "f4"))
     return {
         "inspect": [],
         "check": [],

@@ -18,7 +18,7 @@ from bnorm.darknet import cfg as cfgs
 from bnorm.darknet import network
 from bnorm.darknet.autodetect import read_model
 from bnorm.errors import TensorError
-from bnorm.tensors import npz
+from bnorm.tensors import npy, npz
 from bnorm.tensors import open as opening
 from bnorm.transforms.fold import fold as folding
 from bnorm.transforms.fold import proof as verification
@@ -204,7 +204,7 @@ def test_an_array_that_unpacks_to_a_hundred_times_its_size_is_read(tmp_path, mon
 
 def test_parameters_of_more_channels_than_any_layer_has_are_refused(tmp_path):
     """Sixteen million of each, in an archive of 130 kB, took 650 MB."""
-    vector = np.zeros(npz.MOST_CHANNELS + 1, "f2")
+    vector = np.zeros(npy.MOST_CHANNELS + 1, "f2")
     np.savez_compressed(tmp_path / "p.npz", **dict.fromkeys(PARAMETERS, vector))
     with pytest.raises(TensorError, match=r"scales has the shape \(1048577,\), expected one value per channel"):
         npz.read_vectors(tmp_path / "p.npz", PARAMETERS)

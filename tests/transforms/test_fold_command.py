@@ -20,8 +20,8 @@ from bnorm.darknet.autodetect import read_model
 from bnorm.darknet.model import Model
 from bnorm.darknet.weights import open_weights
 from bnorm.errors import BnormError, WeightsError
+from bnorm.statistics.bad_variance import bad_channels
 from bnorm.transforms.fold.fold import fold
-from bnorm.transforms.fold.variances import bad_channels
 from support.builders import TINY, cfg_source, patch, write_weights
 from support.golden import GOLDEN, NETWORKS, SHARED, golden, needs_shared
 from support.oracle import ONE_ROUNDING

@@ -13,6 +13,7 @@ from bnorm.batchnorm.arithmetic import arithmetic_by_name
 from bnorm.batchnorm.batches import Batch, run_batches
 from bnorm.batchnorm.engine import Normalisation
 from bnorm.batchnorm.engines import check_engine, kernels_of
+from bnorm.batchnorm.epsilon import Epsilon, as_epsilon
 from bnorm.batchnorm.formulas import Gradients, Moments, Parameters, Rolling, RollingRule, exponential
 from bnorm.batchnorm.threads import Team, thread_count
 from bnorm.tensors.tensor import MemoryTensor, Tensor, Values, check_layout
@@ -51,6 +52,7 @@ def batch_normalize(
     rolling: Rolling,
     *,
     arithmetic: str = "pjreddie",
+    epsilon: Epsilon | str | None = None,
     train: bool = False,
     delta: Values | None = None,
     layout: str = "nchw",
@@ -64,7 +66,9 @@ def batch_normalize(
                 float64. It is not modified
     parameters  scales and biases, each (C,)
     rolling     mean and variance, each (C,): they normalise at inference, and are updated in training
-    arithmetic  whose formulas, a name in `ARITHMETICS`: "pjreddie", "alexeyab-gpu", "paper", ...
+    arithmetic  whose formulas, a name in `ARITHMETICS`: "pjreddie", "alexeyab-gpu", "paper" or "torch", ...
+    epsilon     the guard of the forward normalisation, for "paper" of all of it: an `Epsilon`, or text such as
+                "opencv" or "1e-6:outside"; default: the arithmetic's
     train       normalise by the moments of x
     delta       ∂loss/∂y, of the shape of x and any of its dtypes: run backward as well
     rule        (rolling, moments, number) -> rolling in training; default: the arithmetic's exponential average
@@ -75,7 +79,7 @@ def batch_normalize(
     ValueError for unknown names, for mismatched shapes, for other dtypes and, in training, for one
     value per channel; TypeError unless `parameters` is a `Parameters` and `rolling` a `Rolling`.
     """
-    chosen = arithmetic_by_name(arithmetic)
+    chosen = arithmetic_by_name(arithmetic, None if epsilon is None else as_epsilon(epsilon))
     check_layout(layout)
     count = thread_count(threads)
     check_engine(engine)

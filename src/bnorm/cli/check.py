@@ -18,7 +18,7 @@ from bnorm.text import plural
 PROBLEMS = 3  # the exit code
 
 
-@click.command(name="check")
+@click.command(name="check", cls=options.Command)
 @click.argument("cfg", type=options.FILE, required=False)
 @options.weights_argument
 @click.option("--strict", is_flag=True, help="Exit with 3 on warnings as well.")

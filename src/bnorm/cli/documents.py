@@ -10,9 +10,10 @@ from typing import TYPE_CHECKING, Any
 from bnorm.checks.findings import SEVERITIES, Finding, Kind
 
 if TYPE_CHECKING:  # a command need not wait for the modules of the others
+    from bnorm.batchnorm.epsilon import Epsilon
     from bnorm.checks.check import Check
     from bnorm.darknet.header import Header
-    from bnorm.replay.job import ResultRow, RunReport
+    from bnorm.replay.job import RankedArithmetic, ResultRow, RunReport
     from bnorm.reports.header import HeaderReport
     from bnorm.reports.inspect import ChannelRow, Inspection, LayerReport
     from bnorm.statistics.channels import Statistics
@@ -178,19 +179,41 @@ def run_document(report: RunReport, results: Sequence[Document]) -> Document:
         "arithmetic": report.arithmetic,
         "train": request.train,
         "output": _path(request.output),
+        "epsilon": _epsilon(request.epsilon),
+        "against": _path(request.against),
+        "ranking": [ranked_arithmetic(ranked) for ranked in report.ranking] or None,
+        "other_sizes": [
+            {"input": other.input, "size": other.size._asdict(), "expected": other.expected._asdict()}
+            for other in report.other_sizes
+        ],
         "results": list(results),
     }
 
 
+def _epsilon(epsilon: Epsilon | None) -> Document | None:
+    return epsilon._asdict() if epsilon else None
+
+
+def ranked_arithmetic(ranked: RankedArithmetic) -> Document:
+    """Return one entry of `ranking`: an arithmetic, and its result that is furthest from the reference."""
+    worst = run_result(ranked.worst)
+    keys = ("input", "result", "max_abs", "max_rel", "channel")
+    return {"arithmetic": ranked.arithmetic, **{key: worst[key] for key in keys}}
+
+
 def run_result(row: ResultRow) -> Document:
-    """Return one entry of `results`; min, max and not_finite are None for a tensor that was written, and not read."""
+    """Return one entry of `results`; max_abs, max_rel and channel are None for one that was not compared."""
+    difference = row.difference
     return {
         "input": row.input,
         "result": row.name,
         "dtype": row.dtype,
         "shape": list(row.shape),
-        "min": row.range.low if row.range else None,
-        "max": row.range.high if row.range else None,
-        "not_finite": row.range.not_finite if row.range else None,
+        "min": row.range.low,
+        "max": row.range.high,
+        "not_finite": row.range.not_finite,
         "path": row.path,
+        "max_abs": difference.max_abs if difference else None,
+        "max_rel": difference.max_rel if difference else None,
+        "channel": difference.channel if difference else None,
     }

@@ -15,27 +15,20 @@ from bnorm.cli.page import BLANK, Column, Line, Page, Records, Table
 from bnorm.cli.progress import progress
 from bnorm.darknet.autodetect import read_model
 from bnorm.text import plural
-from bnorm.transforms.fold.fold import POLICIES, FoldedLayer, FoldReport, fold
+from bnorm.transforms.fold.fold import FoldedLayer, FoldReport, fold
 
 
-@click.command(name="fold")
+@click.command(name="fold", cls=options.Command)
 @options.cfg_argument
 @options.weights_argument
 @click.option("-o", "--output", type=options.FILE, help="Folded weights file; required without --dry-run.")
 @click.option("--output-cfg", type=options.FILE, help="Folded cfg. By default OUTPUT with the suffix .cfg.")
 @options.epsilon_option("darknet")
 @options.layers_option
-@click.option(
-    "--bad-variance",
-    type=click.Choice(POLICIES),
-    default="error",
-    show_default=True,
-    help="What to do about a variance that gives no finite gain, or that is negative by more than rounding leaves: "
-    "fail, use the nearest valid variance (NaN becomes 0), or leave the layer as it is.",
-)
+@options.bad_variance_option
 @click.option("--dry-run", is_flag=True, help="Fold and verify, but write nothing.")
 @click.option("--no-verify", is_flag=True, help="Skip the numerical proof.")
-@click.option("--force", is_flag=True, help="Overwrite existing outputs, but never an input.")
+@options.force_option
 @options.trailing_option
 @options.dialect_option
 @options.format_option

@@ -28,13 +28,13 @@ from bnorm.darknet.model import Model
 from bnorm.darknet.pairing import Pair, cfg_names
 from bnorm.darknet.shapes import size_text
 from bnorm.darknet.weights import misfit_error
-from bnorm.files import check_outputs
+from bnorm.files import FORCE, check_outputs
 from bnorm.reports.header import inspect_header
 from bnorm.reports.inspect import ChannelRow, Inspection, channel_rows, inspect
 from bnorm.text import plural
 
 
-@click.command(name="inspect")
+@click.command(name="inspect", cls=options.Command)
 @options.cfg_argument
 @options.weights_argument
 @options.layers_option
@@ -49,6 +49,7 @@ from bnorm.text import plural
 @options.epsilon_option(None)
 @click.option("--plot", "picture", type=options.FILE, help="Draw scale, variance and gain per layer: .png, .svg, .pdf.")
 @click.option("-o", "--output", type=options.FILE, help="Write to this file instead of stdout.")
+@options.force_option
 @options.trailing_option
 @options.dialect_option
 @options.format_option
@@ -62,6 +63,7 @@ def command(
     epsilon: Epsilon | None,
     picture: Path | None,
     output: Path | None,
+    force: bool,
     trailing: str,
     dialect: str,
     format_: str,
@@ -83,7 +85,7 @@ def command(
     files = options.given_pair(cfg, weights)
     of_values = {"--channels": channels, "--epsilon": epsilon, "--plot": picture}
     _check_needs(files, of_values, {"--layer": layers, "--sort": sort, "--top": top})
-    _check_outputs(files, picture, output)
+    _check_outputs(files, picture, output, force)
     if files.cfg is None:
         render.show(header_page(inspect_header(cfg, dialect)), format_, output)
         return
@@ -113,14 +115,14 @@ def _check_needs(files: Pair, of_values: Mapping[str, object], of_layers: Mappin
             raise click.UsageError(what)
 
 
-def _check_outputs(files: Pair, picture: Path | None, output: Path | None) -> None:
+def _check_outputs(files: Pair, picture: Path | None, output: Path | None, force: bool) -> None:
     if picture:
         from bnorm.reports.plot import SUFFIXES
 
         if picture.suffix.lower() not in SUFFIXES:
             raise click.BadParameter(f"{picture}, expected a name in {', '.join(SUFFIXES)}", param_hint="--plot")
     inputs = [path for path in files[:2] if path]
-    check_outputs([path for path in (picture, output) if path], inputs, force=True)
+    check_outputs([path for path in (picture, output) if path], inputs, force=force, cause=FORCE)
 
 
 def _by_layer(report: Inspection, sort: options.Sorting | None, top: int | None) -> Page:

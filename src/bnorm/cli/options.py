@@ -22,10 +22,29 @@ from bnorm.darknet.pairing import Pair, cfg_names, pair
 from bnorm.darknet.weights import TRAILING
 from bnorm.errors import WeightsError
 from bnorm.reports.header import inspect_header
+from bnorm.statistics.bad_variance import POLICIES
 
-Command = TypeVar("Command", bound=Callable[..., object])
+Function = TypeVar("Function", bound=Callable[..., object])
 
 FILE = click.Path(path_type=Path)
+
+
+class Command(click.Command):
+    """A command that refuses an option of one value which is given more than once, instead of taking the last value."""
+
+    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        if not ctx.resilient_parsing:
+            _, _, given = self.make_parser(ctx).parse_args(args=list(args))
+            for option in given:
+                if given.count(option) > 1 and isinstance(option, click.Option) and takes_one_value(option):
+                    name = max(option.opts, key=len)
+                    raise click.UsageError(f"{name} is given {given.count(option)} times, expected it once", ctx)
+        return super().parse_args(ctx, args)
+
+
+def takes_one_value(option: click.Option) -> bool:
+    """Return whether the option has a value, and a second one would replace the first."""
+    return not (option.multiple or option.is_flag or option.count)
 
 
 # --- types ------------------------------------------------------------------------------------------------------------
@@ -155,6 +174,17 @@ format_option = click.option(
     help="Output format.",
 )
 
+force_option = click.option("--force", is_flag=True, help="Replace existing outputs, but never an input.")
+
+bad_variance_option = click.option(
+    "--bad-variance",
+    type=click.Choice(POLICIES),
+    default="error",
+    show_default=True,
+    help="What to do about a variance that gives no finite gain, or that is negative by more than rounding leaves: "
+    "fail, use the nearest valid variance (NaN becomes 0), or leave the layer as it is.",
+)
+
 layers_option = click.option(
     "--layer",
     "layers",
@@ -173,9 +203,9 @@ def selection(layers: tuple[range, ...], model: Model) -> set[int] | None:
     return set(chain(*layers)) if layers else None
 
 
-def epsilon_option(default: str | None) -> Callable[[Command], Command]:
-    """Return `--epsilon` with a command's own default, None for that of the dialect."""
-    by_default = "" if default else " By default that of the dialect's CPU path."
+def epsilon_option(default: str | None, owner: str = "dialect's CPU path") -> Callable[[Function], Function]:
+    """Return `--epsilon` with a command's own default, None for that of the `owner`."""
+    by_default = "" if default else f" By default that of the {owner}."
     return click.option(
         "--epsilon",
         type=epsilon,

@@ -201,14 +201,25 @@ def copy(
     replaced: Mapping[tuple[int, str], NDArray[np.floating]],
     trailing: Trailing | str = Trailing.ERROR,
 ) -> None:
-    """Copy the model's weights file with some arrays replaced, by layer and name, each in its shape in memory.
+    """Copy the model's weights file as `copy_to` does."""
+    with replacing(output) as (file,):
+        copy_to(file, model, replaced, trailing)
+
+
+def copy_to(
+    file: BinaryIO,
+    model: Model,
+    replaced: Mapping[tuple[int, str], NDArray[np.floating]],
+    trailing: Trailing | str = Trailing.ERROR,
+) -> None:
+    """Copy the weights to an open file with some arrays replaced, by layer and name, each in its shape in memory.
 
     KeyError for an array that the file does not have, ValueError for a wrong shape; nothing is written then.
     """
     new = {model.layout.array(*key): values for key, values in replaced.items()}
     for array, values in new.items():
         _check_shape(array, values)
-    with open_weights(model, trailing) as weights, replacing(output) as (file,):
+    with open_weights(model, trailing) as weights:
         weights.require_fit()
         file.write(weights.head())
         for array in model.layout.arrays:

@@ -28,18 +28,16 @@ from bnorm.darknet.network import Layer
 from bnorm.darknet.parts import Part
 from bnorm.darknet.weights import Floats, Trailing, Weights, open_weights
 from bnorm.errors import ProofError
-from bnorm.files import check_outputs
+from bnorm.files import FORCE, check_outputs
 from bnorm.folding.fates import Into, Kept
+from bnorm.statistics.bad_variance import BadVariance, policy_by_name
 from bnorm.statistics.normalisers import Key
 from bnorm.text import plural
 from bnorm.transforms.fold.arrays import TOO_LARGE
 from bnorm.transforms.fold.folded_model import DEFECT, FoldedModel, FoldOptions, fold_model
 from bnorm.transforms.fold.proof import Difference, LayerProof, Source
-from bnorm.transforms.fold.variances import BadVariance
 from bnorm.transforms.pair import Meter, NullWriter, Progress, Targets, Writer, targets, writing
 from bnorm.transforms.response import Stored
-
-POLICIES = tuple(policy.value for policy in BadVariance)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -116,13 +114,13 @@ def fold(
     Arguments are checked before anything is read.
     """
     options = FoldOptions(
-        layers=_known_layers(model, layers), epsilon=as_epsilon(epsilon), bad_variance=_policy(bad_variance)
+        layers=_known_layers(model, layers), epsilon=as_epsilon(epsilon), bad_variance=policy_by_name(bad_variance)
     )
     paths = None if output is None else targets(output, output_cfg)
     if paths is None and not dry_run:
         raise ValueError("expected an output, or a dry run")
     with open_weights(model, trailing) as weights, ExitStack() as stack:
-        check_outputs(paths or (), (model.network.text.path, weights.path), force=force, cause="--force overwrites it")
+        check_outputs(paths or (), (model.network.text.path, weights.path), force=force, cause=FORCE)
         weights.require_fit()
         writer = NullWriter() if dry_run or paths is None else stack.enter_context(writing(paths))
         folded, meter = _write(weights, options, writer, verify, advance)
@@ -140,13 +138,6 @@ def _known_layers(model: Model, layers: Iterable[int] | None) -> frozenset[int] 
         if layer not in range(count):
             raise ValueError(f"layer {layer}, expected 0 to {count - 1}")
     return selection
-
-
-def _policy(name: BadVariance | str) -> BadVariance:
-    """Return the policy of this name; ValueError for an unknown name."""
-    if name not in POLICIES:
-        raise ValueError(f"bad_variance {name!r}, expected one of {', '.join(POLICIES)}")
-    return BadVariance(name)
 
 
 def _write(

@@ -22,9 +22,10 @@ from bnorm.darknet.weights import Floats, Weights
 from bnorm.errors import ProofError, WeightsError
 from bnorm.folding.fates import NOT_SELECTED, Kept
 from bnorm.folding.plan import Folds, plan_folds, without_normalisation
+from bnorm.statistics.bad_variance import BadChannels, BadVariance
 from bnorm.statistics.normalisers import Key, Normaliser, normalisers
 from bnorm.transforms.fold.arrays import Affine, affine, folded, lost_signs
-from bnorm.transforms.fold.variances import BadChannels, BadVariance, judge_variances
+from bnorm.transforms.fold.variances import judge_variances
 
 DEFECT = "a defect of bnorm: nothing was written"
 

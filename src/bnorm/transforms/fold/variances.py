@@ -3,38 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from enum import StrEnum
 from typing import NamedTuple
 
-import numpy as np
-
-from bnorm.batchnorm.epsilon import Epsilon, Vector
+from bnorm.batchnorm.epsilon import Epsilon
 from bnorm.darknet.parts import array_name
 from bnorm.folding.fates import Kept
+from bnorm.statistics.bad_variance import BadChannels, BadVariance, bad_channels, clamped
 from bnorm.statistics.normalisers import Key, Normaliser
-from bnorm.statistics.variance_rule import is_bad
-
-LARGEST = float(np.finfo(np.float32).max)
-
-
-class BadVariance(StrEnum):
-    """What to do with a rolling variance that is bad for the ε that is folded."""
-
-    ERROR = "error"  # fail
-    CLAMP = "clamp"  # take the nearest variance that a float32 can hold; 0 for NaN
-    SKIP = "skip"  # leave the layer as it is
-
-
-class BadChannels(NamedTuple):
-    """The channels of a part whose rolling variance is bad, and the value of the first of them."""
-
-    channels: tuple[int, ...]
-    first: float
-
-    def __str__(self) -> str:
-        """Return the sentence that reports use."""
-        more = f" and {len(self.channels) - 1} more" if len(self.channels) > 1 else ""
-        return f"rolling_variance is {self.first:g} in channel {self.channels[0]}{more}"
 
 
 class Judgement(NamedTuple):
@@ -55,12 +30,6 @@ def judge_variances(normalisers: Mapping[Key, Normaliser], policy: BadVariance, 
     return Judgement(normalisers, _kept(bad) if policy is BadVariance.SKIP else {}, bad)
 
 
-def bad_channels(variance: Vector, epsilon: Epsilon) -> BadChannels | None:
-    """Return the channels whose variance, shape (C,), is bad for this ε; None if there are none."""
-    bad = np.flatnonzero(is_bad(variance, epsilon))
-    return BadChannels(tuple(bad.tolist()), float(variance[bad[0]])) if bad.size else None
-
-
 def _kept(bad: Mapping[Key, BadChannels]) -> dict[int, Kept]:
     """Return each layer with a bad part, and all its bad parts as reasons."""
     kept: dict[int, Kept] = {}
@@ -71,7 +40,6 @@ def _kept(bad: Mapping[Key, BadChannels]) -> dict[int, Kept]:
 
 
 def _clamped(normaliser: Normaliser, bad: BadChannels) -> Normaliser:
-    """Return the normaliser with every bad variance as the nearest one that a float32 can hold; 0 for NaN."""
-    variance, channels = normaliser.rolling.variance.copy(), list(bad.channels)
-    variance[channels] = np.clip(np.nan_to_num(variance[channels]), 0.0, LARGEST)
+    """Return the normaliser with every bad variance clamped."""
+    variance = clamped(normaliser.rolling.variance, bad)
     return normaliser._replace(rolling=normaliser.rolling._replace(variance=variance))
