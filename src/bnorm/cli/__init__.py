@@ -31,6 +31,9 @@ Completion: eval "$(_BNORM_COMPLETE=bash_source bnorm)"
             or with zsh_source, fish_source."""
 
 
+FORMAT, QUIET = "bnorm.format_", "bnorm.quiet"  # the keys of these options in a context's `meta`
+
+
 class Commands(click.Group):
     """The group of `COMMANDS`, each imported when it is called; errors become one or two lines and an exit code."""
 
@@ -60,6 +63,19 @@ class Commands(click.Group):
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         with formatter.section("Commands"):
             formatter.write_dl(list(COMMANDS.items()))
+
+    def invoke(self, ctx: click.Context) -> Any:
+        """Answer a command with `--format json` by a document, also where it fails; `main` tells people."""
+        try:
+            return super().invoke(ctx)
+        except (BnormError, OSError) as error:
+            named = isinstance(error, BnormError) or error.filename is not None  # stdout itself has no name
+            if named and ctx.meta.get(FORMAT) == "json":
+                from bnorm.cli.documents import error_document
+                from bnorm.cli.render import json_text
+
+                click.echo(json_text(error_document(error)), nl=False)
+            raise
 
     def main(self, *args: Any, **kwargs: Any) -> NoReturn:
         signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # so that temporary files are removed

@@ -7,11 +7,16 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from bnorm.batchnorm.arithmetic import ARITHMETICS
 from bnorm.checks.findings import SEVERITIES, Finding, Kind
+from bnorm.darknet.weights import misfit_error
+from bnorm.errors import BnormError
 
 if TYPE_CHECKING:  # a command need not wait for the modules of the others
+    from bnorm.batchnorm.epsilon import Epsilon
     from bnorm.checks.check import Check
     from bnorm.darknet.header import Header
+    from bnorm.darknet.model import Model
     from bnorm.replay.job import ResultRow, RunReport
     from bnorm.reports.header import HeaderReport
     from bnorm.reports.inspect import ChannelRow, Inspection, LayerReport
@@ -25,22 +30,58 @@ def _path(path: Path | None) -> str | None:
     return str(path) if path else None
 
 
-def _findings(findings: Sequence[Finding]) -> list[Document]:
-    return [finding._asdict() for finding in findings]
+def _common(
+    *,
+    fits: bool | None = None,
+    header: Document | None = None,
+    verified: bool | None = None,
+    worst: Document | None = None,
+    epsilon: Epsilon | None = None,
+    findings: Sequence[Finding] = (),
+) -> Document:
+    """Return the keys that the documents of all commands have, null where they do not apply."""
+    return {
+        "fits": fits,
+        "header": header,
+        "verified": verified,
+        "worst": worst,
+        "epsilon": {"value": epsilon.value, "inside": epsilon.inside} if epsilon else None,
+        "findings": [finding._asdict() for finding in findings],
+    }
+
+
+def error_document(error: BnormError | OSError) -> Document:
+    """Return the document of a command that could not do its work."""
+    return {"error": _error(error)}
+
+
+def _error(error: BnormError | OSError) -> Document:
+    if isinstance(error, OSError):
+        what = (error.strerror or str(error)).lower()
+        return {"path": str(error.filename), "line": None, "what": what, "cause": None}
+    return {"path": str(error.args[0]), "line": error.line, "what": error.what, "cause": error.cause or None}
 
 
 # --- inspect ----------------------------------------------------------------------------------------------------------
 
 
 def inspect_document(report: Inspection, layers: Iterable[Document]) -> Document:
-    """Return the document of `bnorm inspect`, with layers as `layer_document` makes them."""
+    """Return the document of `bnorm inspect`, with layers as `layer_document` makes them.
+
+    It has an `error` where the pair does not fit, as that is one; the rest is what the file holds in spite of it.
+    """
     model = report.model
     entry = model.network.input
     return {
         "cfg": str(model.network.text.path),
         "weights": _path(model.weights),
         "dialect": model.dialect.name,
-        "header": _header(model.header),
+        **_common(
+            fits=report.fits,
+            header=_model_header(model),
+            epsilon=report.epsilon if model.weights else None,
+            findings=report.findings,
+        ),
         "written_by": list(model.header.writers) if model.weights else None,
         "input": {
             "channels": entry.channels,
@@ -50,11 +91,10 @@ def inspect_document(report: Inspection, layers: Iterable[Document]) -> Document
         },
         "expected_bytes": model.layout.nbytes,
         "actual_bytes": model.nbytes,
-        "fits": report.fits,
         "trailing_bytes": report.trailing_bytes,
         "parameters": model.layout.parameters,
         "layers": list(layers),
-        "findings": _findings(report.findings),
+        **({"error": _error(misfit_error(model.weights, report.misfit))} if model.weights and report.misfit else {}),
     }
 
 
@@ -64,8 +104,7 @@ def header_only_document(report: HeaderReport) -> Document:
         "cfg": None,
         "weights": str(report.weights),
         "dialect": None,
-        "fits": None,
-        "header": _header(report.header),
+        **_common(header=_header(report.header), findings=report.findings),
         "written_by": list(report.header.writers),
         "input": None,
         "expected_bytes": None,
@@ -74,8 +113,12 @@ def header_only_document(report: HeaderReport) -> Document:
         "rest_bytes": report.rest,
         "parameters": None,
         "layers": [],
-        "findings": _findings(report.findings),
     }
+
+
+def _model_header(model: Model | None) -> Document | None:
+    """Return the header of the model's weights file, None without a file."""
+    return _header(model.header) if model and model.weights else None
 
 
 def _header(header: Header) -> Document:
@@ -141,11 +184,10 @@ def check_document(report: Check) -> Document:
         "cfg": str(report.cfg),
         "weights": _path(report.weights),
         "dialect": model.dialect.name if model else None,
-        "fits": model.fits if model else None,
+        **_common(fits=model.fits if model else None, header=_model_header(model), findings=report.findings),
         "expected_bytes": model.layout.nbytes if model else None,
         "actual_bytes": model.nbytes if model else None,
         **{f"{severity}s": report.count(severity) for severity in SEVERITIES},
-        "findings": _findings(report.findings),
     }
 
 
@@ -175,6 +217,11 @@ def run_document(report: RunReport, results: Sequence[Document]) -> Document:
         "dialect": source.model.dialect.name if source else None,
         "layer": source.layer if source else None,
         "part": source.part if source else None,
+        **_common(
+            fits=True if source else None,  # a file that does not fit is refused
+            header=_model_header(source.model if source else None),
+            epsilon=ARITHMETICS[report.arithmetic].forward,
+        ),
         "arithmetic": report.arithmetic,
         "train": request.train,
         "output": _path(request.output),

@@ -39,6 +39,7 @@ from bnorm.transforms.fold.fold import POLICIES, FoldedLayer, FoldReport, fold
 @options.trailing_option
 @options.dialect_option
 @options.format_option
+@options.quiet_option
 def command(
     cfg: Path,
     weights: Path | None,

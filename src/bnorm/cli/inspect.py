@@ -49,11 +49,14 @@ from bnorm.text import plural
 @click.option("--top", type=click.IntRange(1), metavar="N", help="Show only the first N rows.")
 @options.epsilon_option(None)
 @click.option("--plot", "picture", type=options.FILE, help="Draw scale, variance and gain per layer: .png, .svg, .pdf.")
-@click.option("-o", "--output", type=options.FILE, help="Write to this file instead of stdout.")
+@click.option("-o", "--output", type=options.FILE, help="Write to this file instead of stdout; - is stdout.")
 @options.trailing_option
 @options.dialect_option
-@options.format_option
+@options.report_format_option
+@options.quiet_option
+@click.pass_context
 def command(
+    context: click.Context,
     cfg: Path,
     weights: Path | None,
     layers: tuple[range, ...],
@@ -65,7 +68,7 @@ def command(
     output: Path | None,
     trailing: str,
     dialect: str,
-    format_: str,
+    format_: str | None,
 ) -> None:
     """Show what is in a model: its header, whether the pair fits, and one row per layer or per channel.
 
@@ -81,12 +84,14 @@ def command(
     scale / deviation, the factor that the layer applies at inference. A dead channel has a constant output. The last
     column is a histogram of |scale| on a fixed axis from .01 to 10, half a decade per character.
     """
+    output = None if output == options.STDOUT else output
+    form = options.report_format(format_, output)
     files = options.given_pair(cfg, weights)
     of_values = {"--channels": channels, "--epsilon": epsilon, "--plot": picture}
     _check_needs(files, of_values, {"--layer": layers, "--sort": sort, "--top": top})
     _check_outputs(files, picture, output)
     if files.cfg is None:
-        render.show(header_page(inspect_header(cfg, dialect)), format_, output)
+        render.show(header_page(inspect_header(cfg, dialect)), form, output)
         return
     model = read_model(files.cfg, files.weights, dialect)
     selection = options.selection(layers, model)
@@ -96,9 +101,10 @@ def command(
         plot.save(report, picture)
     if report.misfit is None:
         terminal.note(model)
-    render.show(page, format_, output)
+    render.show(page, form, output)
     if report.misfit is not None and model.weights:
-        raise misfit_error(model.weights, report.misfit)
+        terminal.fail(misfit_error(model.weights, report.misfit))  # not raised: JSON on stdout is one document
+        context.exit(1)
 
 
 def _check_needs(files: Pair, of_values: Mapping[str, object], of_layers: Mapping[str, object]) -> None:

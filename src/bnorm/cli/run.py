@@ -91,6 +91,7 @@ from bnorm.tensors.tensor import LAYOUTS
 @options.trailing_option
 @options.dialect_option
 @options.format_option
+@options.quiet_option
 def command(
     cfg: Path | None,
     weights: Path | None,

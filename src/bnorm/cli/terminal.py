@@ -8,6 +8,7 @@ import sys
 
 import click
 
+from bnorm.cli import QUIET
 from bnorm.cli.sentences import rival_text
 from bnorm.darknet.model import Model
 from bnorm.text import printable
@@ -43,8 +44,15 @@ def styled(text: str, colour: str | None = None, *, bold: bool = False) -> str:
 
 
 def say(text: str) -> None:
-    """Print a note on stderr."""
-    click.echo(f"note: {printable(text)}", err=True)
+    """Print a note on stderr, unless the command was given `--quiet`."""
+    context = click.get_current_context(silent=True)
+    if not (context and context.meta.get(QUIET)):
+        click.echo(f"note: {printable(text)}", err=True)
+
+
+def fail(error: Exception) -> None:
+    """Print an error on stderr."""
+    click.echo(f"error: {error}", err=True)
 
 
 def note(model: Model) -> None:
