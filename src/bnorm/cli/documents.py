@@ -11,6 +11,7 @@ from bnorm.batchnorm.arithmetic import ARITHMETICS
 from bnorm.checks.findings import SEVERITIES, Finding, Kind
 from bnorm.darknet.weights import misfit_error
 from bnorm.errors import BnormError
+from bnorm.statistics.quantiles import quantiles
 
 if TYPE_CHECKING:  # a command need not wait for the modules of the others
     from bnorm.batchnorm.epsilon import Epsilon
@@ -21,6 +22,7 @@ if TYPE_CHECKING:  # a command need not wait for the modules of the others
     from bnorm.reports.header import HeaderReport
     from bnorm.reports.inspect import ChannelRow, Inspection, LayerReport
     from bnorm.statistics.channels import Statistics
+    from bnorm.statistics.filters import Filters
     from bnorm.transforms.fold.fold import FoldReport
 
 Document = dict[str, Any]
@@ -148,6 +150,7 @@ def layer_document(report: LayerReport, channels: Sequence[ChannelRow] | None = 
         "parameters": report.parameters,
         "arrays": [{"name": array.name, "shape": array.shape, "offset": array.offset} for array in report.arrays],
         "statistics": _layer_statistics(report),
+        "weights": _layer_weights(report),
         "channels": [_channel(row) for row in channels] if channels is not None and report.channels else None,
     }
 
@@ -161,6 +164,24 @@ def _layer_statistics(report: LayerReport) -> Document | None:
         return None
     parts = {name: _statistics(part) for name, part in report.parts.items() if name}
     return _statistics(report.statistics) | {"parts": parts or None}
+
+
+def _layer_weights(report: LayerReport) -> Document | None:
+    """Return what quantisation has to cover in any layer with weights, normalised or not."""
+    whole = report.all_filters
+    if whole is None:
+        return None
+    parts = {name: _weights(filters) for name, filters in report.filters.items() if name}
+    return _weights(whole) | {"parts": parts or None}
+
+
+def _weights(filters: Filters) -> Document:
+    columns = {"weight_norm": filters.norm, "weight_max": filters.largest, "folded_max": filters.folded}
+    return {
+        "channels": filters.norm.size,
+        **{name: spread._asdict() for name, spread in quantiles(columns).items()},
+        "range": filters.range._asdict(),
+    }
 
 
 def _statistics(statistics: Statistics) -> Document:
