@@ -31,9 +31,6 @@ Completion: eval "$(_BNORM_COMPLETE=bash_source bnorm)"
             or with zsh_source, fish_source."""
 
 
-FORMAT, QUIET = "bnorm.format_", "bnorm.quiet"  # the keys of these options in a context's `meta`
-
-
 class Commands(click.Group):
     """The group of `COMMANDS`, each imported when it is called; errors become one or two lines and an exit code."""
 
@@ -69,12 +66,11 @@ class Commands(click.Group):
         try:
             return super().invoke(ctx)
         except (BnormError, OSError) as error:
-            named = isinstance(error, BnormError) or error.filename is not None  # stdout itself has no name
-            if named and ctx.meta.get(FORMAT) == "json":
-                from bnorm.cli.documents import error_document
-                from bnorm.cli.render import json_text
+            from bnorm.cli import documents, render, terminal
 
-                click.echo(json_text(error_document(error)), nl=False)
+            named = isinstance(error, BnormError) or error.filename is not None  # stdout itself has no name
+            if named and ctx.meta.get(terminal.FORMAT) == "json":
+                click.echo(render.json_text(documents.error_document(error)), nl=False)
             raise
 
     def main(self, *args: Any, **kwargs: Any) -> NoReturn:

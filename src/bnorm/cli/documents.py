@@ -23,7 +23,7 @@ if TYPE_CHECKING:  # a command need not wait for the modules of the others
     from bnorm.reports.inspect import ChannelRow, Inspection, LayerReport
     from bnorm.statistics.channels import Statistics
     from bnorm.statistics.filters import Filters
-    from bnorm.transforms.fold.fold import FoldReport
+    from bnorm.transforms.fold.fold import FoldedLayer, FoldReport
 
 Document = dict[str, Any]
 
@@ -220,10 +220,33 @@ def kinds_document(kinds: Sequence[Kind]) -> list[Document]:
 # --- fold -------------------------------------------------------------------------------------------------------------
 
 
-def fold_document(report: FoldReport) -> Document:
+def fold_document(report: FoldReport, model: Model, epsilon: Epsilon, *, verified: bool) -> Document:
     """Return the document of `bnorm fold`."""
-    paths = {"output": _path(report.output), "output_cfg": _path(report.output_cfg)}
-    return asdict(report) | paths | {"findings": _findings(report.findings)}
+    return {
+        "cfg": str(model.network.text.path),
+        "weights": _path(model.weights),
+        "dialect": model.dialect.name,
+        **asdict(report),
+        "output": _path(report.output),
+        "output_cfg": _path(report.output_cfg),
+        **_common(
+            fits=True,  # a file that does not fit is refused
+            header=_model_header(model),
+            verified=verified,
+            worst=_worst(report.layers),
+            epsilon=epsilon,
+            findings=report.findings,
+        ),
+    }
+
+
+def _worst(layers: Sequence[FoldedLayer]) -> Document | None:
+    """Return the largest relative error and its layer; None without a comparison."""
+    compared = [(layer.max_rel_error, layer) for layer in layers if layer.max_rel_error is not None]
+    if not compared:
+        return None
+    error, layer = max(compared, key=lambda pair: pair[0])
+    return {"layer": layer.index, "part": layer.part, "max_rel_error": error}
 
 
 # --- run --------------------------------------------------------------------------------------------------------------

@@ -154,15 +154,15 @@ CHANNEL_TABLE = (
     Column("layer", "layer", right=False),
     Column("channel", "channel"),
     Column("scale", "scale", render.number),
-    Column("bias", "bias", render.number),
+    Column("bias", "bias", render.number, drop_order=6),
     Column("mean", "mean", render.number, drop_order=3),
     Column("variance", "variance", render.number),
     Column("gain", "gain", render.number),
-    Column("offset", "offset", render.number),
+    Column("offset", "offset", render.number, drop_order=5),
     Column("weight_norm", "weight_norm", render.number, drop_order=1),
     Column("weight_max", "weight_max", render.number, drop_order=2),
     Column("folded_max", "folded_max", render.number),
-    Column("above_zero", "above_zero", lambda share: f"{share:.0%}"),
+    Column("above_zero", "above_zero", lambda share: f"{share:.0%}", drop_order=4),
     Column("state", "state", right=False),
 )
 

@@ -8,10 +8,11 @@ import sys
 
 import click
 
-from bnorm.cli import QUIET
 from bnorm.cli.sentences import rival_text
 from bnorm.darknet.model import Model
 from bnorm.text import printable
+
+FORMAT, QUIET = "bnorm.format_", "bnorm.quiet"  # the keys of these options in the `meta` of click's context
 
 BARS = "·▁▂▃▄▅▆▇█"  # of a histogram, from an empty bin to the fullest
 
