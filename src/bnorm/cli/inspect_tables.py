@@ -97,7 +97,7 @@ LAYER_TABLE = (
     Column(".01-10", "histogram", right=False, drop_order=7),
 )
 
-# Headings of the table whose values are in several columns of the CSV: those that they are sorted by, falling and rising.
+# Headings of the table with several columns of the CSV: the ones that they are sorted by, falling and rising.
 SPANS = {
     "output": ("outputs", "outputs"),
     **{name: (f"{name}_max", f"{name}_min") for name in QUANTITIES},

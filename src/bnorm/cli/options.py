@@ -195,17 +195,17 @@ layers_option = click.option(
     type=layer_ranges,
     metavar="N[-M],...",
     multiple=True,
+    callback=lambda _context, _parameter, lists: tuple(chain(*lists)),
     help="Only these layers, such as 3, 5,18 or 0-12; repeatable.",
 )
 
 
-def selection(layers: tuple[tuple[range, ...], ...], model: Model) -> set[int] | None:
+def selection(layers: tuple[range, ...], model: Model) -> set[int] | None:
     """Return the layers that `--layer` chose, None without it."""
     last = len(model.network.layers) - 1
-    ranges = tuple(chain(*layers))
-    if beyond := [chosen for chosen in ranges if chosen[-1] > last]:
+    if beyond := [chosen for chosen in layers if chosen[-1] > last]:
         raise click.BadParameter(f"layer {beyond[0][-1]}, expected 0 to {last}", param_hint="--layer")
-    return set(chain(*ranges)) if ranges else None
+    return set(chain(*layers)) if layers else None
 
 
 def epsilon_option(default: str | None) -> Callable[[Command], Command]:

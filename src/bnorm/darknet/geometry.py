@@ -1,4 +1,4 @@
-"""The kernel, stride, groups and activation of a layer, as its section sets them and the fork's defaults complete them."""
+"""The kernel, stride, groups and activation of a layer: what its section sets, and otherwise the defaults."""
 
 from __future__ import annotations
 

@@ -220,9 +220,7 @@ def _report(
     filters = filters_of(weights, layer, channels) if weights and measure else {}
     parts = {name: summary(part) for name, part in channels.items()}
     whole = parts.get("") or (summary(Channels.concatenate(channels.values())) if parts else None)
-    return LayerReport(
-        layer=layer, arrays=arrays, channels=channels, statistics=whole, parts=parts, filters=filters
-    )
+    return LayerReport(layer=layer, arrays=arrays, channels=channels, statistics=whole, parts=parts, filters=filters)
 
 
 def _channels(

@@ -1,7 +1,7 @@
 """What quantisation has to cover: the weights of each filter of a part, as stored and once gains are folded in.
 
-    norm = √Σw²  and  largest = max |w|  over the weights of the filter
-    folded = largest · |gain|, the largest magnitude once the gain is folded into the weights
+norm = √Σw²  and  largest = max |w|  over the weights of the filter
+folded = largest · |gain|, the largest magnitude once the gain is folded into the weights
 """
 
 from __future__ import annotations
