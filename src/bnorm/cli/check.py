@@ -25,6 +25,7 @@ PROBLEMS = 3  # the exit code
 @click.option("--list", "listing", is_flag=True, help="List every finding and its likely cause.")
 @options.dialect_option
 @options.format_option
+@options.quiet_option
 @click.pass_context
 def command(
     context: click.Context,

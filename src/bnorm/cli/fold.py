@@ -14,6 +14,7 @@ from bnorm.cli.documents import fold_document
 from bnorm.cli.page import BLANK, Column, Line, Page, Records, Table
 from bnorm.cli.progress import progress
 from bnorm.darknet.autodetect import read_model
+from bnorm.darknet.model import Model
 from bnorm.text import plural
 from bnorm.transforms.fold.fold import FoldedLayer, FoldReport, fold
 
@@ -32,6 +33,7 @@ from bnorm.transforms.fold.fold import FoldedLayer, FoldReport, fold
 @options.trailing_option
 @options.dialect_option
 @options.format_option
+@options.quiet_option
 def command(
     cfg: Path,
     weights: Path | None,
@@ -79,16 +81,16 @@ def command(
             advance=advance,
         )
     terminal.note(model)
-    render.show(_page(report, epsilon), format_)
+    render.show(_page(report, model, epsilon, verified=not no_verify), format_)
 
 
-def _page(report: FoldReport, epsilon: Epsilon) -> Page:
+def _page(report: FoldReport, model: Model, epsilon: Epsilon, *, verified: bool) -> Page:
     others = [name for name in RUNTIMES if RUNTIMES[name] != epsilon]
     folded = [layer for layer in report.layers if layer.folded]
     findings = [finding for finding in report.findings if finding.severity != "note"]
     remarks = [_remark(layer) for layer in report.layers if layer.reason]
     return Page(
-        document=lambda: fold_document(report),
+        document=lambda: fold_document(report, model, epsilon, verified=verified),
         records=_records(report),
         summary=(Line(None, _headline(report)), BLANK),
         table=Table(_columns(others), [_row(layer) for layer in folded]),

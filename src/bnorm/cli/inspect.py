@@ -38,22 +38,25 @@ from bnorm.text import plural
 @options.cfg_argument
 @options.weights_argument
 @options.layers_option
-@click.option("--channels", is_flag=True, help="One row per normalised channel; also reads the layer weights.")
+@click.option("--channels", is_flag=True, help="One row per normalised channel.")
 @click.option(
     "--sort",
     type=options.sorting,
     metavar="COLUMN[:asc]",
-    help="Sort by a column of the CSV, largest first; with :asc smallest first.",
+    help="Sort by a column of the table or the CSV, largest first; with :asc smallest first.",
 )
 @click.option("--top", type=click.IntRange(1), metavar="N", help="Show only the first N rows.")
 @options.epsilon_option(None)
 @click.option("--plot", "picture", type=options.FILE, help="Draw scale, variance and gain per layer: .png, .svg, .pdf.")
-@click.option("-o", "--output", type=options.FILE, help="Write to this file instead of stdout.")
+@click.option("-o", "--output", type=options.FILE, help="Write to this file instead of stdout; - is stdout.")
 @options.force_option
 @options.trailing_option
 @options.dialect_option
-@options.format_option
+@options.report_format_option
+@options.quiet_option
+@click.pass_context
 def command(
+    context: click.Context,
     cfg: Path,
     weights: Path | None,
     layers: tuple[range, ...],
@@ -66,7 +69,7 @@ def command(
     force: bool,
     trailing: str,
     dialect: str,
-    format_: str,
+    format_: str | None,
 ) -> None:
     """Show what is in a model: its header, whether the pair fits, and one row per layer or per channel.
 
@@ -75,23 +78,28 @@ def command(
     bnorm inspect yolov4.cfg                      what the cfg alone says
     bnorm inspect yolov4.weights                  the cfg of its name, or none
     bnorm inspect yolov4.cfg yolov4.weights --channels --sort gain --top 20
-    bnorm inspect yolov4.cfg yolov4.weights --layer 0-12 --format json -o v4.json
+    bnorm inspect yolov4.cfg yolov4.weights --sort range --top 10
+    bnorm inspect yolov4.cfg yolov4.weights --layer 0-12,81 -o v4.json
     bnorm inspect yolov4.cfg yolov4.weights --plot v4.png
 
-    |scale|, variance (the rolling one) and |gain| are shown from a layer's smallest channel to its largest; gain is
-    scale / deviation, the factor that the layer applies at inference. A dead channel has a constant output. The last
-    column is a histogram of |scale| on a fixed axis from .01 to 10, half a decade per character.
+    scale and gain (magnitudes) and variance (the rolling one) are shown from a layer's smallest channel to its largest;
+    gain is scale / deviation, the factor that the layer applies at inference. A dead channel has a constant output.
+    folded_max is the largest weight once gains are folded in, range the widest channel's over the narrowest's, which
+    INT8 for whole tensors has to cover. The last column is a histogram of the scales on a fixed axis from .01 to 10,
+    half a decade per character. Columns that do not fit the terminal are left out.
     """
+    output = None if output == options.STDOUT else output
+    form = options.report_format(format_, output)
     files = options.given_pair(cfg, weights)
     of_values = {"--channels": channels, "--epsilon": epsilon, "--plot": picture}
     _check_needs(files, of_values, {"--layer": layers, "--sort": sort, "--top": top})
     _check_outputs(files, picture, output, force)
     if files.cfg is None:
-        render.show(header_page(inspect_header(cfg, dialect)), format_, output)
+        render.show(header_page(inspect_header(cfg, dialect)), form, output)
         return
     model = read_model(files.cfg, files.weights, dialect)
     selection = options.selection(layers, model)
-    report = inspect(model, selection, epsilon=epsilon, weights=channels, trailing=trailing)
+    report = inspect(model, selection, epsilon=epsilon, weights=True, trailing=trailing)
     page = _by_channel(report, sort, top) if channels else _by_layer(report, sort, top)
     if picture:
         from bnorm.reports import plot
@@ -99,9 +107,10 @@ def command(
         plot.save(report, picture)
     if report.misfit is None:
         terminal.note(model)
-    render.show(page, format_, output)
+    render.show(page, form, output)
     if report.misfit is not None and model.weights:
-        raise misfit_error(model.weights, report.misfit)
+        terminal.fail(misfit_error(model.weights, report.misfit))  # not raised: JSON on stdout is one document
+        context.exit(1)
 
 
 def _check_needs(files: Pair, of_values: Mapping[str, object], of_layers: Mapping[str, object]) -> None:
@@ -217,9 +226,9 @@ def _total(report: Inspection) -> str:
 
 def _widest(report: Inspection) -> Iterator[Line]:
     """Yield the layer that per-tensor quantisation harms most, if weights were read."""
-    ranges = [(layer.layer.index, layer.statistics.weight_range) for layer in report.layers if layer.statistics]
-    known = [(found.after, found.before, index) for index, found in ranges if found and found.after < math.inf]
+    ranges = [(layer.layer.index, layer.all_filters.range) for layer in report.layers if layer.all_filters]
+    known = [(found.after, found.before, index) for index, found in ranges if found.after < math.inf]
     if known:
         after, before, index = max(known)
-        times = f"{render.number(after)} times the narrowest, {render.number(before)} before folding"
-        yield Line("range", f"layer {index}: widest channel {times}")
+        folding = f", {render.number(before)} before folding" if before != after else ""
+        yield Line("range", f"layer {index}: widest channel {render.number(after)} times the narrowest{folding}")

@@ -10,7 +10,7 @@ import re
 from collections.abc import Callable
 from itertools import chain
 from pathlib import Path
-from typing import NamedTuple, TypeVar
+from typing import Any, NamedTuple, TypeVar
 
 import click
 
@@ -27,6 +27,8 @@ from bnorm.statistics.bad_variance import POLICIES
 Function = TypeVar("Function", bound=Callable[..., object])
 
 FILE = click.Path(path_type=Path)
+
+STDOUT = Path("-")
 
 
 class Command(click.Command):
@@ -50,11 +52,15 @@ def takes_one_value(option: click.Option) -> bool:
 # --- types ------------------------------------------------------------------------------------------------------------
 
 
-def layer_range(text: str) -> range:
-    """Return `3` or `0-12` as a range of layer numbers."""
-    match = re.fullmatch(r"([0-9]{1,9})(?:-([0-9]{1,9}))?", text)
+def layer_ranges(text: str) -> tuple[range, ...]:
+    """Return `3`, `0-12` or a list such as `5,18,20-22` as ranges of layer numbers."""
+    return tuple(_layer_range(entry, text) for entry in text.split(","))
+
+
+def _layer_range(entry: str, text: str) -> range:
+    match = re.fullmatch(r"([0-9]{1,9})(?:-([0-9]{1,9}))?", entry)
     if match is None or int(match[1]) > int(match[2] or match[1]):
-        raise click.BadParameter(f"{text!r} is not a layer such as 3, or layers such as 0-12")
+        raise click.BadParameter(f"{text!r} is not a layer such as 3, or layers such as 0-12 or 5,18")
     return range(int(match[1]), int(match[2] or match[1]) + 1)
 
 
@@ -165,13 +171,41 @@ trailing_option = click.option(
     "what is written.",
 )
 
-format_option = click.option(
-    "--format",
-    "format_",
-    type=click.Choice(["table", "json", "csv", "markdown"]),
-    default="table",
-    show_default=True,
-    help="Output format.",
+FORMATS = ("table", "json", "csv", "markdown")
+
+SUFFIXES = {".json": "json", ".csv": "csv", ".md": "markdown", ".markdown": "markdown"}
+
+
+def _keep_setting(context: click.Context, parameter: click.Parameter, value: Any) -> Any:
+    """Keep an option's value where the group of commands and the notes find it, and return it."""
+    context.meta[f"bnorm.{parameter.name}"] = value
+    return value
+
+
+def _format_option(help_: str, default: str | None) -> Callable[[Command], Command]:
+    return click.option(
+        "--format",
+        "format_",
+        type=click.Choice(FORMATS),
+        default=default,
+        show_default=default is not None,
+        help=help_,
+        callback=_keep_setting,
+    )
+
+
+format_option = _format_option("Output format.", "table")
+
+report_format_option = _format_option("Output format. By default that of OUTPUT's suffix, or a table.", None)
+
+
+def report_format(format_: str | None, output: Path | None) -> str:
+    """Return the format that was given, that of the output's suffix, or a table."""
+    return format_ or SUFFIXES.get(output.suffix.lower() if output else "", "table")
+
+
+quiet_option = click.option(
+    "-q", "--quiet", is_flag=True, expose_value=False, callback=_keep_setting, help="Leave out the notes on stderr."
 )
 
 force_option = click.option("--force", is_flag=True, help="Replace existing outputs, but never an input.")
@@ -188,10 +222,11 @@ bad_variance_option = click.option(
 layers_option = click.option(
     "--layer",
     "layers",
-    type=layer_range,
-    metavar="N[-M]",
+    type=layer_ranges,
+    metavar="N[-M],...",
     multiple=True,
-    help="Only these layers, such as 3 or 0-12; repeatable.",
+    callback=lambda _context, _parameter, lists: tuple(chain(*lists)),
+    help="Only these layers, such as 3, 5,18 or 0-12; repeatable.",
 )
 
 

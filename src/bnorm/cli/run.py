@@ -114,6 +114,7 @@ from bnorm.text import plural
 )
 @options.dialect_option
 @options.format_option
+@options.quiet_option
 def command(
     cfg: Path | None,
     weights: Path | None,

@@ -12,6 +12,8 @@ from bnorm.cli.sentences import rival_text
 from bnorm.darknet.model import Model
 from bnorm.text import printable
 
+FORMAT, QUIET = "bnorm.format_", "bnorm.quiet"  # the keys of these options in the `meta` of click's context
+
 BARS = "·▁▂▃▄▅▆▇█"  # of a histogram, from an empty bin to the fullest
 
 SPELLINGS = str.maketrans({"ε": "eps", "×": "x", "²": "^2", **dict(zip(BARS, "._:-=+*#@", strict=True))})
@@ -43,8 +45,15 @@ def styled(text: str, colour: str | None = None, *, bold: bool = False) -> str:
 
 
 def say(text: str) -> None:
-    """Print a note on stderr."""
-    click.echo(f"note: {printable(text)}", err=True)
+    """Print a note on stderr, unless the command was given `--quiet`."""
+    context = click.get_current_context(silent=True)
+    if not (context and context.meta.get(QUIET)):
+        click.echo(f"note: {printable(text)}", err=True)
+
+
+def fail(error: Exception) -> None:
+    """Print an error on stderr."""
+    click.echo(f"error: {error}", err=True)
 
 
 def note(model: Model) -> None:

@@ -15,12 +15,14 @@ from bnorm.batchnorm.formulas import quiet
 from bnorm.checks.cfg_rules import cfg_findings
 from bnorm.checks.channel_rules import examine
 from bnorm.checks.findings import Finding, worst_first
+from bnorm.checks.weights_file import file_findings
 from bnorm.darknet.layout import Array
 from bnorm.darknet.model import Model
 from bnorm.darknet.network import Layer
 from bnorm.darknet.size_mismatch import SizeMismatch
 from bnorm.darknet.weights import Trailing, Weights, open_weights, trailing_by_name
-from bnorm.statistics.channels import Channels, Statistics, channels_of, summary
+from bnorm.statistics.channels import Channels, Statistics, channels_of, filters_of, summary
+from bnorm.statistics.filters import Filters
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -28,8 +30,9 @@ class LayerReport:
     """One layer, its stored arrays, and the statistics of its batch normalisation.
 
     The keys of `channels` and `parts` are the names of the parts that normalise, "" for a layer that is its only part.
-    Both are empty and `statistics` is None without weights, in a layer without batch normalisation, and in a layer that
-    the file does not hold completely.
+    Both are empty and `statistics` is None without weights, in a layer without batch normalisation, and in a layer
+    whose batch normalisation the file does not hold. `filters` are those of every part with weights, whether it
+    normalises or not; it is empty if weights were not read.
     """
 
     layer: Layer
@@ -37,6 +40,12 @@ class LayerReport:
     channels: dict[str, Channels]
     statistics: Statistics | None  # of the channels of all parts together
     parts: dict[str, Statistics]
+    filters: dict[str, Filters]
+
+    @property
+    def all_filters(self) -> Filters | None:
+        """Return the filters of all parts as one; None without any."""
+        return Filters.concatenate(self.filters.values()) if self.filters else None
 
     @property
     def parameters(self) -> int:
@@ -120,8 +129,9 @@ def inspect(
 ) -> Inspection:
     """Report on the selected layers, by default all. `epsilon` sets the gains; its default is the dialect's CPU path.
 
-    Only the arrays of batch normalisation are read; with `weights` also the weights of the normalised layers, which
-    norms and ranges need. With `trailing` keep or drop, bytes after the last array are accepted. ValueError for layers
+    The findings are those on the cfg and on the channels shown; of a file that does not fit, its likeliest cause.
+    Only the arrays of batch normalisation are read; with `weights` also the weights of all layers, which norms and
+    ranges need. With `trailing` keep or drop, bytes after the last array are accepted. ValueError for layers
     that the network lacks, and for an unknown `epsilon` or `trailing`.
     """
     chosen = _chosen(model, selection)
@@ -132,12 +142,12 @@ def inspect(
         file = stack.enter_context(open_weights(model, trailing)) if model.weights else None
         reports = tuple(_report(file, layer, by_layer.get(layer.index, ()), guard, weights) for layer in chosen)
         misfit = file.misfit() if file else None
-    numbers = () if misfit else channel_findings(model, reports)
+        findings = file_findings(file) if file and misfit else tuple(channel_findings(model, reports))
     return Inspection(
         model=model,
         epsilon=guard,
         layers=reports,
-        findings=worst_first((*numbers, *cfg_findings(model.network))),
+        findings=worst_first((*findings, *cfg_findings(model.network))),
         misfit=misfit,
         trailing_bytes=0 if misfit else max(0, (model.nbytes or 0) - model.layout.nbytes),
     )
@@ -207,16 +217,16 @@ def _report(
     weights: Weights | None, layer: Layer, arrays: tuple[Array, ...], epsilon: Epsilon, measure: bool
 ) -> LayerReport:
     channels = _channels(weights, layer, arrays, epsilon, measure) if weights else {}
+    filters = filters_of(weights, layer, channels) if weights and measure else {}
     parts = {name: summary(part) for name, part in channels.items()}
     whole = parts.get("") or (summary(Channels.concatenate(channels.values())) if parts else None)
-    return LayerReport(layer=layer, arrays=arrays, channels=channels, statistics=whole, parts=parts)
+    return LayerReport(layer=layer, arrays=arrays, channels=channels, statistics=whole, parts=parts, filters=filters)
 
 
 def _channels(
     weights: Weights, layer: Layer, arrays: tuple[Array, ...], epsilon: Epsilon, measure: bool
 ) -> dict[str, Channels]:
     """Return the channels of a layer by part; none if a cut file lacks one of the arrays needed."""
-    needed = [array for array in arrays if measure or array.field != "weights"]
-    if any(array.end > weights.nbytes for array in needed):
+    if any(array.end > weights.nbytes for array in arrays if array.field != "weights"):
         return {}
     return channels_of(weights, layer, epsilon, measure=measure)
