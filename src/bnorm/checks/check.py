@@ -82,7 +82,7 @@ def _classes(error: BnormError, path: Path, weights: Path | None, forks: tuple[D
 
 
 def _weights(model: Model) -> Iterator[Finding]:
-    with open_weights(model) as weights:
+    with open_weights(model, allow_misfit=True) as weights:
         misfit = file_findings(weights)
         if misfit:
             yield from misfit

@@ -123,7 +123,6 @@ def fold(
         raise ValueError("expected an output, or a dry run")
     with open_weights(model, trailing) as weights, ExitStack() as stack:
         check_outputs(paths or (), (model.network.text.path, weights.path), force=force, cause="--force overwrites it")
-        weights.require_fit()
         writer = NullWriter() if dry_run or paths is None else stack.enter_context(writing(paths))
         folded, meter = _write(weights, options, writer, verify, advance)
         differences = _verify(folded, writer, meter) if verify else {}
