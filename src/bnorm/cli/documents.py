@@ -159,8 +159,14 @@ def kinds_document(kinds: Sequence[Kind]) -> list[Document]:
 
 def fold_document(report: FoldReport) -> Document:
     """Return the document of `bnorm fold`."""
-    paths = {"output": _path(report.output), "output_cfg": _path(report.output_cfg)}
-    return asdict(report) | paths | {"findings": _findings(report.findings)}
+    worst = report.worst
+    return asdict(report) | {
+        "output": _path(report.output),
+        "output_cfg": _path(report.output_cfg),
+        "findings": _findings(report.findings),
+        "epsilon": report.epsilon._asdict(),
+        "worst": worst and {"layer": worst.index, "part": worst.part, "max_rel_error": worst.max_rel_error},
+    }
 
 
 # --- run --------------------------------------------------------------------------------------------------------------
