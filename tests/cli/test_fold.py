@@ -59,7 +59,9 @@ def test_the_chosen_runtime_has_no_column(invoke, tiny, runtime):
 
 def test_only_on_request_are_other_runtimes_shown(invoke, tiny):
     lines = invoke("fold", *tiny, "--dry-run").stdout.splitlines()
-    assert [line.split() for line in lines if line.startswith("layer ")] == [["layer", "type", "max", "abs", "max", "rel"]]
+    assert [line.split() for line in lines if line.startswith("layer ")] == [
+        ["layer", "type", "max", "abs", "max", "rel"]
+    ]
     assert not [line for line in lines if line.startswith("runtimes")]
 
 
@@ -77,7 +79,7 @@ def test_the_verdict_counts_channels_that_were_not_compared(invoke, tmp_path):
     assert "1 channel" in invoke("fold", model.network.text.path, model.weights, "--dry-run").stdout
 
 
-def test_layers_that_were_not_selected_are_counted(invoke, tiny):
+def test_layers_that_were_not_selected_are_counted(invoke):
     pair = sample("digits")
     kept = [line for line in invoke("fold", *pair, "--dry-run", "--layer", "1").stdout.splitlines() if "kept" in line]
     assert kept == ["kept     2 layers that were not selected"]
