@@ -11,6 +11,7 @@ from support.damage import BAD_CFGS, BAD_FILES, BAD_VALUES
 ELSEWHERE = {  # kinds that take more than one change of a sample
     *("weights-folded", "weights-unfolded", "weights-dialect", "weights-classes"),  # tests/checks/test_misfit_*.py
     *("weights-channels", "weights-value", "weights-layer"),
+    "cfg-heads",  # tests/checks/test_heads.py
     "cfg-assertion",  # tests/checks/test_cfg_rules.py
     "constant-channels",  # tests/checks/test_channel_rules.py
 }

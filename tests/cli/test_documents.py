@@ -158,6 +158,18 @@ def test_fold(document, tiny, tmp_path):
     assert (found["output"], found["output_cfg"]) == (str(output), str(output.with_suffix(".cfg")))
 
 
+@pytest.mark.parametrize(("option", "verified"), [((), True), (("--no-verify",), False)])
+def test_fold_says_whether_it_was_verified_how_exact_it_is_and_with_which_epsilon(document, option, verified):
+    found = document("fold", *sample("digits"), "--dry-run", "--epsilon", "opencv", *option)
+    assert found["verified"] == verified
+    assert found["epsilon"] == {"value": 1e-6, "inside": True}
+    errors = {layer["index"]: layer["max_rel_error"] for layer in found["layers"]}
+    if verified:
+        assert found["worst"]["max_rel_error"] == errors[found["worst"]["layer"]] == max(errors.values())
+    else:
+        assert found["worst"] is None
+
+
 def test_fold_without_output(document, tiny):
     found = document("fold", *tiny, "--dry-run")
     assert (found["output"], found["output_cfg"]) == (None, None)

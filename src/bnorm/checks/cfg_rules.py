@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterator
 from math import prod
 
 from bnorm.checks.findings import Finding, make_finding
+from bnorm.checks.heads import head_findings
 from bnorm.darknet.cfg import CfgText, Option, Section
 from bnorm.darknet.embeddings import embedding_layer
 from bnorm.darknet.hank import NAMES, TEXTS
@@ -227,6 +228,7 @@ NETWORK_RULES: tuple[Callable[[Network], Iterator[Finding]], ...] = (
     _only_costs,
     _failed_assertions,
     _empty_layers,
+    head_findings,
 )
 
 

@@ -67,6 +67,7 @@ _CFG = (
     Kind("cfg-unknown-section", _ERROR, "a section that the dialect lacks", "a typo, or a cfg for another fork"),
     Kind("cfg-index", _ERROR, "a layer number out of range", "layers were added or removed above it"),
     Kind("cfg-filters", _ERROR, "`filters` does not match its [yolo]", "only one of classes and filters was changed"),
+    Kind("cfg-heads", _WARNING, "detection layers with different classes", "only one of them was changed"),
     Kind("cfg-refused", _ERROR, "anything else that the fork rejects", "see the message"),
 )
 

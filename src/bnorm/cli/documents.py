@@ -23,7 +23,7 @@ if TYPE_CHECKING:  # a command need not wait for the modules of the others
     from bnorm.reports.inspect import ChannelRow, Inspection, LayerReport
     from bnorm.statistics.channels import Statistics
     from bnorm.statistics.filters import Filters
-    from bnorm.transforms.fold.fold import FoldedLayer, FoldReport
+    from bnorm.transforms.fold.fold import FoldReport
 
 Document = dict[str, Any]
 
@@ -220,7 +220,7 @@ def kinds_document(kinds: Sequence[Kind]) -> list[Document]:
 # --- fold -------------------------------------------------------------------------------------------------------------
 
 
-def fold_document(report: FoldReport, model: Model, epsilon: Epsilon, *, verified: bool) -> Document:
+def fold_document(report: FoldReport, model: Model) -> Document:
     """Return the document of `bnorm fold`."""
     return {
         "cfg": str(model.network.text.path),
@@ -232,21 +232,17 @@ def fold_document(report: FoldReport, model: Model, epsilon: Epsilon, *, verifie
         **_common(
             fits=True,  # a file that does not fit is refused
             header=_model_header(model),
-            verified=verified,
-            worst=_worst(report.layers),
-            epsilon=epsilon,
+            verified=report.verified,
+            worst=_worst(report.worst),
+            epsilon=report.epsilon,
             findings=report.findings,
         ),
     }
 
 
-def _worst(layers: Sequence[FoldedLayer]) -> Document | None:
-    """Return the largest relative error and its layer; None without a comparison."""
-    compared = [(layer.max_rel_error, layer) for layer in layers if layer.max_rel_error is not None]
-    if not compared:
-        return None
-    error, layer = max(compared, key=lambda pair: pair[0])
-    return {"layer": layer.index, "part": layer.part, "max_rel_error": error}
+def _worst(layer: FoldedLayer | None) -> Document | None:
+    """Return the largest relative error and its layer."""
+    return {"layer": layer.index, "part": layer.part, "max_rel_error": layer.max_rel_error} if layer else None
 
 
 # --- run --------------------------------------------------------------------------------------------------------------

@@ -182,7 +182,7 @@ def _keep_setting(context: click.Context, parameter: click.Parameter, value: Any
     return value
 
 
-def _format_option(help_: str, default: str | None) -> Callable[[Command], Command]:
+def _format_option(help_: str, default: str | None) -> Callable[[Function], Function]:
     return click.option(
         "--format",
         "format_",

@@ -9,11 +9,15 @@ from bnorm.darknet.size_mismatch import SizeMismatch, worded
 
 
 def described(finding: Finding) -> str:
-    """Return where a finding is, what it is and its cause; a finding about the whole file names the layer itself."""
-    position = f"line {finding.line}: " if finding.line is not None else ""
-    if finding.layer is not None and finding.id not in ABOUT_THE_FILE:
+    """Return where a finding is, what it is and its cause; a finding about the whole file names both itself."""
+    position = ""
+    if finding.layer is not None:
         part = f" {finding.part}" if finding.part else ""
         position = f"layer {finding.layer}{part}: "
+    elif finding.line is not None:
+        position = f"line {finding.line}: "
+    if finding.id in ABOUT_THE_FILE:
+        position = ""
     cause = f"; {finding.cause}" if finding.cause else ""
     return f"{position}{finding.message}{cause}"
 

@@ -78,11 +78,14 @@ class Weights:
         """Return the plan that the file is read by."""
         return self.model.layout
 
-    def __getitem__(self, key: tuple[int, str]) -> Floats:
+    def __getitem__(self, key: tuple[int, str] | object) -> Floats:
         """Return an array as `read` does: `weights[12, "rolling_mean"]`, `weights[0, "wf.scales"]`.
 
-        The KeyError of another name lists the arrays of the layer.
+        The KeyError of another name or layer lists those that there are.
         """
+        if not isinstance(key, tuple) or len(key) != 2:
+            example = next(iter(self.layout.by_name), (0, "weights"))
+            raise KeyError(f"weights[{key!r}], expected a layer and a name, such as weights{list(example)}")
         return self.read(self.layout.array(*key))
 
     def __repr__(self) -> str:
@@ -168,19 +171,28 @@ def misfit_error(path: Path, mismatch: SizeMismatch) -> WeightsError:
     return WeightsError(path, words.sentence, cause=words.cause)
 
 
-def open_weights(model: Model, trailing: Trailing | str = Trailing.ERROR) -> Weights:
-    """Open the model's weights file, for the caller to close; a `WeightsError` if its size has changed since.
+def open_weights(model: Model, trailing: Trailing | str = Trailing.ERROR, *, allow_misfit: bool = False) -> Weights:
+    """Open the model's weights file, for the caller to close.
 
-    `trailing` says what to do with bytes after the last array: see `Trailing`. ValueError for another name.
+    `trailing` says what to do with bytes after the last array: see `Trailing`. `allow_misfit` opens a file of any
+    size: its arrays may hold the values of others, and reading one that it lacks is a `WeightsError`.
+
+    `WeightsError` if the file does not have the planned size, or if its size has changed since the model was read;
+    ValueError for another name, and for a model without weights.
     """
     choice = trailing_by_name(trailing)
     if model.weights is None:
-        raise ValueError("the model has no weights file")
-    file = model.weights.open("rb", buffering=0)
-    if os.fstat(file.fileno()).st_size != model.nbytes:
-        file.close()
-        raise WeightsError(model.weights, f"changed while it was read, expected {model.nbytes:,} bytes")
-    return Weights(model=model, file=file, trailing=choice)
+        raise ValueError("the model was read without weights, expected read_model(cfg, weights)")
+    weights = Weights(model=model, file=model.weights.open("rb", buffering=0), trailing=choice)
+    try:
+        if os.fstat(weights.file.fileno()).st_size != model.nbytes:
+            raise WeightsError(model.weights, f"changed while it was read, expected {model.nbytes:,} bytes")
+        if not allow_misfit:
+            weights.require_fit()
+    except WeightsError:
+        weights.close()
+        raise
+    return weights
 
 
 def save(path: Path, header: Header, layout: Layout, arrays: Iterable[Floats]) -> None:
@@ -220,7 +232,6 @@ def copy_to(
     for array, values in new.items():
         _check_shape(array, values)
     with open_weights(model, trailing) as weights:
-        weights.require_fit()
         file.write(weights.head())
         for array in model.layout.arrays:
             if array in new:

@@ -50,7 +50,6 @@ def layer_from_model(
     """Return the batch normalisation of a layer, or of its part; raises `CfgError` where it has none."""
     normalisation_arrays(model, layer, part)
     with open_weights(model, trailing) as weights:
-        weights.require_fit()
         item = next(item for item in model.network.layers[layer].parts if item.name == part)
         normaliser = read_normaliser(weights, layer, item)
     connected = normaliser.kind == "connected"

@@ -139,7 +139,7 @@ def inspect(
     guard = default_epsilon(model.dialect.name) if epsilon is None else as_epsilon(epsilon)
     by_layer = model.layout.by_layer()
     with ExitStack() as stack:
-        file = stack.enter_context(open_weights(model, trailing)) if model.weights else None
+        file = stack.enter_context(open_weights(model, trailing, allow_misfit=True)) if model.weights else None
         reports = tuple(_report(file, layer, by_layer.get(layer.index, ()), guard, weights) for layer in chosen)
         misfit = file.misfit() if file else None
         findings = file_findings(file) if file and misfit else tuple(channel_findings(model, reports))

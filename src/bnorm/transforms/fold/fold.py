@@ -29,7 +29,7 @@ from bnorm.darknet.parts import Part
 from bnorm.darknet.weights import Floats, Trailing, Weights, open_weights
 from bnorm.errors import ProofError
 from bnorm.files import FORCE, check_outputs
-from bnorm.folding.fates import Into, Kept
+from bnorm.folding.fates import NOT_SELECTED, Into, Kept
 from bnorm.statistics.bad_variance import BadVariance, policy_by_name
 from bnorm.statistics.normalisers import Key
 from bnorm.text import plural
@@ -46,7 +46,8 @@ class FoldedLayer:
 
     `into` is the layer that a `[batchnorm]` was folded into, None for all others. `clamped` are the channels whose
     rolling variance was clamped. `silent_channels` counts the channels that produce no finite value and were not
-    compared. `reason` puts all this into words, or explains why the layer was not folded.
+    compared. `reason` puts all this into words, or explains why the layer was not folded; `selected` is False if that
+    is because only other layers were asked for.
 
     The errors are those of `proof.Difference`, None without it. `gain_change` is, for each row of `RUNTIMES`, the
     largest change of a channel's gain that its ε would cause: |gain' / gain − 1|; NaN where it computes NaN.
@@ -63,12 +64,19 @@ class FoldedLayer:
     into: int | None = None
     clamped: tuple[int, ...] = ()
     silent_channels: int = 0
+    selected: bool = True
+
+    def __repr__(self) -> str:
+        name = f"{self.index} {self.type} {self.part}".rstrip()
+        error = "" if self.max_rel_error is None else f", max_rel_error={self.max_rel_error:.1e}"
+        return f"<FoldedLayer: {name}, {'folded' if self.folded else 'kept'}{error}>"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class FoldReport:
     """The result of `fold`, with totals before and after; the outputs are None after a dry run.
 
+    `verified` says whether every folded layer was compared before and after, and `epsilon` is the ε that was folded.
     `findings` are those of `check` on the folded cfg, with its line and layer numbers.
     """
 
@@ -80,6 +88,14 @@ class FoldReport:
     output: Path | None
     output_cfg: Path | None
     findings: tuple[Finding, ...]
+    verified: bool
+    epsilon: Epsilon
+
+    @property
+    def worst(self) -> FoldedLayer | None:
+        """Return the folded layer with the largest relative error; None without a comparison."""
+        compared = [layer for layer in self.layers if layer.max_rel_error is not None]
+        return max(compared, key=lambda layer: layer.max_rel_error or 0, default=None)
 
     def __repr__(self) -> str:
         output = f", output={str(self.output)!r}" if self.output else ""
@@ -121,12 +137,11 @@ def fold(
         raise ValueError("expected an output, or a dry run")
     with open_weights(model, trailing) as weights, ExitStack() as stack:
         check_outputs(paths or (), (model.network.text.path, weights.path), force=force, cause=FORCE)
-        weights.require_fit()
         writer = NullWriter() if dry_run or paths is None else stack.enter_context(writing(paths))
         folded, meter = _write(weights, options, writer, verify, advance)
         differences = _verify(folded, writer, meter) if verify else {}
         findings = worst_first(cfg_findings(folded.after.network))
-    return _report(folded, differences, None if dry_run else paths, findings)
+    return _report(folded, differences, None if dry_run else paths, findings, verify)
 
 
 def _known_layers(model: Model, layers: Iterable[int] | None) -> frozenset[int] | None:
@@ -214,6 +229,7 @@ def _report(
     differences: Mapping[Key, Difference],
     paths: Targets | None,
     findings: tuple[Finding, ...],
+    verified: bool,
 ) -> FoldReport:
     """Return the totals, and a row for each normalised part in the order of the file."""
     before, after = folded.weights.layout, folded.after.layout
@@ -231,6 +247,8 @@ def _report(
         output=paths.weights if paths else None,
         output_cfg=paths.cfg if paths else None,
         findings=findings,
+        verified=verified,
+        epsilon=folded.epsilon,
     )
 
 
@@ -238,7 +256,14 @@ def _row(folded: FoldedModel, layer: Layer, part: Part, differences: Mapping[Key
     """Return the result for one normalised part; its `reason` is worded only here."""
     index, fate = layer.index, folded.folds.fates[layer.index]
     if isinstance(fate, Kept):
-        return FoldedLayer(index=index, type=layer.type, part=part.name, folded=False, reason="; ".join(fate.reasons))
+        return FoldedLayer(
+            index=index,
+            type=layer.type,
+            part=part.name,
+            folded=False,
+            reason="; ".join(fate.reasons),
+            selected=fate != NOT_SELECTED,
+        )
     own = (folded.folds.shared.get(index, index), part.name)  # the part that holds the arrays
     into = fate.target if isinstance(fate, Into) else None
     difference = differences.get(own if into is None else (into, ""))
