@@ -23,7 +23,7 @@ if TYPE_CHECKING:  # a command need not wait for the modules of the others
     from bnorm.reports.inspect import ChannelRow, Inspection, LayerReport
     from bnorm.statistics.channels import Statistics
     from bnorm.statistics.filters import Filters
-    from bnorm.transforms.fold.fold import FoldReport
+    from bnorm.transforms.fold.fold import FoldedLayer, FoldReport
 
 Document = dict[str, Any]
 
