@@ -168,7 +168,7 @@ def _in_memory(weights: Stored) -> Iterator[Floats]:
     if axes is None:
         yield from (block.reshape(-1) for block in weights.blocks())
     else:
-        yield np.concatenate(list(weights.blocks())).transpose(axes).reshape(-1)
+        yield np.concatenate([block.copy() for block in weights.blocks()]).transpose(axes).reshape(-1)
 
 
 def _outputs(part: Part, array: Array) -> tuple[int, int]:
