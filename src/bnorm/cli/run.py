@@ -260,7 +260,7 @@ def _headline(report: RunReport) -> str:
     request = report.request
     mode = "training" if request.train else "inference"
     against = f", compared with {request.against}" if request.against else ""
-    return f"{mode} in {'each' if report.ranking else f'the arithmetic of {report.arithmetic}'}{against}"
+    return f"{mode} in {'each arithmetic' if report.ranking else f'the arithmetic of {report.arithmetic}'}{against}"
 
 
 def _inputs_shown(report: RunReport) -> int:
