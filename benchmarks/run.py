@@ -216,7 +216,7 @@ def process() -> Iterator[Row]:
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         _save_tensor(folder, SHAPES[0])
-        own = (*BNORM, "run", "--params", "p.npz", "--arithmetic", "paper", "--input", "x.npy", "-o", "out")
+        own = (*BNORM, "run", "--params", "p.npz", "--arithmetic", "paper", "--input", "x.npy", "-o", "out", "--force")
         if _has_torch(processors()):
             other = (sys.executable, "-c", TORCH_SCRIPT)
             _call(folder, *own)()
@@ -234,7 +234,7 @@ def stream(gigabytes: int) -> Iterator[Row]:
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         _save_tensor(folder, (32 * gigabytes, 64, 512, 256))
-        own = (*BNORM, "run", "--params", "p.npz", "--train", "--input", "x.npy", "-o", "out")
+        own = (*BNORM, "run", "--params", "p.npz", "--train", "--input", "x.npy", "-o", "out", "--force")
         copy = ("sh", "-c", "cp x.npy copy.npy && sync copy.npy")
         for engine in OWN:
             chosen = (*own, "--engine", engine)

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import csv
+import json
 from pathlib import Path
 
 import numpy as np
 import pytest
 
 from bnorm.batchnorm.engines import has_numba
-from support.builders import TINY
+from support.builders import TINY, cfg_source, write_weights
 
 pytestmark = pytest.mark.usefixtures("tiny")
 
@@ -127,3 +128,20 @@ def test_a_tensor_that_does_not_fit_is_exit_code_1(invoke):
 def test_the_choice_of_a_dialect_is_a_note_on_stderr(invoke):
     Path("tiny.cfg").write_text(TINY + "colour=red\n")  # hank refuses it
     assert invoke("run", *MODEL.split(), "--format", "json").stderr.startswith("note: dialect alexeyab: ")
+
+
+def test_several_layers_have_names_of_their_own(invoke):
+    sections = "convolutional batch_normalize=1 filters=4 size=1 | convolutional batch_normalize=1 filters=4 size=1"
+    Path("two.cfg").write_text(cfg_source("3x3x3", sections))
+    write_weights(Path("two.cfg"), Path("two.weights"))
+    for layer in (0, 1):
+        np.save(f"x{layer}.npy", np.full((2, 4, 3, 3), layer, "f4"))
+        invoke("run", "two.cfg", "two.weights", "--layer", layer, "--input", f"x{layer}.npy", "-o", f"alone{layer}")
+    arguments = ["run", "two.cfg", "two.weights", "--layer", "0,1", "--input", "x{layer}.npy"]
+    lines = invoke(*arguments, "-o", "y{layer}").stdout.splitlines()
+    assert [line.split()[:2] for line in lines[4:6]] == [["0", "y"], ["1", "y"]]
+    for layer in (0, 1):
+        assert Path(f"y{layer}/y.npy").read_bytes() == Path(f"alone{layer}/y.npy").read_bytes()
+    document = json.loads(invoke(*arguments, "--format", "json").stdout)
+    assert [run["layer"] for run in document["runs"]] == [0, 1]
+    assert "{layer}" in invoke(*arguments, "-o", "out", exit_code=2).stderr

@@ -545,10 +545,17 @@ def test_a_layer_of_parts_has_a_row_for_each(invoke):
 @pytest.mark.parametrize("form", ["table", "json", "csv", "markdown"])
 def test_a_file_holds_what_would_be_printed(invoke, tiny, tmp_path, form):
     printed = invoke("inspect", *tiny, "--format", form).stdout
-    for _ in range(2):  # an old report is replaced, as `run` does
-        assert invoke("inspect", *tiny, "--format", form, "-o", tmp_path / "report").stdout == ""
+    for force in ([], ["--force"]):
+        assert invoke("inspect", *tiny, "--format", form, "-o", tmp_path / "report", *force).stdout == ""
         assert (tmp_path / "report").read_text() == printed
     assert sorted(path.name for path in tmp_path.iterdir()) == ["report", "tiny.cfg", "tiny.weights"]
+
+
+@pytest.mark.parametrize("option", ["-o", "--plot"])
+def test_an_output_that_exists_is_replaced_by_force_alone(invoke, tiny, tmp_path, option):
+    (tmp_path / "old.png").write_text("mine")
+    assert "exists already" in invoke("inspect", *tiny, option, tmp_path / "old.png", exit_code=1).stderr
+    assert (tmp_path / "old.png").read_text() == "mine"
 
 
 @pytest.mark.parametrize("option", ["-o", "--plot"])

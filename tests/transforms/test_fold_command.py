@@ -503,7 +503,7 @@ def test_an_output_that_exists_is_refused(invoke, tiny, existing):
     cfg.with_name(existing).write_text("mine")
     error = refuse(invoke, cfg, weights, "-o", cfg.with_name("out.weights"))
     assert error.startswith(f"error: {cfg.with_name(existing)}: exists already")
-    assert "--force overwrites it" in error
+    assert "--force" in error
 
 
 @pytest.mark.parametrize("existing", ["out.weights", "out.cfg"])

@@ -70,6 +70,10 @@ class LayerPart(NamedTuple):
     layer: int
     part: str
 
+    def __str__(self) -> str:
+        """Return it as `layer_part` takes it."""
+        return f"{self.layer}.{self.part}" if self.part else str(self.layer)
+
 
 def layer_part(text: str) -> LayerPart:
     """Return `12`, or `3.wf` for a part of a recurrent layer."""
@@ -77,6 +81,11 @@ def layer_part(text: str) -> LayerPart:
     if match is None:
         raise click.BadParameter(f"{text!r} is not a layer such as 12, or a part such as 3.wf")
     return LayerPart(layer=int(match[1]), part=match[2] or "")
+
+
+def layer_parts(text: str) -> tuple[LayerPart, ...]:
+    """Return one layer or part, or several with commas: `3,5,12`, each once."""
+    return tuple(dict.fromkeys(map(layer_part, text.split(","))))
 
 
 def shape(text: str) -> tuple[int, ...]:

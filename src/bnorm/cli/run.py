@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import NamedTuple
 
 import click
 
@@ -12,22 +13,23 @@ from bnorm.batchnorm.engine import LEAST_MEMORY, MEMORY
 from bnorm.batchnorm.engines import ENGINES, has_numba
 from bnorm.batchnorm.epsilon import Epsilon
 from bnorm.cli import options, render, terminal
-from bnorm.cli.documents import Document, ranked_arithmetic, run_document, run_result
-from bnorm.cli.page import BLANK, Column, Line, Page, Records, Table
 from bnorm.cli.progress import progress
+from bnorm.cli.run_page import layers_page, run_page, sizes_text
 from bnorm.darknet.autodetect import read_model
-from bnorm.replay.job import ALL, RunReport, run
-from bnorm.replay.layer import OWN_OUTPUT, OtherSize
+from bnorm.replay.job import ALL, run
 from bnorm.replay.request import ROLLING, tensor_names
 from bnorm.tensors.tensor import LAYOUTS
-from bnorm.text import plural
 
 
 @click.command(name="run", cls=options.Command)
 @click.argument("cfg", type=options.FILE, required=False)
 @options.weights_argument
 @click.option(
-    "--layer", type=options.layer_part, metavar="N[.PART]", help="Layer, or part of a recurrent one: 12, 3.wf."
+    "--layer",
+    "layers",
+    type=options.layer_parts,
+    metavar="N[.PART]",
+    help="Layer, or part of a recurrent one: 12, 3.wf. For several, 3,5,12, with {layer} in the names of all files.",
 )
 @click.option(
     "--params",
@@ -118,7 +120,7 @@ from bnorm.text import plural
 def command(
     cfg: Path | None,
     weights: Path | None,
-    layer: options.LayerPart | None,
+    layers: Sequence[options.LayerPart] | None,
     params: Path | None,
     inputs: tuple[str, ...],
     deltas: tuple[str, ...],
@@ -149,6 +151,7 @@ def command(
     bnorm run net.cfg net.weights --layer 3.wf --input x.npy --delta d.npy --train
     bnorm run --params p.npz --input a.npy --input b.npy --train -o out
     bnorm run net.cfg net.weights --layer 12 --input x.npy --against port.npz
+    bnorm run net.cfg net.weights --layer 3,5 --input 'x{layer}.npy' -o 'y{layer}'
 
     x is what the layer itself computes, before bias, normalisation and activation: not the layer's input. Tensors are
     .npy, .npz (with one array, or FILE.npz:KEY), or raw little-endian float32 with --shape; their axes are (N,C),
@@ -156,11 +159,9 @@ def command(
     rolling_mean, rolling_variance, scale_updates and bias_updates, as far as they apply. None of --threads, --memory
     and --engine changes any bit of a result.
     """
-    _check_source(cfg, layer, params)
+    _check_source(cfg, layers, params)
     if trailing != "error" and params:
         raise click.UsageError("--trailing needs CFG WEIGHTS")
-    inputs, deltas = tensor_names(inputs), tensor_names(deltas)
-    _check_tensors(inputs, deltas, output)
     _check_rolling(rolling, keep, train)
     if arithmetic == ALL and (not against or output or update_weights):
         raise click.UsageError("--arithmetic all needs --against, and writes nothing")
@@ -171,45 +172,79 @@ def command(
     if update_weights and not (cfg and train):
         raise click.UsageError("--update-weights needs CFG WEIGHTS and --train")
     model = read_model(*options.full_pair(cfg, weights), dialect) if cfg else None
+    chosen: Sequence[options.LayerPart | None] = layers or (None,)
+    if len(chosen) > 1:
+        _check_patterns([*inputs, *deltas, *(str(path) for path in (output, update_weights, against) if path)])
+    runs = [_named(layer, inputs, deltas, output, update_weights, against) for layer in chosen]
+    for each in runs:
+        _check_tensors(each.inputs, each.deltas, each.output)
     with progress("running") as advance:
-        report = run(
-            model,
-            layer,
-            params=params,
-            inputs=inputs,
-            deltas=deltas,
-            train=train,
-            arithmetic=arithmetic,
-            rolling=rolling,
-            keep=keep,
-            stages=stages,
-            layout=layout,
-            shape=shape,
-            output=output,
-            force=force,
-            against=against,
-            epsilon=epsilon,
-            bad_variance=bad_variance,
-            update_weights=update_weights,
-            trailing=trailing,
-            memory=memory,
-            threads=threads,
-            engine=engine,
-            progress=advance,
-        )
+        reports = [
+            run(
+                model,
+                layer,
+                params=params,
+                train=train,
+                arithmetic=arithmetic,
+                rolling=rolling,
+                keep=keep,
+                stages=stages,
+                layout=layout,
+                shape=shape,
+                force=force,
+                epsilon=epsilon,
+                bad_variance=bad_variance,
+                trailing=trailing,
+                memory=memory,
+                threads=threads,
+                engine=engine,
+                progress=advance,
+                **each._asdict(),
+            )
+            for layer, each in zip(chosen, runs, strict=True)
+        ]
     if model:
         terminal.note(model)
-    if report.other_sizes:
-        terminal.say(_sizes_text(report.other_sizes))
-    render.show(_page(report), format_)
+    for report in reports:
+        if report.other_sizes:
+            terminal.say(sizes_text(report.other_sizes))
+    page = layers_page([str(layer) for layer in chosen], reports) if len(chosen) > 1 else run_page(reports[0])
+    render.show(page, format_)
 
 
-def _check_source(cfg: Path | None, layer: options.LayerPart | None, params: Path | None) -> None:
+LAYER = "{layer}"  # in a name, replaced by the layer or part
+
+
+class Names(NamedTuple):
+    """The names of what a run reads and writes, for one layer."""
+
+    inputs: tuple[str, ...]
+    deltas: tuple[str, ...]
+    output: Path | None
+    update_weights: Path | None
+    against: Path | None
+
+
+def _named(layer: options.LayerPart | None, inputs: Sequence[str], deltas: Sequence[str], *paths: Path | None) -> Names:
+    """Return the names with the layer filled in, and patterns as the files that they match."""
+    name = str(layer)
+    inputs, deltas = (tensor_names([text.replace(LAYER, name) for text in texts]) for texts in (inputs, deltas))
+    return Names(inputs, deltas, *(Path(str(path).replace(LAYER, name)) if path else None for path in paths))
+
+
+def _check_patterns(names: Sequence[str]) -> None:
+    """Refuse names that are the same for several layers."""
+    for name in names:
+        if LAYER not in name:
+            raise click.UsageError(f"{name}: expected {LAYER} in it, which becomes the number of each --layer")
+
+
+def _check_source(cfg: Path | None, layers: Sequence[options.LayerPart] | None, params: Path | None) -> None:
     if bool(cfg) == bool(params):
         raise click.UsageError("expected either CFG WEIGHTS or --params")
-    if cfg and layer is None:
+    if cfg and not layers:
         raise click.UsageError("Missing option '--layer', which CFG WEIGHTS need.")
-    if params and layer is not None:
+    if params and layers:
         raise click.UsageError("--layer needs CFG WEIGHTS; --params are those of one layer")
 
 
@@ -227,90 +262,3 @@ def _check_rolling(rolling: str, keep: float | None, train: bool) -> None:
         raise click.UsageError("--rolling-keep needs --rolling ema")
     if (rolling != "ema" or keep is not None) and not train:
         raise click.UsageError("--rolling and --rolling-keep need --train")
-
-
-# --- what it prints ---------------------------------------------------------------------------------------------------
-
-
-def _shape_text(shape: Sequence[int]) -> str:
-    return "x".join(map(str, shape))
-
-
-DIFFERENCE = (
-    Column("max_rel", "max_rel", render.number, drop_order=9),  # an empty column is dropped if it may be
-    Column("max_abs", "max_abs", render.number, drop_order=8),
-    Column("channel", "channel", drop_order=7),
-)
-
-COLUMNS = (
-    Column("result", "result", right=False),
-    Column("dtype", "dtype", right=False, drop_order=1),
-    Column("shape", "shape", _shape_text, drop_order=2),
-    Column("min", "min", render.number),
-    Column("max", "max", render.number),
-    Column("not_finite", "not_finite"),
-    *DIFFERENCE,
-)
-
-RANKING = (Column("arithmetic", "arithmetic", right=False), *DIFFERENCE[:2], Column("result", "result", right=False))
-
-MOST_ROWS = 40  # of a table for people
-
-
-def _page(report: RunReport) -> Page:
-    results = [run_result(row) for row in report.results]
-    ranking = [ranked_arithmetic(ranked) for ranked in report.ranking]
-    return Page(
-        document=lambda: run_document(report, results),
-        records=_records(ranking or results),
-        summary=(Line(None, _headline(report)), BLANK),
-        table=_ranking_table(report, ranking) if ranking else _results_table(report, results),
-        footer=_footer(report, hidden=0 if ranking else len(report.request.inputs) - _inputs_shown(report)),
-    )
-
-
-def _headline(report: RunReport) -> str:
-    request = report.request
-    mode = "training" if request.train else "inference"
-    against = f", compared with {request.against}" if request.against else ""
-    return f"{mode} in {'each' if report.ranking else f'the arithmetic of {report.arithmetic}'}{against}"
-
-
-def _inputs_shown(report: RunReport) -> int:
-    """Return how many inputs a table has room for, at least the last one."""
-    inputs = len(report.request.inputs)
-    return min(inputs, max(1, MOST_ROWS * inputs // len(report.results)))
-
-
-def _results_table(report: RunReport, results: Sequence[Document]) -> Table:
-    inputs = len(report.request.inputs)
-    shown = len(results) // inputs * _inputs_shown(report)
-    return Table([*_input_column(report), *COLUMNS], results[-shown:])
-
-
-def _ranking_table(report: RunReport, ranking: Sequence[Document]) -> Table:
-    return Table([*RANKING, *_input_column(report), DIFFERENCE[2]], ranking)
-
-
-def _input_column(report: RunReport) -> list[Column]:
-    several = len(report.request.inputs) > 1
-    return [Column("input", "input", lambda name: Path(name).name, right=False)] if several else []
-
-
-def _footer(report: RunReport, *, hidden: int) -> list[Line]:
-    request = report.request
-    return [
-        *([Line(None, f"{plural(hidden, 'input')} before: in json and csv")] if hidden else []),
-        *([Line(None, f"written to {request.output}")] if request.output else []),
-    ]
-
-
-def _sizes_text(others: Sequence[OtherSize]) -> str:
-    first, more = others[0], f" and {plural(len(others) - 1, 'more input')}" if len(others) > 1 else ""
-    sizes = f"{first.size.height}x{first.size.width}, in the cfg {first.expected.height}x{first.expected.width}"
-    return f"{first.input}{more}: height x width {sizes}; {OWN_OUTPUT}"
-
-
-def _records(results: Sequence[Document]) -> Records:
-    rows = [result | {"shape": _shape_text(result["shape"])} if "shape" in result else result for result in results]
-    return Records(list(rows[0]), [list(row.values()) for row in rows])

@@ -218,10 +218,11 @@ def _new_member(archive: zipfile.ZipFile, name: str) -> IO[bytes]:
 
 
 def _chunks(file: BinaryIO, start: int, end: int) -> Iterator[memoryview]:
-    """Yield the bytes of a part of the file, without its position being used."""
+    """Yield the bytes of a part of the file, whose position stays the same."""
     buffer = memoryview(bytearray(CHUNK))
     while start < end:
-        view = buffer[: min(CHUNK, end - start)]
+        view, position = buffer[: min(CHUNK, end - start)], file.tell()
         count = read_at(file, view, start)
+        file.seek(position)
         yield view[:count]
         start += count
