@@ -209,6 +209,14 @@ def test_the_order_of_a_page(capsys):
     assert printed("table", result, capsys) == ["top", "t", "-", "1", "", "warning  m0 [nan]", "", "s", "-", "2"]
 
 
+def test_a_file_is_as_wide_as_its_page(tmp_path, columns):
+    columns(17)
+    render.show(page(table=Table(COLUMNS, ROWS), footer=[Line("verdict", WORDS)]), "table", tmp_path / "report")
+    heading, *_, footer = (tmp_path / "report").read_text().splitlines()
+    assert heading.split() == ["name", "n", "low", "high"]
+    assert footer == f"verdict  {WORDS}"
+
+
 def test_markdown_escapes_and_aligns(capsys):
     table = Table((Column("a|b", "a"), Column("c", "c", right=False)), [{"a": 1, "c": "x|y"}])
     lines = printed("markdown", page(summary=[Line("cfg", "a.cfg"), BLANK], table=table), capsys)

@@ -63,8 +63,8 @@ OPTIONS = [
 
 @pytest.mark.parametrize(("command", "option"), OPTIONS)
 def test_a_command_s_section_names_its_options(command, option):
-    """`--dialect`, which all commands have, has a section of its own."""
-    words = quoted(SECTIONS["Dialects" if option == "--dialect" else command])
+    """`--dialect` and `--quiet`, which all commands have, have a section of their own."""
+    words = quoted(SECTIONS["Dialects" if option in ("--dialect", "--quiet") else command])
     assert any(re.search(rf"(?<![\w-]){re.escape(option)}(?![\w-])", word) for word in words)
 
 

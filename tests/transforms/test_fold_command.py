@@ -569,7 +569,10 @@ def test_the_document_says_what_became_of_each_layer(invoke, tiny):
         "silent_channels": 0,
         "selected": True,
     }
-    assert document == {
+    expected = {
+        "cfg": str(tiny[0]),
+        "weights": str(tiny[1]),
+        "dialect": "alexeyab",
         "parameters_before": 134,
         "parameters_after": 122,
         "bytes_before": 556,
@@ -581,6 +584,7 @@ def test_the_document_says_what_became_of_each_layer(invoke, tiny):
         "epsilon": {"value": 1e-5, "inside": True},
         "worst": {"layer": 0, "part": "", "max_rel_error": pytest.approx(1e-7, abs=1e-7)},
     }
+    assert document | expected == document
     assert output.stat().st_size == 508
 
 
