@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from bnorm.batchnorm.arithmetic import arithmetic_by_name
 from bnorm.batchnorm.batches import Batch, run_batches
 from bnorm.batchnorm.engine import Normalisation
-from bnorm.batchnorm.formulas import Gradients, Moments, Parameters, Rolling, RollingRule, exponential
+from bnorm.batchnorm.formulas import Gradients, Moments, Parameters, Rolling, RollingRule, rolling_rule
 from bnorm.batchnorm.threads import Team, thread_count
 from bnorm.tensors.tensor import MemoryTensor, Tensor, Values, check_layout
 
@@ -29,6 +29,10 @@ class Result(NamedTuple):
     moments: Moments | None
     rolling: Rolling
     gradients: Gradients | None
+
+    def __repr__(self) -> str:
+        names = [name for name in ("dx", "moments", "gradients") if getattr(self, name) is not None]
+        return f"<Result: y {self.y.dtype} {self.y.shape}{''.join(f', {name}' for name in names)}, rolling>"
 
 
 class _Arrays(NamedTuple):
@@ -53,7 +57,7 @@ def batch_normalize(
     train: bool = False,
     delta: Values | None = None,
     layout: str = "nchw",
-    rule: RollingRule | None = None,
+    rule: RollingRule | str = "ema",
     threads: int | None = None,
 ) -> Result:
     """Return y of one mini-batch, and with `delta` the gradients.
@@ -65,7 +69,8 @@ def batch_normalize(
     arithmetic  whose formulas, a name in `ARITHMETICS`: "pjreddie", "alexeyab-gpu", "paper", ...
     train       normalise by the moments of x
     delta       ∂loss/∂y, of the shape of x and any of its dtypes: run backward as well
-    rule        (rolling, moments, number) -> rolling in training; default: the arithmetic's exponential average
+    rule        how rolling is updated in training: "ema", the arithmetic's exponential average, "average", the moments
+                of x with the unbiased variance, or a function (rolling, moments, number) -> rolling
     threads     default: the processors that this process may use
 
     Computes in float64 and rounds each value of y and dx once; the number of threads does not change a bit. Raises
@@ -73,6 +78,7 @@ def batch_normalize(
     value per channel; TypeError unless `parameters` is a `Parameters` and `rolling` a `Rolling`.
     """
     chosen = arithmetic_by_name(arithmetic)
+    update = rule if callable(rule) else rolling_rule(rule, chosen.keep, chosen)
     check_layout(layout)
     count = thread_count(threads)
     inputs = _tensor("x", x, layout)
@@ -86,7 +92,7 @@ def batch_normalize(
     arrays = {name: np.empty(inputs.shape, inputs.dtype) for name in ("y", "dx")[: 1 + len(deltas)]}
     results = _Arrays({name: MemoryTensor(array, layout) for name, array in arrays.items()})
     with Team(count) as team:
-        (batch,) = run_batches(layer, [inputs], deltas, rule or exponential(chosen.keep, chosen), results, team)
+        (batch,) = run_batches(layer, [inputs], deltas, update, results, team)
     return Result(
         y=arrays["y"], dx=arrays.get("dx"), moments=batch.moments, rolling=batch.rolling, gradients=batch.gradients
     )

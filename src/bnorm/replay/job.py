@@ -17,6 +17,7 @@ from bnorm.batchnorm.engine import MEMORY, Normalisation
 from bnorm.batchnorm.formulas import Rolling, quiet
 from bnorm.batchnorm.threads import Team, thread_count
 from bnorm.darknet.model import Model
+from bnorm.darknet.model_or_paths import model_or_paths
 from bnorm.darknet.weights import Trailing, trailing_by_name
 from bnorm.files import replacing
 from bnorm.replay.layer import StoredLayer, check_tensors, update_weights
@@ -75,6 +76,7 @@ class RunReport:
         return f"<RunReport: {mode}, {self.arithmetic}, {counts}{output}>"
 
 
+@model_or_paths
 def run(
     model: Model | None = None,
     layer: int | str | tuple[int, str] | None = None,
@@ -98,7 +100,8 @@ def run(
 ) -> RunReport:
     """Run the batch normalisation of one layer on saved tensors: at inference, in training, and backward.
 
-    model, layer    a model with weights, and a layer of it: 12, or the part "3.wf" or (3, "wf")
+    model, layer    a model with weights, and a layer of it: 12, or the part "3.wf" or (3, "wf"); in place of the model
+                    the paths of a cfg and its weights: run("net.cfg", "net.weights", 12, inputs="x.npy")
     params          instead of these, a .npz archive of scales, biases, rolling_mean and rolling_variance
     inputs          one tensor or several consecutive mini-batches: X.npy, X.npz, X.npz:KEY; raw float32 with `shape`
     deltas          ∂loss/∂y of each input, in the same order: run backward as well
