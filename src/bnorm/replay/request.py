@@ -11,7 +11,8 @@ from pathlib import Path
 
 from bnorm.batchnorm.arithmetic import Arithmetic, arithmetic_by_name
 from bnorm.batchnorm.engine import LEAST_MEMORY, MEMORY
-from bnorm.batchnorm.formulas import ROLLING, RollingRule, rolling_rule
+from bnorm.batchnorm.formulas import ROLLING as ROLLING
+from bnorm.batchnorm.formulas import RollingRule, rolling_rule
 from bnorm.darknet.model import Model
 from bnorm.darknet.weights import Trailing, trailing_by_name
 from bnorm.replay.layer import StoredLayer, layer_from_model, layer_from_params
