@@ -40,6 +40,7 @@ if TYPE_CHECKING:  # for type checkers and editors; a test compares it with the 
     from bnorm.transforms.fold.fold import FoldedLayer as FoldedLayer
     from bnorm.transforms.fold.fold import FoldReport as FoldReport
     from bnorm.transforms.fold.fold import fold as fold
+    from bnorm.transforms.update import update_weights as update_weights
 
 __version__ = "0.1.0"
 
@@ -57,6 +58,7 @@ _NAMES = {
     "reports.inspect": "ChannelRow Inspection LayerReport inspect",
     "statistics.bad_variance": "BadVariance",
     "transforms.fold.fold": "FoldReport FoldedLayer fold",
+    "transforms.update": "update_weights",
 }
 _HOMES = {name: module for module, names in _NAMES.items() for name in names.split()}
 __all__ = sorted(_HOMES)

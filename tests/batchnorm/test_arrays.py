@@ -47,7 +47,25 @@ def test_a_rule_moves_the_rolling_statistics(x):
     assert np.array_equal(rolling.mean, layer()[1].mean)
 
 
+def test_a_rule_has_a_name(x):
+    parameters, rolling = layer()
+    found = bnorm.batch_normalize(x, parameters, rolling, train=True, rule="average")
+    np.testing.assert_array_equal(found.rolling.mean, found.moments.mean)
+    np.testing.assert_array_equal(found.rolling.variance, found.moments.unbiased)
+    named, default = (
+        bnorm.batch_normalize(x, parameters, rolling, train=True, **rule) for rule in ({"rule": "ema"}, {})
+    )
+    np.testing.assert_array_equal(named.rolling.variance, default.rolling.variance)
+
+
+def test_a_result_prints_as_one_short_line(x):
+    text = repr(bnorm.batch_normalize(x, *layer(), train=True, delta=x))
+    assert text == "<Result: y float32 (4, 3, 5, 6), dx, moments, gradients, rolling>"
+
+
 WRONG = {
+    "rule": ({"rule": "mean"}, ["mean", "ema", "average"]),
+    "no rule": ({"rule": 3}, ["3", "ema", "average"]),
     "arithmetic": ({"arithmetic": "tensorflow"}, ["tensorflow", *ARITHMETICS]),
     "layout": ({"layout": "chwn"}, ["chwn", "nchw", "nhwc"]),
     "threads": ({"threads": 0}, ["threads=0"]),

@@ -177,7 +177,9 @@ def test_a_key_error_lists_what_there_is(tiny, key, expected):
 def test_a_model_and_its_pieces_print_as_one_short_line(tiny):
     model = read_model(*tiny)
     with open_weights(model) as weights:
-        for value in (model, model.network, model.layout, weights):
+        layer = model.network.layers[0]
+        pieces = (model.network.text, model.network.net, layer, layer.section, model.dialect)
+        for value in (model, model.network, model.layout, weights, *pieces):
             assert len(repr(value)) < 250 + len(str(tiny[0])) * 2
             assert repr(value).startswith(f"<{type(value).__name__}: ")
     assert all(piece in repr(model) for piece in (str(tiny[0]), str(tiny[1]), "alexeyab", "556 bytes"))

@@ -297,3 +297,10 @@ def test_a_layer_may_be_normalised_without_stored_biases(tmp_path):
     rows = channel_rows(bnorm.inspect(read_model(cfg, weights, "pjreddie"), weights=True).layers)
     assert [row.bias for row in rows] == [0.0] * 3
     assert [row.weight_norm for row in rows] == [None] * 3
+
+
+def test_the_key_error_of_a_part_lists_the_parts(tiny):
+    layer = bnorm.inspect(*tiny).layers[0]
+    for parts in (layer.channels, layer.parts):
+        with pytest.raises(KeyError, match="expected ''"):
+            parts["wf"]

@@ -14,7 +14,7 @@ from bnorm.batchnorm.batches import Batch, run_batches
 from bnorm.batchnorm.engine import Normalisation
 from bnorm.batchnorm.engines import check_engine, kernels_of
 from bnorm.batchnorm.epsilon import Epsilon, as_epsilon
-from bnorm.batchnorm.formulas import Gradients, Moments, Parameters, Rolling, RollingRule, exponential
+from bnorm.batchnorm.formulas import Gradients, Moments, Parameters, Rolling, RollingRule, rolling_rule
 from bnorm.batchnorm.threads import Team, thread_count
 from bnorm.tensors.tensor import MemoryTensor, Tensor, Values, check_layout
 
@@ -31,6 +31,10 @@ class Result(NamedTuple):
     moments: Moments | None
     rolling: Rolling
     gradients: Gradients | None
+
+    def __repr__(self) -> str:
+        names = [name for name in ("dx", "moments", "gradients") if getattr(self, name) is not None]
+        return f"<Result: y {self.y.dtype} {self.y.shape}{''.join(f', {name}' for name in names)}, rolling>"
 
 
 class _Arrays(NamedTuple):
@@ -56,7 +60,7 @@ def batch_normalize(
     train: bool = False,
     delta: Values | None = None,
     layout: str = "nchw",
-    rule: RollingRule | None = None,
+    rule: RollingRule | str = "ema",
     threads: int | None = None,
     engine: str = "auto",
 ) -> Result:
@@ -71,7 +75,8 @@ def batch_normalize(
                 "opencv" or "1e-6:outside"; default: the arithmetic's
     train       normalise by the moments of x
     delta       ∂loss/∂y, of the shape of x and any of its dtypes: run backward as well
-    rule        (rolling, moments, number) -> rolling in training; default: the arithmetic's exponential average
+    rule        how rolling is updated in training: "ema", the arithmetic's exponential average, "average", the moments
+                of x with the unbiased variance, or a function (rolling, moments, number) -> rolling
     threads     default: the processors that this process may use
     engine      "numpy", "numba" (needs bnorm[fast]), or "auto": Numba where it is installed and x is large enough
 
@@ -80,6 +85,7 @@ def batch_normalize(
     value per channel; TypeError unless `parameters` is a `Parameters` and `rolling` a `Rolling`.
     """
     chosen = arithmetic_by_name(arithmetic, None if epsilon is None else as_epsilon(epsilon))
+    update = rule if callable(rule) else rolling_rule(rule, chosen.keep, chosen)
     check_layout(layout)
     count = thread_count(threads)
     check_engine(engine)
@@ -93,9 +99,9 @@ def batch_normalize(
     layer = Normalisation(*vectors, arithmetic=chosen, train=train)
     arrays = {name: np.empty(inputs.shape, inputs.dtype) for name in ("y", "dx")[: 1 + len(deltas)]}
     results = _Arrays({name: MemoryTensor(array, layout) for name, array in arrays.items()})
-    rule, kernels = rule or exponential(chosen.keep, chosen), kernels_of(engine, inputs.channels * inputs.length)
+    kernels = kernels_of(engine, inputs.channels * inputs.length)
     with Team(count) as team:
-        (batch,) = run_batches(layer, [inputs], deltas, rule, results, team, kernels=kernels)
+        (batch,) = run_batches(layer, [inputs], deltas, update, results, team, kernels=kernels)
     return Result(
         y=arrays["y"], dx=arrays.get("dx"), moments=batch.moments, rolling=batch.rolling, gradients=batch.gradients
     )

@@ -23,6 +23,10 @@ class Batch(NamedTuple):
     gradients: Gradients | None
     rolling: Rolling
 
+    def __repr__(self) -> str:
+        names = [name for name in self._fields if getattr(self, name) is not None]
+        return f"<Batch: {', '.join(names)}>"
+
     def vectors(self) -> dict[str, NDArray[np.float64]]:
         """Return the results by name, each of shape (C,), without those that do not apply."""
         vectors: dict[str, NDArray[np.float64]] = {}

@@ -194,6 +194,16 @@ def roll(rolling: Rolling, batch: Moments, keep: float, arithmetic: Arithmetic) 
     )
 
 
+ROLLING = ("ema", "average")  # the names of the rules: `exponential` and `average`
+
+
+def rolling_rule(name: str, keep: float, arithmetic: Arithmetic) -> RollingRule:
+    """Return the rule of this name, "ema" with the fraction that it keeps; ValueError for another name."""
+    if name not in ROLLING:
+        raise ValueError(f"rule={name!r}, expected one of {', '.join(ROLLING)}")
+    return average if name == "average" else exponential(keep, arithmetic)
+
+
 def exponential(keep: float, arithmetic: Arithmetic) -> RollingRule:
     """Return darknet's rule: rolling = keep · rolling + (1 − keep) · moment."""
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 import codecs
 import re
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple, TypeVar
 
@@ -19,7 +19,7 @@ from bnorm.darknet.section_types import SECTIONS
 from bnorm.darknet.vocabulary import KEYS
 from bnorm.errors import CfgError
 from bnorm.files import open_regular
-from bnorm.text import short
+from bnorm.text import plural, short
 
 MOST_BYTES = 512 << 10  # the largest cfg that any fork ships has 31 kB, and a few hundred lines and sections
 
@@ -43,6 +43,9 @@ class CfgText(NamedTuple):
         """Return the file's bytes."""
         return "".join(self.lines).encode()
 
+    def __repr__(self) -> str:
+        return f"<CfgText: {self.path}, {plural(len(self.lines), 'line')}>"
+
 
 class Option(NamedTuple):
     """One line of a section; `value` is None where there is no `=`, empty where the parser drops the line."""
@@ -57,16 +60,19 @@ class Option(NamedTuple):
         return self.value == ""
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, repr=False)
 class Section:
     """One section, as `dialect` reads it: `type` is darknet's long name, `name` the spelling between the brackets."""
 
     path: Path
-    dialect: Dialect = field(repr=False)
+    dialect: Dialect
     type: str
     name: str
     line: int
     options: tuple[Option, ...]
+
+    def __repr__(self) -> str:
+        return f"<Section: [{self.name}] at line {self.line}, {plural(len(self.options), 'option')}>"
 
     def find(self, key: str) -> Option | None:
         """Return the option that the fork uses: None where it is absent, or where the fork never asks for the key."""

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from bnorm.darknet.gate_order import ALEXEYAB_GRU, ALEXEYAB_LSTM, PJREDDIE_GRU, PJREDDIE_LSTM, Gate
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, repr=False)
 class Dialect:
     """One fork's rules for its files."""
 
@@ -39,6 +39,9 @@ class Dialect:
     averages_images: bool = False  # parse_network_cfg divides by the number of layers wider and higher than 1
     skips_costs: bool = False  # its output is that of the last layer that is not a [cost] (get_network_output_layer)
     whole_strides: frozenset[str] = frozenset()  # last layers for which width and height must be multiples of 32
+
+    def __repr__(self) -> str:
+        return f"<Dialect: {self.name}>"
 
 
 PJREDDIE = Dialect(

@@ -6,10 +6,10 @@ from dataclasses import dataclass
 
 from bnorm.darknet.cfg import Section
 from bnorm.darknet.parts import Part
-from bnorm.darknet.shapes import Shape
+from bnorm.darknet.shapes import Shape, size_text
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, repr=False)
 class Layer:
     """One section after [net], with its shapes, inputs and parts.
 
@@ -23,6 +23,9 @@ class Layer:
     reads: tuple[int, ...]  # the layers that it reads by number, besides the one before it
     output: Shape
     parts: tuple[Part, ...]
+
+    def __repr__(self) -> str:
+        return f"<Layer: {self.index} {self.type} {size_text(self.output)}>"
 
     @property
     def type(self) -> str:

@@ -95,7 +95,7 @@ class Layout:
         if names := [array.name for array in self.arrays if array.layer == layer]:
             raise KeyError(f"layer {layer} has no array {name!r}, expected one of {', '.join(names)}")
         layers = ", ".join(map(str, self.by_layer())) or "none: no layer stores arrays"
-        raise KeyError(f"layer {layer} stores no arrays, expected {layers}")
+        raise KeyError(f"layer {layer!r} stores no arrays, expected {layers}")
 
     def __repr__(self) -> str:
         return f"<Layout: {len(self.arrays):,} arrays, {self.nbytes:,} bytes>"

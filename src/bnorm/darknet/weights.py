@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from enum import StrEnum
 from io import FileIO
 from pathlib import Path
-from typing import BinaryIO, Self
+from typing import Any, BinaryIO, Self
 
 import numpy as np
 from numpy.typing import NDArray
@@ -20,6 +20,7 @@ from numpy.typing import NDArray
 from bnorm.darknet.header import Header
 from bnorm.darknet.layout import FLOAT, Array, Layout
 from bnorm.darknet.model import Model
+from bnorm.darknet.model_or_paths import model_or_paths
 from bnorm.darknet.size_mismatch import SizeMismatch, size_mismatch, worded
 from bnorm.errors import WeightsError
 from bnorm.files import naming, read_at, replacing
@@ -78,15 +79,17 @@ class Weights:
         """Return the plan that the file is read by."""
         return self.model.layout
 
-    def __getitem__(self, key: tuple[int, str] | object) -> Floats:
+    def __getitem__(self, key: Any) -> Floats:
         """Return an array as `read` does: `weights[12, "rolling_mean"]`, `weights[0, "wf.scales"]`.
 
         The KeyError of another name or layer lists those that there are.
         """
-        if not isinstance(key, tuple) or len(key) != 2:
-            example = next(iter(self.layout.by_name), (0, "weights"))
-            raise KeyError(f"weights[{key!r}], expected a layer and a name, such as weights{list(example)}")
-        return self.read(self.layout.array(*key))
+        if key in self.layout.by_name:
+            return self.read(self.layout.by_name[key])
+        match key:
+            case (layer, name):
+                return self.read(self.layout.array(layer, name))
+        raise KeyError(f"{key!r}, expected a layer and a name, such as weights[0, 'biases']")
 
     def __repr__(self) -> str:
         return f"<Weights: {self.path}, {self.layout!r}>"
@@ -171,9 +174,11 @@ def misfit_error(path: Path, mismatch: SizeMismatch) -> WeightsError:
     return WeightsError(path, words.sentence, cause=words.cause)
 
 
+@model_or_paths
 def open_weights(model: Model, trailing: Trailing | str = Trailing.ERROR, *, allow_misfit: bool = False) -> Weights:
     """Open the model's weights file, for the caller to close.
 
+    In place of the model, the paths of a cfg and its weights: `open_weights("net.cfg", "net.weights")`.
     `trailing` says what to do with bytes after the last array: see `Trailing`. `allow_misfit` opens a file of any
     size: its arrays may hold the values of others, and reading one that it lacks is a `WeightsError`.
 

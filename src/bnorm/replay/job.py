@@ -20,6 +20,7 @@ from bnorm.batchnorm.epsilon import Epsilon, as_epsilon
 from bnorm.batchnorm.formulas import Rolling, quiet
 from bnorm.batchnorm.threads import Team, thread_count
 from bnorm.darknet.model import Model
+from bnorm.darknet.model_or_paths import model_or_paths
 from bnorm.darknet.weights import Trailing, trailing_by_name
 from bnorm.files import Outputs, replacing_set
 from bnorm.replay.layer import OtherSize, StoredLayer, check_tensors, other_sizes, update_weights
@@ -105,6 +106,7 @@ class RunReport:
         return f"<RunReport: {mode}, {self.arithmetic}, {counts}{output}>"
 
 
+@model_or_paths
 def run(
     model: Model | None = None,
     layer: int | str | tuple[int, str] | None = None,
@@ -133,7 +135,8 @@ def run(
 ) -> RunReport:
     """Run the batch normalisation of one layer on saved tensors: at inference, in training, and backward.
 
-    model, layer    a model with weights, and a layer of it: 12, or the part "3.wf" or (3, "wf")
+    model, layer    a model with weights, and a layer of it: 12, or the part "3.wf" or (3, "wf"); in place of the model
+                    the paths of a cfg and its weights: run("net.cfg", "net.weights", 12, inputs="x.npy")
     params          instead of these, a .npz archive of scales, biases, rolling_mean and rolling_variance
     inputs          one tensor or several consecutive mini-batches: X.npy, X.npz, X.npz:KEY; raw float32 with `shape`;
                     or a pattern, x*.npy. Each is what the layer computes before bias, normalisation and activation

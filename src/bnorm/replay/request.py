@@ -15,7 +15,8 @@ from bnorm.batchnorm.arithmetic import Arithmetic, arithmetic_by_name
 from bnorm.batchnorm.engine import LEAST_MEMORY, MEMORY
 from bnorm.batchnorm.engines import check_engine
 from bnorm.batchnorm.epsilon import Epsilon
-from bnorm.batchnorm.formulas import RollingRule, average, exponential
+from bnorm.batchnorm.formulas import ROLLING as ROLLING
+from bnorm.batchnorm.formulas import RollingRule, rolling_rule
 from bnorm.darknet.model import Model
 from bnorm.darknet.parts import array_name
 from bnorm.darknet.weights import Trailing, trailing_by_name
@@ -25,8 +26,6 @@ from bnorm.replay.reference import References, find_references
 from bnorm.statistics.bad_variance import BadVariance
 from bnorm.tensors.open import file_of
 from bnorm.tensors.tensor import check_layout
-
-ROLLING = ("ema", "average")
 
 
 @dataclass(frozen=True, slots=True)
@@ -117,10 +116,8 @@ class Training:
 
     def rule(self, arithmetic: Arithmetic, *, connected: bool) -> RollingRule:
         """Return the rule that updates the rolling statistics."""
-        if self.rolling == "average":
-            return average
         default = arithmetic.keep_connected if connected else arithmetic.keep
-        return exponential(default if self.keep is None else self.keep, arithmetic)
+        return rolling_rule(self.rolling, default if self.keep is None else self.keep, arithmetic)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

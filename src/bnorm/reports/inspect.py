@@ -18,10 +18,11 @@ from bnorm.checks.findings import Finding, worst_first
 from bnorm.checks.weights_file import file_findings
 from bnorm.darknet.layout import Array
 from bnorm.darknet.model import Model
+from bnorm.darknet.model_or_paths import model_or_paths
 from bnorm.darknet.network import Layer
 from bnorm.darknet.size_mismatch import SizeMismatch
 from bnorm.darknet.weights import Trailing, Weights, open_weights, trailing_by_name
-from bnorm.statistics.channels import Channels, Statistics, channels_of, filters_of, summary
+from bnorm.statistics.channels import ByPart, Channels, Statistics, channels_of, filters_of, summary
 from bnorm.statistics.filters import Filters
 
 
@@ -118,6 +119,7 @@ class Inspection:
         return f"<Inspection: {self.model!r}, layers={len(self.layers)}, findings={len(self.findings)}>"
 
 
+@model_or_paths
 @quiet
 def inspect(
     model: Model,
@@ -129,11 +131,14 @@ def inspect(
 ) -> Inspection:
     """Report on the selected layers, by default all. `epsilon` sets the gains; its default is the dialect's CPU path.
 
+    In place of the model, the paths of a cfg and its weights, or of a cfg alone: `inspect("net.cfg", "net.weights")`.
     The findings are those on the cfg and on the channels shown; of a file that does not fit, its likeliest cause.
     Only the arrays of batch normalisation are read; with `weights` also the weights of all layers, which norms and
     ranges need. With `trailing` keep or drop, bytes after the last array are accepted. ValueError for layers
-    that the network lacks, and for an unknown `epsilon` or `trailing`.
+    that the network lacks, and for an unknown `epsilon` or `trailing`; TypeError if `weights` is not a bool.
     """
+    if weights not in (True, False):
+        raise TypeError(f"weights={weights!r}, expected True or False; the path of a file is the second argument")
     chosen = _chosen(model, selection)
     trailing_by_name(trailing)
     guard = default_epsilon(model.dialect.name) if epsilon is None else as_epsilon(epsilon)
@@ -217,10 +222,12 @@ def _report(
     weights: Weights | None, layer: Layer, arrays: tuple[Array, ...], epsilon: Epsilon, measure: bool
 ) -> LayerReport:
     channels = _channels(weights, layer, arrays, epsilon, measure) if weights else {}
-    filters = filters_of(weights, layer, channels) if weights and measure else {}
-    parts = {name: summary(part) for name, part in channels.items()}
+    filters = ByPart(filters_of(weights, layer, channels) if weights and measure else {})
+    parts = ByPart({name: summary(part) for name, part in channels.items()})
     whole = parts.get("") or (summary(Channels.concatenate(channels.values())) if parts else None)
-    return LayerReport(layer=layer, arrays=arrays, channels=channels, statistics=whole, parts=parts, filters=filters)
+    return LayerReport(
+        layer=layer, arrays=arrays, channels=ByPart(channels), statistics=whole, parts=parts, filters=filters
+    )
 
 
 def _channels(

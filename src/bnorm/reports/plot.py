@@ -75,7 +75,7 @@ def save(report: Inspection, path: Path) -> None:
     try:
         import matplotlib
     except ImportError:
-        raise OutputError(path, "drawing needs matplotlib: install bnorm[plot]") from None
+        raise OutputError(path, "drawing needs matplotlib", cause="pip install matplotlib") from None
     with matplotlib.rc_context({"svg.hashsalt": "bnorm", "font.size": 9}), replacing(path) as (file,):
         draw(report).savefig(file, format=suffix[1:], dpi=120, metadata=SUFFIXES[suffix])
 

@@ -13,7 +13,7 @@ from __future__ import annotations
 import math
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass, fields
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, NoReturn, TypeVar
 
 import numpy as np
 
@@ -28,8 +28,17 @@ from bnorm.statistics.normalisers import Normaliser, normalises, read_normaliser
 from bnorm.statistics.quantiles import Quantiles, quantiles
 from bnorm.statistics.variance_rule import root
 
+T = TypeVar("T")
 
-@dataclass(frozen=True, slots=True, eq=False, kw_only=True)
+
+class ByPart(dict[str, T]):
+    """Values by the name of a part, "" for a layer that is its only part; a KeyError lists the parts."""
+
+    def __missing__(self, name: str) -> NoReturn:
+        raise KeyError(f"no part {name!r}, expected {', '.join(map(repr, self)) or 'none: nothing was read'}")
+
+
+@dataclass(frozen=True, slots=True, eq=False, kw_only=True, repr=False)
 class Channels:
     """The normalised channels of one part: vectors of shape (C,). Those of the weights are None if not read."""
 
@@ -46,6 +55,9 @@ class Channels:
     folded_max: Vector | None
     rectified: Mask  # nothing but a relu comes between the channel and the next layer
     state: States
+
+    def __repr__(self) -> str:
+        return f"<Channels: {self.scale.size:,}, {np.count_nonzero(self.dead):,} dead>"
 
     @property
     def dead(self) -> Mask:

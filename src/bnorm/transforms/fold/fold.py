@@ -24,6 +24,7 @@ from bnorm.checks.cfg_rules import cfg_findings
 from bnorm.checks.findings import Finding, worst_first
 from bnorm.darknet.layout import Array
 from bnorm.darknet.model import Model
+from bnorm.darknet.model_or_paths import model_or_paths
 from bnorm.darknet.network import Layer
 from bnorm.darknet.parts import Part
 from bnorm.darknet.weights import Floats, Trailing, Weights, open_weights
@@ -102,6 +103,7 @@ class FoldReport:
         return f"<FoldReport: folded={sum(layer.folded for layer in self.layers)} of {len(self.layers)}{output}>"
 
 
+@model_or_paths
 @quiet
 def fold(
     model: Model,
@@ -119,6 +121,7 @@ def fold(
 ) -> FoldReport:
     """Write the folded weights and cfg, or neither; a dry run, for which `output` may be None, writes nothing.
 
+    In place of the model, the paths of a cfg and its weights: `fold("net.cfg", "net.weights", "folded.weights")`.
     `output_cfg` is by default the output with the suffix `.cfg`. `layers` selects, by default all; the others are not
     touched. `epsilon` is an `Epsilon`, the name of one in `RUNTIMES`, or a text such as `1e-6:outside`. With a rolling
     variance that is bad for this ε (see `statistics.variance_rule`), `bad_variance` decides: `error` fails, `clamp`
