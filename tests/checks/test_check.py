@@ -228,13 +228,13 @@ def test_of_many_findings_of_a_kind_a_table_shows_the_first(invoke, pair):
 def test_a_file_that_fits_is_read_once(pair, monkeypatch):
     """The header, the sample of text, the end and the variances are looked at before: 64 KiB and 1 MiB at most."""
     read: list[tuple[int, int]] = []
-    floats = bnorm.darknet.weights.Weights._floats  # what reads arrays
+    fill = bnorm.darknet.weights.Weights._fill  # what reads arrays
 
-    def counting(self, start: int, count: int, array):
-        read.append((start, count))
-        return floats(self, start, count, array)
+    def counting(self, values, start: int, array):
+        read.append((start, values.size))
+        return fill(self, values, start, array)
 
-    monkeypatch.setattr(bnorm.darknet.weights.Weights, "_floats", counting)
+    monkeypatch.setattr(bnorm.darknet.weights.Weights, "_fill", counting)
     assert findings(*pair) == ()
     variances = {array.offset for array in read_model(*pair).layout.arrays if array.field == "rolling_variance"}
     starts = [start for start, _ in read]

@@ -271,13 +271,13 @@ def test_without_weights_there_are_arrays_and_no_statistics(tiny):
 def test_only_what_is_needed_is_read(tiny, monkeypatch, weights, selection, floats):
     """Layer 1 normalises nothing and has 8 weights, layer 0 has 108."""
     read: list[int] = []
-    original = Weights._floats
+    original = Weights._fill
 
-    def counting(self, offset, count, array):
-        read.append(count)
-        return original(self, offset, count, array)
+    def counting(self, values, offset, array):
+        read.append(values.size)
+        return original(self, values, offset, array)
 
-    monkeypatch.setattr(Weights, "_floats", counting)
+    monkeypatch.setattr(Weights, "_fill", counting)
     bnorm.inspect(read_model(*tiny), selection, weights=weights)
     assert sum(read) == floats
 
