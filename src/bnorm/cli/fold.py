@@ -14,7 +14,8 @@ from bnorm.cli.page import BLANK, Column, Line, Page, Records, Table
 from bnorm.cli.progress import progress
 from bnorm.darknet.autodetect import read_model
 from bnorm.text import plural
-from bnorm.transforms.fold.fold import POLICIES, FoldedLayer, FoldReport, fold
+from bnorm.transforms.fold.fold import FoldedLayer, FoldReport, fold
+from bnorm.transforms.fold.variances import POLICIES
 
 
 @click.command(name="fold")

@@ -27,6 +27,8 @@ Floats = NDArray[np.float32]
 
 BLOCK = 1 << 17  # values of a streamed block, unless a single row is longer
 
+STRIP = 1 << 22  # values of a strip of an array that is read in another order than it is stored
+
 
 @dataclass(frozen=True, slots=True, repr=False)
 class Weights:
@@ -78,6 +80,39 @@ class Weights:
         for start in range(0, length, step):
             rows = min(step, length - start)
             yield self._floats(array.offset + start * row * FLOAT, rows * row, array).reshape(rows, *rest)
+
+    def blocks_as(self, array: Array, axes: tuple[int, ...] | None) -> Iterator[Floats]:
+        """Yield the array as a file with these `Array.axes` stores it, in blocks of whole rows of its first axis there.
+
+        Rows of the other file lie across this one, which is then read once for each strip of them.
+        """
+        if axes == array.axes:
+            yield from self.blocks(array)
+            return
+        memory = tuple(range(len(array.shape)))
+        order = np.argsort(axes or memory)  # for each axis in the other file, its axis in memory
+        turned = [int((array.axes or memory)[axis]) for axis in order]  # and its axis in this file
+        length = array.stored[turned[0]]
+        step = max(1, STRIP // max(array.size // max(length, 1), 1))
+        for start in range(0, length, step):
+            at = [slice(None)] * len(memory)
+            at[turned[0]] = slice(start, start + step)
+            yield self._strip(array, tuple(at)).transpose(turned)
+
+    def _strip(self, array: Array, at: tuple[slice, ...]) -> Floats:
+        """Return a part of the array as it is stored, cut along one axis."""
+        shape = [len(range(*piece.indices(size))) for piece, size in zip(at, array.stored, strict=True)]
+        strip = np.empty(shape, np.float32)
+        row = 0
+        for block in self.blocks(array):
+            if at[0] == slice(None):
+                strip[row : row + len(block)] = block[(slice(None), *at[1:])]
+            else:
+                first, last = max(row, at[0].start), min(row + len(block), at[0].stop)
+                if first < last:
+                    strip[first - at[0].start : last - at[0].start] = block[first - row : last - row]
+            row += len(block)
+        return strip
 
     @property
     def nbytes(self) -> int:

@@ -14,16 +14,16 @@ arrays (`share_index`) has none of its own, and so no normaliser.
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import NamedTuple
+from typing import NamedTuple, Protocol
 
 import numpy as np
 
 from bnorm.batchnorm.epsilon import Epsilon, Vector
 from bnorm.batchnorm.formulas import Parameters, Rolling, gain_offset
-from bnorm.darknet.layout import NORMALISATION
+from bnorm.darknet.layout import NORMALISATION, Array, Layout
 from bnorm.darknet.network import Network
 from bnorm.darknet.parts import Part, array_name
-from bnorm.darknet.weights import Weights
+from bnorm.darknet.weights import Floats, Weights
 
 INITIAL = {"scales": 1.0, "biases": 0.0, "rolling_mean": 0.0, "rolling_variance": 0.0}
 
@@ -68,7 +68,18 @@ def normalises(part: Part) -> bool:
     return part.batch_normalize and part.shared is None
 
 
-def read_normaliser(weights: Weights, layer: int, part: Part) -> Normaliser:
+class Arrays(Protocol):
+    """Arrays by the plan of a file, whether that is written or not."""
+
+    @property
+    def layout(self) -> Layout:
+        """Return the plan."""
+
+    def read(self, array: Array) -> Floats:
+        """Return one array in its shape in memory."""
+
+
+def read_normaliser(weights: Arrays, layer: int, part: Part) -> Normaliser:
     """Read the normaliser of one part of a layer, one for which `normalises` holds."""
     arrays = weights.layout.by_name
     stored = {field: arrays.get((layer, array_name(part.name, field))) for field in INITIAL}

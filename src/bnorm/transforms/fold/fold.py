@@ -9,7 +9,6 @@ readers test for the key alone, and hank refuses unknown ones.
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterator, Mapping
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 from math import prod
@@ -19,7 +18,6 @@ import numpy as np
 
 from bnorm.batchnorm.epsilon import DARKNET, RUNTIMES, Epsilon, as_epsilon
 from bnorm.batchnorm.formulas import Rolling, quiet
-from bnorm.batchnorm.threads import processors
 from bnorm.darknet.layout import Array
 from bnorm.darknet.model import Model
 from bnorm.darknet.network import Layer
@@ -32,11 +30,9 @@ from bnorm.transforms.fold.arrays import TOO_LARGE
 from bnorm.transforms.fold.fates import Into, Kept
 from bnorm.transforms.fold.folded_model import DEFECT, FoldedModel, FoldOptions, fold_model
 from bnorm.transforms.fold.proof import Difference, LayerProof, Source
-from bnorm.transforms.fold.variances import BadVariance
-from bnorm.transforms.pair import Meter, NullWriter, Progress, Targets, Writer, targets, writing
+from bnorm.transforms.fold.variances import BadVariance, policy
+from bnorm.transforms.pair import Meter, NullWriter, Progress, Targets, Writer, targets, while_syncing, writing
 from bnorm.transforms.response import Stored
-
-POLICIES = tuple(policy.value for policy in BadVariance)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -103,7 +99,7 @@ def fold(
     an output that is needed. Arguments are checked before anything is read.
     """
     options = FoldOptions(
-        layers=_known_layers(model, layers), epsilon=as_epsilon(epsilon), bad_variance=_policy(bad_variance)
+        layers=known_layers(model, layers), epsilon=as_epsilon(epsilon), bad_variance=policy(bad_variance)
     )
     paths = None if output is None else targets(output, output_cfg)
     if paths is None and not dry_run:
@@ -117,20 +113,13 @@ def fold(
     return _report(folded, differences, None if dry_run else paths)
 
 
-def _known_layers(model: Model, layers: Collection[int] | None) -> frozenset[int] | None:
+def known_layers(model: Model, layers: Collection[int] | None) -> frozenset[int] | None:
     """Return the selected layers; ValueError for one that the network does not have."""
     count = len(model.network.layers)
     for layer in layers or ():
         if layer not in range(count):
             raise ValueError(f"layer {layer}, expected 0 to {count - 1}")
     return None if layers is None else frozenset(layers)
-
-
-def _policy(name: BadVariance | str) -> BadVariance:
-    """Return the policy of this name; ValueError for a name that is none."""
-    if name not in POLICIES:
-        raise ValueError(f"bad_variance {name!r}, expected one of {', '.join(POLICIES)}")
-    return BadVariance(name)
 
 
 def _write(
@@ -169,15 +158,13 @@ def _verify(folded: FoldedModel, writer: Writer, meter: Meter) -> dict[Key, Diff
             survivors = folded.survivors()
             after = {(survivors[array.layer], array.name): array for array in written.layout.arrays}
             new = _source(after, written.blocks)
-        pool = stack.enter_context(ThreadPoolExecutor(processors() + 1))
-        synced = pool.submit(writer.sync)  # the disk works while the processors do
+        pool = stack.enter_context(while_syncing(writer))
         proofs = [
             LayerProof(fold=change.fold, old=old, new=new, normalisers=folded.normalisers, epsilon=folded.epsilon)
             for change in folded.changes.values()
         ]
         results = zip(folded.changes, pool.map(LayerProof.difference, proofs), strict=True)
         differences = {key: _proven(folded, key, difference, meter) for key, difference in results}
-        synced.result()  # the system tells an error of writing once
     return differences
 
 

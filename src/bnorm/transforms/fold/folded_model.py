@@ -17,14 +17,13 @@ from bnorm.darknet.edit import agree
 from bnorm.darknet.layout import Array, plan
 from bnorm.darknet.model import Model
 from bnorm.darknet.network import Network, build
-from bnorm.darknet.parts import array_name
 from bnorm.darknet.weights import Floats, Weights
-from bnorm.errors import ProofError, WeightsError
+from bnorm.errors import ProofError
 from bnorm.statistics.normalisers import Key, Normaliser, normalisers
 from bnorm.transforms.fold.arrays import Affine, affine, folded, lost_signs
 from bnorm.transforms.fold.fates import NOT_SELECTED, Kept
 from bnorm.transforms.fold.plan import Folds, plan_folds, without_normalisation
-from bnorm.transforms.fold.variances import BadChannels, BadVariance, judge_variances
+from bnorm.transforms.fold.variances import BadChannels, BadVariance, judge_variances, refuse_bad
 
 DEFECT = "a defect of bnorm: nothing was written"
 
@@ -94,7 +93,7 @@ def fold_model(weights: Weights, options: FoldOptions, overflowing: Mapping[int,
     fixed = {**judged.kept, **_not_selected(network, options.layers), **overflowing}
     folds, changes = settle(weights, judged.normalisers, options.epsilon, fixed)
     if options.bad_variance is BadVariance.ERROR:
-        _refuse_bad(weights, judged.bad, folds)
+        refuse_bad(weights.path, judged.bad, folds.kept)
     text, after = rewrite_cfg(weights.model, folds, options.layers)
     return FoldedModel(
         weights=weights,
@@ -146,13 +145,3 @@ def _not_selected(network: Network, layers: Collection[int] | None) -> dict[int,
     """Return the layers that the caller did not select."""
     chosen = range(len(network.layers)) if layers is None else layers
     return {layer.index: NOT_SELECTED for layer in network.layers if layer.index not in chosen}
-
-
-def _refuse_bad(weights: Weights, bad: Mapping[Key, BadChannels], folds: Folds) -> None:
-    """Raise a `WeightsError` for the first part that is folded although it has bad variances."""
-    kept = folds.kept
-    for (layer, part), channels in bad.items():
-        if layer not in kept:
-            what = f"layer {layer} {array_name(part, str(channels))}, expected finite values ≥ 0"
-            cause = "--bad-variance clamp or skip folds the rest; bnorm check says more"
-            raise WeightsError(weights.path, what, cause=cause)

@@ -32,9 +32,9 @@ class Constraints(NamedTuple):
 
 def constraints(network: Network, fixed: Mapping[int, Kept]) -> Constraints:
     """Return what decides about the layers of a network; those in `fixed` stay as they are, for these reasons."""
-    unread = {layer.index: Kept((reason,)) for layer in network.layers if (reason := _unread(layer))}
+    not_read = {layer.index: Kept((reason,)) for layer in network.layers if (reason := unread(layer))}
     return Constraints(
-        layers=network.layers, readers=readers(network), groups=_sharing(network), fixed={**fixed, **unread}
+        layers=network.layers, readers=readers(network), groups=_sharing(network), fixed={**fixed, **not_read}
     )
 
 
@@ -89,7 +89,7 @@ def _untouchable(cfg: Constraints, target: int) -> str:
     return ""
 
 
-def _unread(layer: Layer) -> str:
+def unread(layer: Layer) -> str:
     """Return why the file does not hold what a layer computes with; an empty text if it does.
 
     `dontloadscales` leaves known values, see `statistics.normalisers`. A layer that shares another one's arrays has

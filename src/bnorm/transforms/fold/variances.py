@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from enum import StrEnum
+from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
 
 from bnorm.batchnorm.epsilon import Vector
 from bnorm.darknet.parts import array_name
+from bnorm.errors import WeightsError
 from bnorm.statistics.normalisers import Key, Normaliser
 from bnorm.transforms.fold.fates import Kept
 
@@ -22,6 +24,16 @@ class BadVariance(StrEnum):
     ERROR = "error"  # fail
     CLAMP = "clamp"  # take the nearest variance that a float32 can hold; 0 for NaN
     SKIP = "skip"  # leave the layer as it is
+
+
+POLICIES = tuple(policy.value for policy in BadVariance)
+
+
+def policy(name: BadVariance | str) -> BadVariance:
+    """Return the policy of this name; ValueError for a name that is none."""
+    if name not in POLICIES:
+        raise ValueError(f"bad_variance {name!r}, expected one of {', '.join(POLICIES)}")
+    return BadVariance(name)
 
 
 class BadChannels(NamedTuple):
@@ -71,3 +83,12 @@ def _clamped(normaliser: Normaliser) -> Normaliser:
     """Return the normaliser with every variance as the nearest one that a float32 can hold; 0 for NaN."""
     variance = np.clip(np.nan_to_num(normaliser.rolling.variance), 0.0, LARGEST)
     return normaliser._replace(rolling=normaliser.rolling._replace(variance=variance))
+
+
+def refuse_bad(path: Path, bad: Mapping[Key, BadChannels], kept: Collection[int]) -> None:
+    """Raise a `WeightsError` for the first part with bad variances whose layer is not kept as it is."""
+    for (layer, part), channels in bad.items():
+        if layer not in kept:
+            what = f"layer {layer} {array_name(part, str(channels))}, expected finite values ≥ 0"
+            cause = "--bad-variance clamp or skip does the rest; bnorm check says more"
+            raise WeightsError(path, what, cause=cause)
