@@ -36,6 +36,9 @@ if TYPE_CHECKING:  # for type checkers and editors; a test compares it with the 
     from bnorm.reports.inspect import Inspection as Inspection
     from bnorm.reports.inspect import LayerReport as LayerReport
     from bnorm.reports.inspect import inspect as inspect
+    from bnorm.transforms.convert.convert import ConvertedLayer as ConvertedLayer
+    from bnorm.transforms.convert.convert import ConvertReport as ConvertReport
+    from bnorm.transforms.convert.convert import convert as convert
     from bnorm.transforms.fold.fold import FoldedLayer as FoldedLayer
     from bnorm.transforms.fold.fold import FoldReport as FoldReport
     from bnorm.transforms.fold.fold import fold as fold
@@ -55,6 +58,7 @@ _NAMES = {
     "errors": "BnormError CfgError OutputError ProofError TensorError WeightsError",
     "replay.job": "ResultRow RunReport run",
     "reports.inspect": "ChannelRow Inspection LayerReport inspect",
+    "transforms.convert.convert": "ConvertReport ConvertedLayer convert",
     "transforms.fold.fold": "FoldReport FoldedLayer fold",
     "transforms.fold.variances": "BadVariance",
 }

@@ -22,6 +22,7 @@ COMMANDS = {
     "check": "Check whether cfg and weights fit and are sound, and if not, where and why.",
     "run": "Run a layer's batch normalisation on a saved tensor.",
     "fold": "Write a model that computes the same without batch normalisation.",
+    "convert": "Write the same model for another fork, another ε or another header.",
 }
 
 EPILOG = """\b

@@ -15,6 +15,7 @@ if TYPE_CHECKING:  # a command need not wait for the modules of the others
     from bnorm.replay.job import ResultRow, RunReport
     from bnorm.reports.inspect import ChannelRow, Inspection, LayerReport
     from bnorm.statistics.channels import Statistics
+    from bnorm.transforms.convert.convert import ConvertedLayer, ConvertReport
     from bnorm.transforms.fold.fold import FoldReport
 
 Document = dict[str, Any]
@@ -137,6 +138,37 @@ def kinds_document(kinds: Sequence[Kind]) -> list[Document]:
 def fold_document(report: FoldReport) -> Document:
     """Return the document of `bnorm fold`."""
     return asdict(report) | {"output": _path(report.output), "output_cfg": _path(report.output_cfg)}
+
+
+# --- convert ----------------------------------------------------------------------------------------------------------
+
+
+def convert_document(report: ConvertReport) -> Document:
+    """Return the document of `bnorm convert`."""
+    return {
+        "dialect": report.dialect_before,
+        "to": report.dialect_after,
+        "header": {"before": report.header_before._asdict(), "after": report.header_after._asdict()},
+        "verified": report.verified,
+        "worst": _worst(report.layers),
+        "cfg_changes": [change._asdict() for change in report.cfg_changes],
+        "layers": [asdict(layer) for layer in report.layers],
+        "parameters_before": report.parameters_before,
+        "parameters_after": report.parameters_after,
+        "bytes_before": report.bytes_before,
+        "bytes_after": report.bytes_after,
+        "output": _path(report.output),
+        "output_cfg": _path(report.output_cfg),
+    }
+
+
+def _worst(layers: Sequence[ConvertedLayer]) -> Document | None:
+    """Return the largest relative error, and its layer; None without any."""
+    compared = [(layer.max_rel_error, layer) for layer in layers if layer.max_rel_error is not None]
+    if not compared:
+        return None
+    error, layer = max(compared, key=lambda pair: pair[0])
+    return {"layer": layer.index, "part": layer.part, "max_rel_error": error}
 
 
 # --- run --------------------------------------------------------------------------------------------------------------

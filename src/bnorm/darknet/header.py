@@ -81,7 +81,7 @@ def written_by(dialect: Dialect) -> Header:
 
 
 def limit_of_seen(nbytes: int) -> int:
-    """Return the largest `seen` that every fork reads alike in a header of this size: pjreddie's narrow one is signed."""
+    """Return the largest `seen` that every fork reads in a header of this size; pjreddie's narrow one is signed."""
     return 2**31 - 1 if nbytes == SIZES[0] else 2**64 - 1
 
 

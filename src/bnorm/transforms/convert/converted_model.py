@@ -14,7 +14,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from bnorm.batchnorm.epsilon import Epsilon, Vector
+from bnorm.batchnorm.epsilon import Vector
 from bnorm.darknet.dialects import Dialect
 from bnorm.darknet.layout import NORMALISATION, Array, Layout, plan
 from bnorm.darknet.model import Model
@@ -105,14 +105,13 @@ def converted_model(weights: Weights, request: Request) -> ConvertedModel:
     parts, obstacles = draft.parts()
     if obstacles:
         refuse(WeightsError, weights.path, "cannot be converted", obstacles)
-    same = Epsilon(request.guard.value, request.guard.inside)
     return ConvertedModel(
         weights=weights,
         after=after,
         cfg_changes=cfg_changes,
         parts=parts,
         normalisers=judged.normalisers,
-        epsilons=request.epsilons or EpsilonChange(same, same),
+        epsilons=request.epsilons or EpsilonChange(request.guard, request.guard),
     )
 
 
@@ -224,12 +223,10 @@ class _Draft:
         )
 
     def _unfolded(self, layer: Layer, part: Part) -> _Vectors:
-        reason = self.bare.get(layer.index)
-        if reason is None:
-            return _Vectors()
-        return (
-            _Vectors(reason=reason) if reason else _Vectors(("unfolded",), identity(part.channels, self.request.guard))
-        )
+        """Give a bare convolution an identity batch normalisation, unless something is in the way."""
+        if layer.index not in self.bare or self.bare[layer.index]:
+            return _Vectors(reason=self.bare.get(layer.index, ""))
+        return _Vectors(("unfolded",), identity(part.channels, self.request.guard))
 
     def _obstacles(self, change: PartChange) -> Iterator[Obstacle]:
         """Yield why a part cannot be converted exactly."""
@@ -241,9 +238,8 @@ class _Draft:
                 what = f"{name}biases of {count} channel{'s' * (count != 1)} are not 0"
                 yield Obstacle(layer.index, None, f"{what}, and {layer.section.dialect.name}'s [batchnorm] stores none")
         if "scales" in change.kinds:
-            if (
-                reason := unread(layer) or ("" if fields >= set(NORMALISATION) else "its scales are not in the file")
-            ) or (reason := self._lost(change)):
+            missing = "" if fields >= set(NORMALISATION) else "its scales are not in the file"
+            if reason := unread(layer) or missing or self._lost(change):
                 yield Obstacle(layer.index, None, f"{name}{reason}")
 
     def _lost(self, change: PartChange) -> str:

@@ -13,7 +13,7 @@ def new_header(model: Model, request: Request) -> Header:
     """Return the header as it was, except for what was asked for; a `WeightsError` if it cannot hold `seen`.
 
     For another dialect it gets the version that this fork writes, unless it has one of its versions already. A version
-    that says that matrices are transposed is replaced together with them: the new file has them as all forks write them.
+    by which matrices are transposed is replaced together with them: the new file has them as every fork writes them.
     """
     old = model.header
     header = old if request.seen is None else old._replace(seen=request.seen)

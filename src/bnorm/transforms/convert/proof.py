@@ -1,9 +1,9 @@
 """Proof of a conversion: every array of the new file against the old one.
 
 An array that was only moved must have the same bits. Where vectors are new, each part still computes
-`y = gain·(weights·x) + offset` with the same weights, so gain and offset are compared, in float64: the old ones with the
-old ε, the new ones with the new ε, or 1 and the biases where a layer had no batch normalisation. They differ by the one
-rounding of a scale, or of an identity's variance.
+`y = gain·(weights·x) + offset` with the same weights, so gain and offset are compared, in float64: the old ones with
+the old ε, the new ones with the new ε, or 1 and the biases where a layer had no batch normalisation. They differ by the
+one rounding of a scale, or of an identity's variance.
 """
 
 from __future__ import annotations

@@ -25,7 +25,7 @@ class EpsilonChange(NamedTuple):
 class Request(NamedTuple):
     """What to do: each field is None or False where it was not asked for.
 
-    `guard` is the ε for which the variances of `unfold` make a gain of exactly 1; `layers` are those that it may change.
+    `guard` is the ε for which the variances of `unfold` make a gain of exactly 1; `layers` are those it may change.
     """
 
     dialect: Dialect | None

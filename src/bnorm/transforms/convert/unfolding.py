@@ -12,7 +12,6 @@ from collections.abc import Collection, Mapping
 import numpy as np
 
 from bnorm.batchnorm.epsilon import Epsilon
-from bnorm.darknet import cfg
 from bnorm.darknet.edit import Value, apply, with_values
 from bnorm.darknet.network import Layer, Network, build
 from bnorm.darknet.section_types import TYPES
@@ -48,11 +47,8 @@ def _obstacle(network: Network, layer: Layer, layers: Collection[int] | None) ->
 
 def with_normalisation(network: Network, layers: Collection[int]) -> Network:
     """Return the network with `batch_normalize=1` in these layers."""
-    sections = (network.layers[layer].section for layer in sorted(layers))
-    text = apply(
-        network.text, with_values(network.text, (Value(section, "batch_normalize", 1) for section in sections))
-    )
-    return build(cfg.parse(network.text.path, text.encode()), network.dialect)
+    switches = (Value(network.layers[layer].section, "batch_normalize", 1) for layer in sorted(layers))
+    return build(apply(network.text, with_values(network.text, switches)), network.dialect)
 
 
 def identity(channels: int, guard: Epsilon) -> Mapping[str, Floats]:

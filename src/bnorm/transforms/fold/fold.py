@@ -164,8 +164,7 @@ def _verify(folded: FoldedModel, writer: Writer, meter: Meter) -> dict[Key, Diff
             for change in folded.changes.values()
         ]
         results = zip(folded.changes, pool.map(LayerProof.difference, proofs), strict=True)
-        differences = {key: _proven(folded, key, difference, meter) for key, difference in results}
-    return differences
+        return {key: _proven(folded, key, difference, meter) for key, difference in results}
 
 
 def _source(arrays: Mapping[tuple[int, str], Array], blocks: Callable[[Array], Iterator[Floats]]) -> Source:
