@@ -32,6 +32,9 @@ if TYPE_CHECKING:  # for type checkers and editors; a test compares it with the 
     from bnorm.replay.job import ResultRow as ResultRow
     from bnorm.replay.job import RunReport as RunReport
     from bnorm.replay.job import run as run
+    from bnorm.reports.diff.comparison import ArrayDifference as ArrayDifference
+    from bnorm.reports.diff.diff import DiffReport as DiffReport
+    from bnorm.reports.diff.diff import diff as diff
     from bnorm.reports.inspect import ChannelRow as ChannelRow
     from bnorm.reports.inspect import Inspection as Inspection
     from bnorm.reports.inspect import LayerReport as LayerReport
@@ -57,6 +60,8 @@ _NAMES = {
     "darknet.weights": "Weights open_weights",
     "errors": "BnormError CfgError OutputError ProofError TensorError WeightsError",
     "replay.job": "ResultRow RunReport run",
+    "reports.diff.comparison": "ArrayDifference",
+    "reports.diff.diff": "DiffReport diff",
     "reports.inspect": "ChannelRow Inspection LayerReport inspect",
     "transforms.convert.convert": "ConvertReport ConvertedLayer convert",
     "transforms.fold.fold": "FoldReport FoldedLayer fold",

@@ -8,11 +8,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from bnorm.checks.findings import SEVERITIES, Finding, Kind
+from bnorm.cli.sentences import difference
 
 if TYPE_CHECKING:  # a command need not wait for the modules of the others
     from bnorm.checks.check import Check
     from bnorm.darknet.model import Model
     from bnorm.replay.job import ResultRow, RunReport
+    from bnorm.reports.diff.comparison import ArrayDifference
+    from bnorm.reports.diff.diff import DiffReport
     from bnorm.reports.inspect import ChannelRow, Inspection, LayerReport
     from bnorm.statistics.channels import Statistics
     from bnorm.transforms.convert.convert import ConvertedLayer, ConvertReport
@@ -169,6 +172,30 @@ def _worst(layers: Sequence[ConvertedLayer]) -> Document | None:
         return None
     error, layer = max(compared, key=lambda pair: pair[0])
     return {"layer": layer.index, "part": layer.part, "max_rel_error": error}
+
+
+# --- diff -------------------------------------------------------------------------------------------------------------
+
+
+def diff_document(report: DiffReport, rows: Sequence[ArrayDifference]) -> Document:
+    """Return the document of `bnorm diff`, with these rows."""
+    epsilons = [f"{epsilon.value:g}:{'inside' if epsilon.inside else 'outside'}" for epsilon in report.epsilons]
+    a, b = report.a, report.b
+    return {
+        "cfg": str(a.network.text.path),
+        "cfg_b": str(b.network.text.path),
+        "a": _path(a.weights),
+        "b": _path(b.weights),
+        "dialect": {"a": a.dialect.name, "b": b.dialect.name},
+        "function": report.function,
+        "epsilon": dict(zip("ab", epsilons, strict=True)) if report.function else None,
+        "verdict": report.verdict.value,
+        "sentence": difference(report),
+        "same_until": report.same_until,
+        "header": {"a": _header(a), "b": _header(b)},
+        "left_over": dict(zip("ab", report.left_over, strict=True)),
+        "arrays": [asdict(row) for row in rows],
+    }
 
 
 # --- run --------------------------------------------------------------------------------------------------------------

@@ -10,8 +10,9 @@ import os
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from io import FileIO
+from itertools import chain
 from pathlib import Path
-from typing import BinaryIO, Self
+from typing import BinaryIO, Protocol, Self
 
 import numpy as np
 from numpy.typing import NDArray
@@ -28,6 +29,23 @@ Floats = NDArray[np.float32]
 BLOCK = 1 << 17  # values of a streamed block, unless a single row is longer
 
 STRIP = 1 << 22  # values of a strip of an array that is read in another order than it is stored
+
+
+class Arrays(Protocol):
+    """Arrays by the plan of a file, whether that is written or not."""
+
+    @property
+    def layout(self) -> Layout:
+        """Return the plan."""
+
+    def __getitem__(self, key: tuple[int, str]) -> Floats:
+        """Return an array by its layer and name."""
+
+    def read(self, array: Array) -> Floats:
+        """Return one array in its shape in memory."""
+
+    def blocks(self, array: Array) -> Iterator[Floats]:
+        """Yield the array as the file stores it, in blocks of whole rows of its first axis."""
 
 
 @dataclass(frozen=True, slots=True, repr=False)
@@ -214,3 +232,28 @@ def write_array(file: BinaryIO, array: Array, values: Floats) -> None:
 def write_block(file: BinaryIO, values: Floats) -> None:
     """Append values in their order in memory, as little-endian float32."""
     file.write(np.ascontiguousarray(values, "<f4").data)
+
+
+def same_bits(one: Iterable[Floats], other: Iterable[Floats]) -> bool:
+    """Return whether two streams of blocks hold the same bits in the same order, however they are cut."""
+    return all(np.array_equal(left.view(np.uint32), right.view(np.uint32)) for left, right in aligned(one, other))
+
+
+def aligned(one: Iterable[Floats], other: Iterable[Floats]) -> Iterator[tuple[Floats, Floats]]:
+    """Yield two streams of blocks in flat pieces of the same size; a piece without a partner has an empty one."""
+    streams = [iter(one), iter(other)]
+    rest = [np.empty(0, np.float32)] * 2
+    while True:
+        rest = [piece if piece.size else _next(stream) for piece, stream in zip(rest, streams, strict=True)]
+        count = min(piece.size for piece in rest)
+        if not count:
+            if any(piece.size for piece in rest):
+                yield rest[0], rest[1]
+            return
+        yield rest[0][:count], rest[1][:count]
+        rest = [piece[count:] for piece in rest]
+
+
+def _next(stream: Iterator[Floats]) -> Floats:
+    block = next(chain(stream, [np.empty(0, np.float32)]))
+    return np.ascontiguousarray(block).reshape(-1)

@@ -14,16 +14,16 @@ arrays (`share_index`) has none of its own, and so no normaliser.
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import NamedTuple, Protocol
+from typing import NamedTuple
 
 import numpy as np
 
 from bnorm.batchnorm.epsilon import Epsilon, Vector
 from bnorm.batchnorm.formulas import Parameters, Rolling, gain_offset
-from bnorm.darknet.layout import NORMALISATION, Array, Layout
+from bnorm.darknet.layout import NORMALISATION
 from bnorm.darknet.network import Network
 from bnorm.darknet.parts import Part, array_name
-from bnorm.darknet.weights import Floats, Weights
+from bnorm.darknet.weights import Arrays, Weights
 
 INITIAL = {"scales": 1.0, "biases": 0.0, "rolling_mean": 0.0, "rolling_variance": 0.0}
 
@@ -66,17 +66,6 @@ def normalised_parts(network: Network) -> Iterator[tuple[int, Part]]:
 def normalises(part: Part) -> bool:
     """Return whether the part normalises with arrays of its own."""
     return part.batch_normalize and part.shared is None
-
-
-class Arrays(Protocol):
-    """Arrays by the plan of a file, whether that is written or not."""
-
-    @property
-    def layout(self) -> Layout:
-        """Return the plan."""
-
-    def read(self, array: Array) -> Floats:
-        """Return one array in its shape in memory."""
 
 
 def read_normaliser(weights: Arrays, layer: int, part: Part) -> Normaliser:

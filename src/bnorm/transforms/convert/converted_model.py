@@ -84,6 +84,10 @@ class ConvertedModel:
         else:
             yield from self.weights.blocks_as(source, array.axes)
 
+    def __getitem__(self, key: tuple[int, str]) -> Floats:
+        """Return an array of the new file by its layer and name."""
+        return self.read(self.layout.array(*key))
+
     def read(self, array: Array) -> Floats:
         """Return an array of the new file in its shape in memory."""
         stored = np.concatenate(list(self.blocks(array))).reshape(array.stored)

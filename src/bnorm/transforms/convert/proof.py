@@ -8,8 +8,7 @@ one rounding of a scale, or of an identity's variance.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
-from itertools import chain
+from collections.abc import Iterable
 
 import numpy as np
 
@@ -17,35 +16,10 @@ from bnorm.batchnorm.epsilon import Vector
 from bnorm.batchnorm.formulas import quiet
 from bnorm.darknet.layout import Array
 from bnorm.darknet.parts import array_name
-from bnorm.darknet.weights import Floats
-from bnorm.statistics.normalisers import Arrays, normalises, read_normaliser
+from bnorm.darknet.weights import Arrays, Floats, same_bits
+from bnorm.statistics.normalisers import normalises, read_normaliser
 from bnorm.transforms.convert.converted_model import ConvertedModel, PartChange
 from bnorm.transforms.fold.proof import DOUBLE, ROUNDING, SMALLEST, Difference
-
-
-def same_bits(one: Iterable[Floats], other: Iterable[Floats]) -> bool:
-    """Return whether two streams of blocks hold the same bits in the same order, however they are cut."""
-    return all(np.array_equal(left.view(np.uint32), right.view(np.uint32)) for left, right in aligned(one, other))
-
-
-def aligned(one: Iterable[Floats], other: Iterable[Floats]) -> Iterator[tuple[Floats, Floats]]:
-    """Yield two streams of blocks in flat pieces of the same size; a piece without a partner has an empty one."""
-    streams = [iter(one), iter(other)]
-    rest = [np.empty(0, np.float32)] * 2
-    while True:
-        rest = [piece if piece.size else _next(stream) for piece, stream in zip(rest, streams, strict=True)]
-        count = min(piece.size for piece in rest)
-        if not count:
-            if any(piece.size for piece in rest):
-                yield rest[0], rest[1]
-            return
-        yield rest[0][:count], rest[1][:count]
-        rest = [piece[count:] for piece in rest]
-
-
-def _next(stream: Iterator[Floats]) -> Floats:
-    block = next(chain(stream, [np.empty(0, np.float32)]))
-    return np.ascontiguousarray(block).reshape(-1)
 
 
 def carried_wrongly(converted: ConvertedModel, array: Array, written: Iterable[Floats]) -> bool:
