@@ -21,6 +21,9 @@ from bnorm.transforms.convert.convert import ConvertedLayer, ConvertReport, conv
 from bnorm.transforms.fold.variances import POLICIES
 
 
+MOST_LINES = 12  # changed lines of a cfg that a table shows
+
+
 @click.command(name="convert")
 @options.cfg_argument
 @options.weights_argument
@@ -163,7 +166,9 @@ def _page(report: ConvertReport) -> Page:
         if not layer.kinds
     ]
     notes = [Line("note", f"layer {layer.index} {_name(layer)}: {layer.reason}") for layer in changed if layer.reason]
-    lines = [*map(_cfg_line, report.cfg_changes)]
+    lines = [_cfg_line(change) for change in report.cfg_changes[:MOST_LINES]]
+    if len(report.cfg_changes) > MOST_LINES:
+        lines.append(Line("cfg", f"{len(report.cfg_changes) - MOST_LINES} more changed lines, in json"))
     return Page(
         document=lambda: convert_document(report),
         records=_records(report),

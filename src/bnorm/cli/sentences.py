@@ -41,7 +41,7 @@ def difference(report: DiffReport) -> str:
 
 
 def _identical(report: DiffReport) -> str:
-    return "the same function, up to rounding" if report.function else "identical"
+    return "identical in function, up to rounding" if report.function else "identical"
 
 
 def _header_alone(_report: DiffReport) -> str:

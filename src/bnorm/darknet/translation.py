@@ -73,6 +73,9 @@ COMPUTES: dict[str, dict[str, Neutral]] = {
 }
 
 
+BLANKS = str.maketrans("", "", " \t")  # inside values, which hank keeps and no fork reads
+
+
 class CfgChange(NamedTuple):
     """A line of a cfg, by its number in the old one, that is dropped (`after` is empty) or has another text."""
 
@@ -243,7 +246,7 @@ class _Draft:
         return tuple(
             CfgChange(
                 line=line,
-                before=old[line - 1].rstrip("\r\n"),
+                before=old[line - 1].rstrip("\n"),
                 after=self.lines[line].rstrip("\n"),
                 reason=self.reasons[line],
             )
@@ -254,7 +257,7 @@ class _Draft:
 def _same_entry(mine: Heading | Assignment | None, theirs: Heading | Assignment | None) -> bool:
     """Return whether two grammars read a line alike: blanks do not count, nor whether a dropped line has a key."""
     if isinstance(mine, Assignment) and isinstance(theirs, Assignment) and mine.value and theirs.value:
-        return (mine.key, "".join(mine.value.split())) == (theirs.key, "".join(theirs.value.split()))
+        return (mine.key, mine.value.translate(BLANKS)) == (theirs.key, theirs.value.translate(BLANKS))
     if isinstance(mine, Heading) and isinstance(theirs, Heading):
         return mine == theirs
     return _is_dropped(mine) and _is_dropped(theirs)

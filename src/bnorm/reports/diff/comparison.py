@@ -99,22 +99,26 @@ def _bound(left: Floats, right: Floats, terms: Doubles | None, start: int) -> Do
 
 def _counted(left: Floats, right: Floats, bound: Doubles | None) -> Counts:
     """Count what differs between two pieces; the place is that in the piece."""
-    at = np.flatnonzero(left.view(np.uint32) != right.view(np.uint32))
-    gap = _gaps(left[at], right[at])
+    gap = _gaps(left, right)
     worst = int(np.argmax(gap))
     if bound is not None:
-        outside = int(np.count_nonzero(~(gap <= bound[at])))
-        return Counts(outside, outside, float(gap[worst]), int(at[worst]))
-    return Counts(len(at), int(np.count_nonzero(gap)), float(gap[worst]), int(at[worst]))
+        outside = int(np.count_nonzero((gap > 0) & ~(gap <= bound)))  # a bound of NaN is none
+        return Counts(outside, outside, float(gap[worst]), worst)
+    differs = left.view(np.uint32) != right.view(np.uint32)
+    if not gap[worst]:
+        worst = int(np.argmax(differs))
+    return Counts(int(np.count_nonzero(differs)), int(np.count_nonzero(gap)), float(gap[worst]), worst)
 
 
 def _gaps(left: Floats, right: Floats) -> Doubles:
     """Return |left − right| in float64: 0 for two NaN or equal infinities, infinite for one NaN."""
-    with np.errstate(invalid="ignore"):
-        gap = np.abs(left.astype(np.float64) - right.astype(np.float64))
-    same = (left == right) | (np.isnan(left) & np.isnan(right))
-    gaps: Doubles = np.where(same, 0.0, np.where(np.isnan(gap), np.inf, gap))
-    return gaps
+    gap: Doubles = np.subtract(left, right, dtype=np.float64)
+    np.abs(gap, out=gap)
+    if not np.isfinite(gap.max(initial=0)):
+        same = (left == right) | (np.isnan(left) & np.isnan(right))
+        gap[np.isnan(gap)] = np.inf
+        gap[same] = 0.0
+    return gap
 
 
 def _added(counts: Counts, more: Counts, start: int) -> Counts:
