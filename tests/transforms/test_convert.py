@@ -13,12 +13,12 @@ import pytest
 
 from bnorm.batchnorm.epsilon import DARKNET, RUNTIMES, parse_epsilon
 from bnorm.darknet.autodetect import read_model
-from bnorm.darknet.weights import Weights, open_weights
-from bnorm.errors import BnormError, ProofError, WeightsError
-from bnorm.transforms.convert import proof
+from bnorm.darknet.weights import open_weights
+from bnorm.errors import ProofError, WeightsError
+from bnorm.transforms.convert import converted_model
 from bnorm.transforms.convert.convert import convert
 from bnorm.transforms.fold.fold import fold
-from support.builders import BN, TINY, cfg_source, odd_pair, patch, write_weights
+from support.builders import BN, cfg_source, odd_pair, patch, write_weights
 from support.forward import Run
 from support.golden import MODELS, SHARED, needs_shared, sample
 from support.oracle import ONE_ROUNDING
@@ -111,9 +111,7 @@ def test_a_bad_variance_is_an_error_by_default(tmp_path):
 
 def test_a_bad_variance_is_written_as_the_nearest_valid_one(tmp_path):
     model = bad_model(tmp_path)
-    report = convert(
-        model, tmp_path / "o.weights", epsilon_from="darknet", epsilon_to="opencv", bad_variance="clamp"
-    )
+    report = convert(model, tmp_path / "o.weights", epsilon_from="darknet", epsilon_to="opencv", bad_variance="clamp")
     assert [(row.index, row.kinds, row.clamped) for row in report.layers] == [
         (0, ("scales", "clamped"), (0, 2, 3)),
         (1, ("scales",), ()),
@@ -129,7 +127,10 @@ def test_a_layer_with_a_bad_variance_can_stay_as_it_is(tmp_path):
     report = convert(model, tmp_path / "o.weights", epsilon_from="darknet", epsilon_to="opencv", bad_variance="skip")
     assert [(row.index, row.kinds) for row in report.layers] == [(0, ()), (1, ("scales",))]
     assert "rolling_variance is -1" in report.layers[0].reason
-    before, after = arrays_of(tmp_path / "net.cfg", model.weights), arrays_of(tmp_path / "o.cfg", tmp_path / "o.weights")
+    before, after = (
+        arrays_of(tmp_path / "net.cfg", model.weights),
+        arrays_of(tmp_path / "o.cfg", tmp_path / "o.weights"),
+    )
     assert all(before[key].tobytes() == after[key].tobytes() for key in before if key[0] == 0)
 
 
@@ -259,17 +260,23 @@ def test_a_folded_detector_is_unfolded_and_folded_to_the_same_bytes(tmp_path):
         assert (tmp_path / f"again.{suffix}").read_bytes() == (tmp_path / f"f.{suffix}").read_bytes()
 
 
-def test_opencv_gives_numbers_with_the_identity_and_not_with_darknet_s(tmp_path):
+@pytest.mark.parametrize("variance", [None, 0.0])
+def test_opencv_computes_the_same_with_the_identity_and_not_with_the_variance_of_0_that_darknet_writes(
+    tmp_path, variance
+):
     cv2 = pytest.importorskip("cv2")
-    cfg, weights = write_net(tmp_path, NET.replace("convolutional filters=4", "convolutional activation=leaky filters=4"))
+    cfg, weights = write_net(tmp_path, "convolutional activation=leaky filters=4 size=3 pad=1 | maxpool size=1")
     convert(read_model(cfg, weights), tmp_path / "u.weights", unfold=True, epsilon_to="opencv")
-    x = np.random.default_rng(0).random((1, 3, 32, 32), dtype=np.float32)
+    if variance is not None:
+        offset = read_model(tmp_path / "u.cfg", tmp_path / "u.weights").layout.array(0, "rolling_variance").offset
+        patch(tmp_path / "u.weights", offset, *[variance] * 4)
     outputs = []
     for pair in ((cfg, weights), (tmp_path / "u.cfg", tmp_path / "u.weights")):
         net = cv2.dnn.readNetFromDarknet(*map(str, pair))
-        net.setInput(x)
-        outputs.append(net.forward("conv_1"))
-    np.testing.assert_allclose(outputs[1], outputs[0], rtol=0, atol=1e-5)
+        net.setInput(np.random.default_rng(0).random((1, 3, 32, 32), dtype=np.float32))
+        outputs.append(net.forward())
+    same = np.isfinite(outputs[1]).all() and np.abs(outputs[1] - outputs[0]).max() < 1e-5
+    assert same == (variance is None)
 
 
 @pytest.mark.parametrize(
@@ -277,7 +284,7 @@ def test_opencv_gives_numbers_with_the_identity_and_not_with_darknet_s(tmp_path)
     [
         (NET, ("--layer", "1"), [1]),
         (NET, ("--layer", "0-2"), [0, 1]),
-        ("convolutional filters=2 | convolutional filters=2 share_index=0 | convolutional", (), [0, 2]),
+        ("convolutional filters=3 | convolutional filters=3 share_index=0 | convolutional", (), [0, 2]),
         ("convolutional dontload=1 | convolutional dontloadscales=1 | convolutional", (), [2]),
         (f"convolutional {BN} | connected output=2 | softmax", (), []),
         ("convolutional batch_normalize=0", (), [0]),
@@ -434,8 +441,6 @@ def test_an_array_with_other_bits_is_a_defect(tiny, tmp_path, monkeypatch):
 
 @pytest.mark.parametrize("factor", [1 + 2**-22, 1 - 2**-22, np.nan])
 def test_a_scale_that_is_off_by_more_than_its_rounding_is_a_defect(tiny, tmp_path, monkeypatch, factor):
-    from bnorm.transforms.convert import converted_model
-
     right = converted_model.rescaled
     monkeypatch.setattr(converted_model, "rescaled", lambda *arguments: right(*arguments) * factor)
     kind = WeightsError if np.isnan(factor) else ProofError
@@ -445,8 +450,6 @@ def test_a_scale_that_is_off_by_more_than_its_rounding_is_a_defect(tiny, tmp_pat
 
 
 def test_an_identity_for_another_epsilon_is_a_defect(tiny, tmp_path, monkeypatch):
-    from bnorm.transforms.convert import converted_model
-
     right = converted_model.identity
     monkeypatch.setattr(converted_model, "identity", lambda channels, _: right(channels, RUNTIMES["keras"]))
     with pytest.raises(ProofError, match="layer 1 differs by"):

@@ -115,7 +115,9 @@ def test_a_batchnorm_with_biases_of_0_goes_to_pjreddie(invoke, tmp_path):
     document = convert_command(invoke, cfg, weights, tmp_path, "--to", "pjreddie", "--dialect", "alexeyab")
     assert [row["kinds"] for row in document["layers"]] == [["biases removed"]]
     assert document["bytes_before"] - document["bytes_after"] == 16
-    convert(read_model(tmp_path / "out.cfg", tmp_path / "out.weights", "pjreddie"), tmp_path / "b.weights", to="alexeyab")
+    convert(
+        read_model(tmp_path / "out.cfg", tmp_path / "out.weights", "pjreddie"), tmp_path / "b.weights", to="alexeyab"
+    )
     assert (tmp_path / "b.weights").read_bytes() == weights.read_bytes()
 
 
@@ -159,7 +161,13 @@ CONVOLUTION = "convolutional filters=2 activation=linear"
         # what the target must be told
         ("rnn output=5", "pjreddie", "alexeyab", "[rnn]", "[rnn]\nhidden=5"),
         (f"{CONVOLUTION} | {CONVOLUTION} | shortcut from=-2,-1", "pjreddie", "hank", "from=-2,-1", "from=-2"),
-        (f"{CONVOLUTION} stride_x=2 stride_y=2", "alexeyab", "pjreddie", "[convolutional]", "[convolutional]\nstride=2"),
+        (
+            f"{CONVOLUTION} stride_x=2 stride_y=2",
+            "alexeyab",
+            "pjreddie",
+            "[convolutional]",
+            "[convolutional]\nstride=2",
+        ),
     ],
 )
 def test_a_cfg_is_changed_where_the_target_would_read_it_in_another_way(
@@ -180,7 +188,9 @@ def test_a_shortcut_with_weights_per_layer_is_one_per_feature(invoke, tmp_path):
 
 
 def test_comments_line_ends_and_blanks_that_the_target_reads_in_another_way_are_rewritten(invoke, tmp_path):
-    source = "[net] # the input\nwidth=8\nheight=8\nchannels = 3 # RGB\n; of a photo\n\n[convolutional] # one\nfilters = 2\n"
+    source = (
+        "[net] # the input\nwidth=8\nheight=8\nchannels = 3 # RGB\n; of a photo\n\n[convolutional] # one\nfilters = 2\n"
+    )
     text, changes = translated(invoke, tmp_path, source, "hank", "alexeyab")
     assert text == "[net]\nwidth=8\nheight=8\nchannels=3\n; of a photo\n\n[convolutional]\nfilters = 2\n"
     assert [change["line"] for change in changes] == [1, 4, 7]

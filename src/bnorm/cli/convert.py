@@ -20,7 +20,6 @@ from bnorm.text import plural, short
 from bnorm.transforms.convert.convert import ConvertedLayer, ConvertReport, convert
 from bnorm.transforms.fold.variances import POLICIES
 
-
 MOST_LINES = 12  # changed lines of a cfg that a table shows
 
 
