@@ -1,4 +1,4 @@
-"""`bnorm convert`: ε, headers, `seen`, unfolding, several at once, what is refused, and that nothing is half written."""
+"""`bnorm convert`: ε, headers, `seen`, unfolding, several at once, what is refused, and its proof."""
 
 from __future__ import annotations
 
@@ -177,7 +177,7 @@ def test_a_header_of_20_bytes_becomes_one_of_16_and_comes_back(run, tiny, tmp_pa
 
 
 @pytest.mark.parametrize("dialect", ["pjreddie", "alexeyab", "hank"])
-def test_a_new_header_has_the_version_of_its_dialect(run, tiny, tmp_path, dialect):
+def test_a_new_header_has_the_version_of_its_dialect(run, tmp_path, dialect):
     run("--header", 16, "--dialect", dialect)
     (tmp_path / "narrow.weights").write_bytes((tmp_path / "out.weights").read_bytes())
     after = run("--header", 20, "--dialect", dialect, weights=tmp_path / "narrow.weights")["header"]["after"]
@@ -405,7 +405,7 @@ def test_a_file_that_does_not_fit_is_refused(invoke, tiny, tmp_path):
     assert "missing" in error
 
 
-def test_no_verify_writes_the_same_and_says_so(run, invoke, tiny, tmp_path):
+def test_no_verify_writes_the_same_and_says_so(run, tmp_path):
     document = run(*EPSILONS)
     data = (tmp_path / "out.weights").read_bytes()
     unproven = run(*EPSILONS, "--no-verify")

@@ -88,7 +88,7 @@ def test_a_recurrent_network_computes_the_same_over_three_steps(tmp_path, name, 
             np.testing.assert_allclose(np.ravel(other), np.ravel(one), rtol=1e-12, atol=1e-12)
 
 
-def test_gates_that_are_not_moved_compute_something_else(tmp_path):
+def test_gates_that_are_not_moved_compute_something_else():
     """The test above can fail."""
     case = golden(GOLDEN / "layouts" / "lstm.pjreddie.json")
     x = np.random.default_rng(0).standard_normal((6, 1, 1))
