@@ -56,9 +56,9 @@ def command(
     """Say what is different between two weights files, in one sentence and array by array.
 
     \b
-    bnorm diff yolov4.cfg before.weights after.weights
-    bnorm diff yolov4.cfg yolov4.weights folded.weights --cfg-b folded.cfg --function
-    bnorm diff yolov4.cfg yolov4.weights for_opencv.weights --function --epsilon-b opencv
+    bnorm diff net.cfg before.weights after.weights
+    bnorm diff net.cfg net.weights folded.weights --cfg-b folded.cfg --function
+    bnorm diff net.cfg net.weights opencv.weights --function --epsilon-b opencv
 
     Values are compared exactly. The files may have other headers, dialects and numbers of classes, and may end early:
     what is in both is compared, the rest is named. Exit code 3 if anything is different.
