@@ -261,3 +261,12 @@ def test_transposed_matrices_are_written_as_every_fork_writes_them(invoke, tmp_p
     assert (tmp_path / "out.weights").read_bytes()[20:] == weights.read_bytes()[20:]
     convert_command(invoke, cfg, old, tmp_path, "--seen", 5, "--dialect", "alexeyab")
     assert (tmp_path / "out.weights").read_bytes()[20:] == turned  # its version says how they are stored
+
+
+@pytest.mark.parametrize(("dialect", "ambiguous"), [("pjreddie", False), ("alexeyab", True)])
+def test_a_version_that_names_another_fork_as_the_writer_of_gates_is_said(invoke, tmp_path, dialect, ambiguous):
+    case = golden(GOLDEN / "layouts" / f"lstm.{dialect}.json")
+    options = ("--header", 16, "--dialect", dialect, "--seen", 1)
+    assert convert_command(invoke, case.cfg, case.weights, tmp_path, *options)["ambiguous_gates"] == ambiguous
+    page = invoke("convert", case.cfg, case.weights, "--dry-run", *options).stdout
+    assert ("read it with --dialect alexeyab" in " ".join(page.split())) == ambiguous

@@ -18,6 +18,7 @@ from bnorm.darknet.header import SIZES, Header
 from bnorm.darknet.translation import CfgChange
 from bnorm.text import plural, short
 from bnorm.transforms.convert.convert import ConvertedLayer, ConvertReport, convert
+from bnorm.transforms.convert.request import MOST_SEEN
 from bnorm.transforms.fold.variances import POLICIES
 
 MOST_LINES = 12  # changed lines of a cfg that a table shows
@@ -47,7 +48,7 @@ MOST_LINES = 12  # changed lines of a cfg that a table shows
     help="The ε of the program that will read them: scales are rewritten so that it computes the same.",
 )
 @click.option("--header", type=click.Choice([str(size) for size in SIZES]), help="Bytes of the new header.")
-@click.option("--seen", type=click.IntRange(min=0), metavar="N", help="Images seen; 0 starts training anew.")
+@click.option("--seen", type=int, metavar="N", help="Images seen; 0 starts training anew.")
 @click.option(
     "--unfold", is_flag=True, help="Put identity batch normalisation into bare convolutions, except before a head."
 )
@@ -94,7 +95,7 @@ def command(
     """Write the same model in another shape: nothing that it computes changes.
 
     \b
-    bnorm convert net.cfg net.weights -o new.weights --epsilon-from keras --epsilon-to 1e-5
+    bnorm convert a.cfg a.weights -o b.weights --epsilon-from darknet --epsilon-to opencv
     bnorm convert net.cfg net.weights -o old.weights --header 16
     bnorm convert lstm.cfg lstm.weights -o hank.weights --to hank
     bnorm convert folded.cfg folded.weights -o net.weights --unfold --seen 0
@@ -150,7 +151,7 @@ def _check_options(
         (epsilon_to is not None and epsilon_from is None and not unfold, "--epsilon-to needs --epsilon-from"),
         (bool(layers) and not unfold, "--layer chooses what --unfold changes, and needs it"),
         (unfold and epsilon_to is not None and epsilon_to.value >= 1, "--unfold needs an ε below 1"),
-        (seen is not None and seen >= 2**64, "--seen needs a number of 64 bits"),
+        (seen is not None and not 0 <= seen <= MOST_SEEN, "--seen needs a number from 0 on that fits 64 bits"),
     )
     for refused, message in refusals:
         if refused:
@@ -193,6 +194,9 @@ def _header_lines(report: ConvertReport) -> Iterator[Line]:
         yield Line("dialect", f"{report.dialect_before} → {report.dialect_after}")
     if report.header_before != report.header_after:
         yield Line("header", f"{_header(report.header_before)} → {_header(report.header_after)}")
+    if report.ambiguous_gates:
+        what = f"the gates are in the order of {report.dialect_after}, which does not write version"
+        yield Line("note", f"{what} {report.header_after.version}: read it with --dialect {report.dialect_after}")
 
 
 def _header(header: Header) -> str:

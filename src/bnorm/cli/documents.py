@@ -152,6 +152,7 @@ def convert_document(report: ConvertReport) -> Document:
         "dialect": report.dialect_before,
         "to": report.dialect_after,
         "header": {"before": report.header_before._asdict(), "after": report.header_after._asdict()},
+        "ambiguous_gates": report.ambiguous_gates,
         "verified": report.verified,
         "worst": _worst(report.layers),
         "cfg_changes": [change._asdict() for change in report.cfg_changes],

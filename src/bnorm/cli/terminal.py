@@ -12,7 +12,7 @@ from bnorm.darknet.model import Model
 
 BARS = "·▁▂▃▄▅▆▇█"  # of a histogram, from an empty bin to the fullest
 
-SPELLINGS = str.maketrans({"ε": "eps", "×": "x", "²": "^2", **dict(zip(BARS, "._:-=+*#@", strict=True))})
+SPELLINGS = str.maketrans({"ε": "eps", "×": "x", "²": "^2", "→": "->", **dict(zip(BARS, "._:-=+*#@", strict=True))})
 
 
 def width() -> int:

@@ -14,6 +14,7 @@ from pathlib import Path
 
 from bnorm.batchnorm.epsilon import Epsilon
 from bnorm.batchnorm.formulas import quiet
+from bnorm.darknet.autodetect import has_gates
 from bnorm.darknet.header import Header
 from bnorm.darknet.layout import Array
 from bnorm.darknet.model import Model
@@ -55,7 +56,11 @@ class ConvertedLayer:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ConvertReport:
-    """What `convert` did, and the totals before and after; without outputs it was a dry run."""
+    """What `convert` did, and the totals before and after; without outputs it was a dry run.
+
+    `ambiguous_gates` says that the order of gates is that of one fork, and the version in the header that of another:
+    a reader that goes by it needs to be told.
+    """
 
     dialect_before: str
     dialect_after: str
@@ -63,6 +68,7 @@ class ConvertReport:
     header_after: Header
     cfg_changes: tuple[CfgChange, ...]
     layers: tuple[ConvertedLayer, ...]
+    ambiguous_gates: bool
     verified: bool
     parameters_before: int
     parameters_after: int
@@ -182,6 +188,7 @@ def _report(
             for key, change in converted.parts.items()
             if change.kinds or change.reason
         ),
+        ambiguous_gates=has_gates(after.network) and after.dialect.name not in after.header.writers,
         verified=verified,
         parameters_before=before.layout.parameters,
         parameters_after=after.layout.parameters,

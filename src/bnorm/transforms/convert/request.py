@@ -69,7 +69,7 @@ def request(
     if (to, old, header, seen, unfold) == (None, None, None, None, False):
         raise ValueError("nothing to convert, expected to, epsilon_from and epsilon_to, header, seen or unfold")
     guard = new or DARKNET
-    if unfold and (guard.value > 1 if guard.inside else guard.value >= 1):
+    if unfold and guard.value >= 1:
         raise ValueError(f"ε of {guard.value:g}, expected less than 1: no variance makes a gain of 1 with it")
     return Request(
         dialect=DIALECTS[to] if to else None,
