@@ -3,75 +3,32 @@
 A line, an option or a layer that the target cannot read the way the source does is an obstacle. The steps:
 
 1. Each line as both grammars read it: comments, blanks, line ends. Where they differ, the source's reading is written.
-2. Keys. One that only the source asks for is an obstacle if it changes what a layer computes or stores, see `COMPUTES`.
+2. Keys. One that only the source asks for is an obstacle if it changes what a layer computes or stores (`key_effects`).
    One that only the target asks for is dropped in that case. A strict target loses every key that it refuses and the
    source does not use.
 3. Activations: the other forks than hank take an unknown name for relu.
-4. What the source takes for granted and the target must be told, see `IMPLIED`.
+4. What the source takes for granted and the target must be told, see `implied`.
 5. The target builds the network, and every layer must have the shapes, inputs and parts that it has in the source.
 """
 
 from __future__ import annotations
 
-import re
-from collections.abc import Callable
 from dataclasses import replace
 from typing import NamedTuple
 
 from bnorm.darknet import hank
 from bnorm.darknet.cfg import Option, Section
-from bnorm.darknet.dialects import Dialect, roles
+from bnorm.darknet.counterparts import difference
+from bnorm.darknet.dialects import Dialect
 from bnorm.darknet.edit import apply
 from bnorm.darknet.grammar import GRAMMARS, Assignment, Heading
+from bnorm.darknet.implied import can_be_told, implied
+from bnorm.darknet.key_effects import computed_activation, effects, is_neutral
 from bnorm.darknet.network import Layer, Network, build
-from bnorm.darknet.parts import Part
 from bnorm.darknet.section_types import SECTIONS
-from bnorm.darknet.shapes import Shape, size_text, strides
 from bnorm.darknet.vocabulary import ACTIVATIONS
 from bnorm.errors import CfgError
 from bnorm.text import short
-
-Neutral = float | str | None
-
-# Keys that not every fork asks for, and that change what a layer computes or what its file holds: each with the value
-# that is the same as no such line; None where no value is. All other keys that differ concern training.
-EVERYWHERE: dict[str, Neutral] = {"numload": 0}
-
-COMPUTES: dict[str, dict[str, Neutral]] = {
-    "convolutional": {
-        "stride_x": None,
-        "stride_y": None,
-        "dilation": 1,
-        "antialiasing": 0,
-        "share_index": -1_000_000_000,
-        "cbn": 0,
-        "bin_output": 0,
-        "sway": 0,
-        "rotate": 0,
-        "stretch": 0,
-        "stretch_sway": 0,
-        "reverse": 0,
-        "coordconv": 0,
-    },
-    "rnn": {"hidden": None, "logistic": 0},
-    "crnn": {"size": 3, "stride": 1, "dilation": 1, "pad": 1, "groups": 1, "xnor": 0}
-    | dict.fromkeys(("padding", "output", "hidden", "output_filters", "hidden_filters")),
-    "gru": {"tanh": 0},
-    "maxpool": {
-        "stride_x": None,
-        "stride_y": None,
-        "maxpool_depth": 0,
-        "out_channels": None,
-        "antialiasing": 0,
-        "maxpool_zero_nonmax": 0,
-    },
-    "route": {"groups": 1, "group_id": 0},
-    "shortcut": {"alpha": 1, "beta": 1, "weights_type": "none", "weights_normalization": "none"},
-    "reorg": {"flatten": 0, "extra": 0},
-    "yolo": {"scale_x_y": 1, "new_coords": 0, "embedding_layer": 999_999},
-    "region": {"background": 0},
-}
-
 
 BLANKS = str.maketrans("", "", " \t")  # inside values, which hank keeps and no fork reads
 
@@ -160,28 +117,28 @@ class _Draft:
             self._drop_refused(layer, section)
 
     def _rewrite_option(self, layer: int | None, section: Section, option: Option) -> None:
-        computes = COMPUTES.get(section.type, {}) | EVERYWHERE
+        computes = effects(section.type)
         theirs = replace(section, dialect=self.target).knows(option.key)
         if section.knows(option.key) and theirs:
             self._rewrite_activation(layer, section, option)
-        elif option.key in computes and not _is_neutral(section, option, computes[option.key]):
+        elif option.key in computes and not is_neutral(section, option, computes[option.key]):
             if theirs:
                 self.change(option.line, "", f"{section.dialect.name} ignores it, {self.target.name} would not")
-            elif section.knows(option.key) and not _can_be_told(section, option.key, self.target):
+            elif section.knows(option.key) and not can_be_told(section, option.key, self.target):
                 reason = f"{option.key}={short(option.value or '')}, which {self.target.name} does not have"
                 self.obstacles.append(Obstacle(layer, option.line, reason))
 
     def _rewrite_activation(self, layer: int | None, section: Section, option: Option) -> None:
         if option.key != "activation" or option.value is None:
             return
-        meant = _activation(option.value, section.dialect)
+        meant = computed_activation(option.value, section.dialect)
         entry = self._read(self.lines.get(option.line, self.network.text.lines[option.line - 1]))
         seen = entry.value if isinstance(entry, Assignment) and entry.value else ""
         known = ACTIVATIONS[self.target.name]
         if meant not in known:
             reason = f"activation={meant}, which {self.target.name} does not have"
             self.obstacles.append(Obstacle(layer, option.line, reason))
-        elif seen != meant and (self.target.strict or _activation(seen, self.target) != meant):
+        elif seen != meant and (self.target.strict or computed_activation(seen, self.target) != meant):
             reason = f"{section.dialect.name} computes {meant} with it"
             self.change(option.line, f"activation={meant}\n", reason)
 
@@ -201,7 +158,7 @@ class _Draft:
 
     def tell(self, layer: Layer) -> None:
         """Write the values that the source takes for granted and the target must be told."""
-        for key, value in IMPLIED.get(layer.type, _nothing)(layer, self.target).items():
+        for key, value in implied(layer, self.target).items():
             option = next((item for item in layer.section.options if item.key == key and not item.is_dropped), None)
             reason = f"{layer.section.dialect.name} means this without the line" if option is None else "as it is read"
             number = option.line if option else layer.section.line
@@ -222,7 +179,7 @@ class _Draft:
         obstacles = tuple(
             Obstacle(old.index, old.section.line, reason)
             for old, theirs in zip(self.network.layers, new.layers, strict=True)
-            if (reason := _difference(old, theirs))
+            if (reason := difference(old, theirs))
         )
         return (None if obstacles else new), obstacles
 
@@ -274,132 +231,3 @@ def _written(entry: Heading | Assignment | None) -> str:
     if entry is None or not entry.value:
         return ""
     return f"{entry.key}={entry.value.strip()}\n"
-
-
-def _is_neutral(section: Section, option: Option, neutral: Neutral) -> bool:
-    """Return whether an option has the value that is the same as no such line."""
-    value = option.value
-    if value is None or value == neutral:
-        return True
-    if option.key in ("stride_x", "stride_y") and not section.knows(option.key):
-        neutral = float(section.integer("stride", 1))
-    if not isinstance(neutral, int | float):
-        return False
-    match = re.match(r"\s*[-+]?(\d+\.?\d*|\.\d+)", value)
-    return (float(match[0]) if match else 0.0) == neutral
-
-
-def _activation(name: str, dialect: Dialect) -> str:
-    """Return the activation that a fork computes for this name: every one that it does not know is relu."""
-    return name if name in ACTIVATIONS[dialect.name] else "relu"
-
-
-# --- what the target must be told -------------------------------------------------------------------------------------
-
-Implied = Callable[[Layer, Dialect], dict[str, object]]
-
-
-def _knows(layer: Layer, dialect: Dialect, key: str) -> bool:
-    return replace(layer.section, dialect=dialect).knows(key)
-
-
-def _nothing(_layer: Layer, _target: Dialect) -> dict[str, object]:
-    return {}
-
-
-def _strides(layer: Layer, target: Dialect) -> dict[str, object]:
-    """A fork that knows one stride alone is told it if both are the same."""
-    across, down = strides(layer.section)
-    if not layer.section.knows("stride_x") or _knows(layer, target, "stride_x") or across != down:
-        return {}
-    return {} if across == layer.section.integer("stride", 1) else {"stride": across}
-
-
-def _hidden(layer: Layer, target: Dialect) -> dict[str, object]:
-    """pjreddie's [rnn] has as many hidden values as outputs; the others have 1 by default."""
-    if layer.section.knows("hidden") or not _knows(layer, target, "hidden"):
-        return {}
-    return {"hidden": layer.output.outputs}
-
-
-def _crnn_filters(layer: Layer, target: Dialect) -> dict[str, object]:
-    """pjreddie's [crnn] has other keys for its filters, and always pads by 1."""
-    if layer.section.knows("output") == _knows(layer, target, "output"):
-        return {}
-    output, hidden = layer.output.channels, layer.parts[0].channels
-    if _knows(layer, target, "output"):
-        return {"pad": 1, "size": 3, "output": output, "hidden": hidden}
-    return {"output_filters": output, "hidden_filters": hidden}
-
-
-def _added(layer: Layer, target: Dialect) -> dict[str, object]:
-    """pjreddie's [shortcut] reads the first of several layers; hank has no `per_layer`, another name of per_feature."""
-    numbers, told = layer.section.integers("from") or [], dict[str, object]()
-    if len(numbers) > 1 == len(layer.reads) and layer.type not in target.reads_first_only:
-        told["from"] = numbers[0]
-    if layer.section.text("weights_type") == "per_layer" and "per_layer" not in target.weights_types:
-        told["weights_type"] = "per_feature"
-    return told
-
-
-IMPLIED: dict[str, Implied] = {
-    "convolutional": _strides,
-    "maxpool": _strides,
-    "rnn": _hidden,
-    "crnn": _crnn_filters,
-    "shortcut": _added,
-}
-
-
-def _can_be_told(section: Section, key: str, target: Dialect) -> bool:
-    """Return whether step 4 or 5 decides about a key: the target has another way to say the same."""
-    if key in ("stride_x", "stride_y"):
-        across, down = strides(section)
-        return across == down
-    ways = {"rnn": {"hidden"}, "crnn": {"output", "hidden", "padding", "output_filters", "hidden_filters"}}
-    return key in ways.get(section.type, ()) and section.type in SECTIONS[target.name].values()
-
-
-# --- the two networks -------------------------------------------------------------------------------------------------
-
-
-def counterparts(old: Layer, new: Layer) -> dict[str, str]:
-    """Return the part of the old layer for each part of the new one that has the same task, by their names."""
-    mine = {role: name for name, role in _tasks(old).items()}
-    return {name: mine[role] for name, role in _tasks(new).items() if role in mine}
-
-
-def _tasks(layer: Layer) -> dict[str, str]:
-    gated = roles(layer.section.dialect, layer.type)
-    return {part.name: gated.get(part.name, part.name) for part in layer.parts}
-
-
-def _difference(old: Layer, new: Layer) -> str:
-    """Return what is different about a layer in the other fork, empty if nothing is."""
-    theirs = new.section.dialect.name
-    if not _same_shape(old.output, new.output):
-        return f"has an output of {size_text(old.output)}, in {theirs} of {size_text(new.output)}"
-    if old.reads != new.reads:
-        return f"reads layers {_numbers(old.reads)}, in {theirs} {_numbers(new.reads)}"
-    names = counterparts(old, new)
-    if len(names) != len(old.parts) or len(names) != len(new.parts):
-        return f"has {len(old.parts)} parts, in {theirs} {len(new.parts)}"
-    parts = {part.name: part for part in old.parts}
-    return next((reason for part in new.parts if (reason := _part(parts[names[part.name]], part, theirs))), "")
-
-
-def _part(old: Part, new: Part, theirs: str) -> str:
-    if old.batch_normalize != new.batch_normalize:
-        return f"{'normalises' if old.batch_normalize else 'does not normalise'}, in {theirs} the other way round"
-    if old._replace(name="") != new._replace(name=""):
-        return f"{new.name} has weights of {old.weights}, in {theirs} of {new.weights}".strip()
-    return ""
-
-
-def _same_shape(old: Shape, new: Shape) -> bool:
-    """Return whether two forks report the same, or one of them nothing but the number of outputs."""
-    return old.outputs == new.outputs and (old == new or not any(old[:3]) or not any(new[:3]))
-
-
-def _numbers(numbers: tuple[int, ...]) -> str:
-    return ", ".join(map(str, numbers)) or "none"

@@ -15,7 +15,7 @@ from typing import NamedTuple
 import numpy as np
 
 from bnorm.batchnorm.epsilon import Epsilon
-from bnorm.darknet.dialects import roles
+from bnorm.darknet.counterparts import task
 from bnorm.darknet.layout import NORMALISATION, Array, Layout, channel_axis
 from bnorm.darknet.network import Layer
 from bnorm.darknet.parts import Part, array_name
@@ -76,15 +76,11 @@ def _stored(weights: Weights, layer: Layer, array: Array) -> Comparable:
     return Comparable(
         array=array,
         name=array.name,
-        task=_task(layer, array.part),
+        task=task(layer, array.part),
         channels_along=channel_axis(layer, array),
         missing=_missing(weights, array),
         blocks=lambda axes: weights.blocks_as(array, axes),
     )
-
-
-def _task(layer: Layer, part: str) -> str:
-    return roles(layer.section.dialect, layer.type).get(part, part)
 
 
 def _missing(weights: Weights, array: Array) -> str:
@@ -181,7 +177,7 @@ class _Computed:
             yield Comparable(
                 array=array,
                 name=array_name(part.name, field),
-                task=_task(layer, part.name),
+                task=task(layer, part.name),
                 channels_along=0,
                 missing="",
                 blocks=partial(_one_block, values),

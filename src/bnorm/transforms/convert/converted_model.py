@@ -15,12 +15,13 @@ from typing import NamedTuple
 import numpy as np
 
 from bnorm.batchnorm.epsilon import Vector
+from bnorm.darknet.counterparts import counterparts
 from bnorm.darknet.dialects import Dialect
 from bnorm.darknet.layout import NORMALISATION, Array, Layout, plan
 from bnorm.darknet.model import Model
 from bnorm.darknet.network import Layer, Network
 from bnorm.darknet.parts import Part, array_name
-from bnorm.darknet.translation import CfgChange, Obstacle, counterparts, translate
+from bnorm.darknet.translation import CfgChange, Obstacle, translate
 from bnorm.darknet.weights import Floats, Weights
 from bnorm.errors import CfgError, WeightsError
 from bnorm.statistics.normalisers import Key, Normaliser, normalisers

@@ -16,7 +16,7 @@ def refuse(kind: type[BnormError], path: Path, what: str, obstacles: Sequence[Ob
     """Raise an error of this kind: `what` cannot be done exactly, for these reasons."""
     first, *others = map(_worded, obstacles)
     more = f"; and {len(others) - MOST} more" if len(others) > MOST else ""
-    cause = f"nor because of {'; '.join(others[:MOST])}{more}" if others else ""
+    cause = f"also {'; '.join(others[:MOST])}{more}" if others else ""
     raise kind(path, f"{what} exactly: {first}", line=obstacles[0].line, cause=cause)
 
 
