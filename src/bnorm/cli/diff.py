@@ -16,6 +16,7 @@ from bnorm.cli.sentences import difference
 from bnorm.darknet.autodetect import read_model
 from bnorm.darknet.dialects import AUTO, DIALECTS
 from bnorm.darknet.model import Model
+from bnorm.darknet.size_mismatch import size_mismatch, worded
 from bnorm.reports.diff.comparison import ArrayDifference
 from bnorm.reports.diff.diff import DiffReport, diff
 
@@ -106,6 +107,11 @@ def _headers(report: DiffReport) -> Iterator[Line]:
     for name, count in zip("AB", report.left_over, strict=True):
         if count:
             yield Line("note", f"{name} has {count:,} bytes after its last array: is it the right cfg?")
+    for name, model in (("A", report.a), ("B", report.b)):
+        mismatch = size_mismatch(model.layout, model.nbytes or 0)
+        if mismatch and mismatch.missing > 0 and not mismatch.between_layers:
+            words = worded(mismatch)
+            yield Line("note", f"{name} {words.where}, {words.amount}: is it the right cfg?")
 
 
 COLUMNS = (
