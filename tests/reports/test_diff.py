@@ -418,3 +418,12 @@ def test_progress_ends_with_every_value(pair):
     models = [read_model(pair[0], path) for path in pair[1:]]
     diff(*models, advance=lambda *counts: told.append(counts))
     assert told[-1] == (models[0].layout.parameters, models[0].layout.parameters)
+
+
+def test_the_document_has_the_keys_of_the_contract(invoke, pair):
+    cfg, a, b = pair
+    change(cfg, b, (1, "weights"))
+    found = document(invoke, cfg, a, b)
+    assert found.keys() >= {"cfg", "a", "b", "verdict", "sentence", "same_until", "header", "arrays"}
+    assert found["arrays"][0].keys() >= set("layer part name count changed max_abs max_rel index compared".split())
+    assert (found["cfg"], found["a"], found["b"]) == tuple(map(str, pair))

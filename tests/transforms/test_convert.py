@@ -462,3 +462,10 @@ def test_every_value_is_counted_once_written_and_once_compared(tiny, tmp_path):
     parameters = read_model(*tiny).layout.parameters
     assert told[-1] == (2 * parameters, 2 * parameters)
     assert [done for done, _ in told] == sorted(done for done, _ in told)
+
+
+def test_the_document_has_the_keys_of_fold_s(run, invoke, tiny):
+    document = run("--unfold")
+    folded = json.loads(invoke("fold", *tiny, "--dry-run", "--format", "json").stdout)
+    assert document.keys() >= folded.keys()
+    assert document["layers"][0].keys() >= {"index", "type", "part", "reason", "max_abs_error", "max_rel_error"}
