@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 
 from bnorm.batchnorm.epsilon import DARKNET, RUNTIMES, parse_epsilon
+from bnorm.checks.check import check
 from bnorm.darknet.autodetect import read_model
 from bnorm.darknet.weights import open_weights
 from bnorm.errors import ProofError, WeightsError
@@ -154,7 +155,7 @@ def test_scales_that_no_float32_holds_are_refused_by_layer(tmp_path, layers, cha
 @pytest.mark.parametrize("policy", ["error", "clamp"])
 def test_a_variance_of_0_is_refused_where_one_epsilon_is_0(tmp_path, epsilons, policy):
     model = odd_pair(tmp_path, f"convolutional {BN}", {(0, "rolling_variance"): {0: 0.0}})
-    with pytest.raises(WeightsError, match="layer 0:? rolling_variance is 0"):
+    with pytest.raises(WeightsError, match=r"layer 0:? rolling_variance is 0"):
         convert(model, tmp_path / "o.weights", epsilon_from=epsilons[0], epsilon_to=epsilons[1], bad_variance=policy)
 
 
@@ -173,7 +174,7 @@ def test_a_variance_that_is_bad_for_one_of_the_two_epsilons_is_bad(tmp_path, eps
 
 
 def test_trailing_bytes_are_kept_or_dropped(tiny, tmp_path):
-    with open(tiny[1], "ab") as file:
+    with tiny[1].open("ab") as file:
         file.write(b"12345")
     model = read_model(*tiny)
     with pytest.raises(WeightsError):
@@ -182,6 +183,22 @@ def test_trailing_bytes_are_kept_or_dropped(tiny, tmp_path):
     dropped = convert(model, tmp_path / "dropped.weights", seen=0, trailing="drop")
     assert (kept.bytes_after - dropped.bytes_after, kept.bytes_before) == (5, model.nbytes)
     assert (tmp_path / "kept.weights").read_bytes() == (tmp_path / "dropped.weights").read_bytes() + b"12345"
+
+
+@pytest.mark.parametrize("nbytes", [16, 20])
+def test_a_header_that_its_version_does_not_fit_is_repaired_as_check_says(tiny, tmp_path, nbytes):
+    cfg, weights = tiny
+    sound = weights.read_bytes()
+    weights.write_bytes(sound[:16] + sound[20:])  # a version for 20 bytes, and 16 of them
+    (finding,) = check(cfg, weights).findings
+    assert (finding.id, "bnorm convert --header 20" in finding.cause) == ("weights-header-offset", True)
+    with pytest.raises(WeightsError):
+        convert(read_model(cfg, weights), tmp_path / "o.weights", seen=0)
+    report = convert(read_model(cfg, weights), tmp_path / "o.weights", header=nbytes)
+    assert (report.header_before.nbytes, report.header_after.nbytes) == (16, nbytes)
+    repaired = read_model(cfg, tmp_path / "o.weights")
+    assert (repaired.fits, repaired.header.nbytes, repaired.header.seen) == (True, nbytes, report.header_before.seen)
+    assert (tmp_path / "o.weights").read_bytes()[nbytes:] == sound[20:]
 
 
 def test_the_converted_cfg_is_checked(tmp_path):

@@ -102,7 +102,7 @@ def test_moved_gates_are_listed_by_part(invoke, tmp_path):
     rows = [(row["index"], row["part"], row["kinds"]) for row in document["layers"]]
     assert rows == [(layer, part, ["moved"]) for layer in (0, 1) for part in "wf wi wg wo uf ui ug uo".split()]
     assert (document["dialect"], document["to"], document["verified"]) == ("pjreddie", "hank", True)
-    assert document["header"]["after"] == {"major": 0, "minor": 2, "revision": 5, "seen": case.seen, "nbytes": 20}
+    assert document["header_after"] == {"major": 0, "minor": 2, "revision": 5, "seen": case.seen, "bytes": 20}
 
 
 def test_a_batchnorm_with_biases_of_0_goes_to_pjreddie(invoke, tmp_path):

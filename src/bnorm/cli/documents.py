@@ -264,7 +264,7 @@ def convert_document(report: ConvertReport, model: Model) -> Document:
         "dialect": report.dialect_before,
         "to": report.dialect_after,
         **_common(
-            fits=True,  # a file that does not fit is refused
+            fits=model.fits,  # only a header of the other length is read in spite of it
             header=_header(report.header_before),
             verified=report.verified,
             worst=_worst(report.worst),

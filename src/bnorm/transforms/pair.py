@@ -12,7 +12,7 @@ from typing import BinaryIO, NamedTuple, Protocol
 
 from bnorm.batchnorm.threads import processors
 from bnorm.darknet.model import Model
-from bnorm.darknet.weights import Floats, Weights, open_weights, write_block
+from bnorm.darknet.weights import Floats, Trailing, Weights, open_weights, write_block
 from bnorm.files import replacing
 
 Progress = Callable[[int, int], None]  # called with the number of finished values, and the total
@@ -75,7 +75,7 @@ class PairWriter:
     def reopen(self, model: Model) -> Weights:
         """Open the written weights to be read by the plan of `model`."""
         self.weights.flush()
-        return open_weights(model._replace(weights=Path(self.weights.name)))
+        return open_weights(model._replace(weights=Path(self.weights.name)), Trailing.KEEP)  # what was appended
 
     def sync(self) -> None:
         """Wait until both files are on disk; raises OSError for a disk error, which the system reports only once."""

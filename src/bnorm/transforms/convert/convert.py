@@ -27,6 +27,7 @@ from bnorm.files import FORCE, check_outputs
 from bnorm.statistics.bad_variance import BadVariance
 from bnorm.statistics.normalisers import Key
 from bnorm.transforms.convert.converted_model import ConvertedModel, PartChange, converted_model
+from bnorm.transforms.convert.header import with_header_of_its_size
 from bnorm.transforms.convert.proof import carried_wrongly, difference
 from bnorm.transforms.convert.request import EpsilonChange, request
 from bnorm.transforms.fold.folded_model import DEFECT
@@ -133,6 +134,8 @@ def convert(
     paths = None if output is None else targets(output, output_cfg)
     if paths is None and not dry_run:
         raise ValueError("expected an output, or a dry run")
+    if header is not None and not model.fits:
+        model = with_header_of_its_size(model)
     with open_weights(model, trailing) as weights, ExitStack() as stack:
         check_outputs(paths or (), (model.network.text.path, weights.path), force=force, cause=FORCE)
         converted = converted_model(weights, wanted)

@@ -2,11 +2,28 @@
 
 from __future__ import annotations
 
+from bnorm.checks.misfit.header import other_header
 from bnorm.darknet.dialects import Dialect
-from bnorm.darknet.header import NARROW_VERSION, SIZES, Header, limit_of_seen
+from bnorm.darknet.header import NARROW_VERSION, SIZES, VERSION, Header, limit_of_seen
 from bnorm.darknet.model import Model
+from bnorm.darknet.weights import open_weights
 from bnorm.errors import WeightsError
 from bnorm.transforms.convert.request import Request
+
+
+def with_header_of_its_size(model: Model) -> Model:
+    """Return the model with a header of the other length, and a version for it, if the file's size speaks for that.
+
+    So `header` can repair a file whose version and size disagree: see `checks.misfit.header`.
+    """
+    with open_weights(model, allow_misfit=True) as weights:
+        candidate = next(other_header(weights), None)
+        if candidate is None:
+            return model
+        nbytes = sum(SIZES) - model.header.nbytes
+        seen = int.from_bytes(weights.bytes_at(VERSION.size, nbytes - VERSION.size), "little")
+    header = _versioned(model.header._replace(seen=seen), model.dialect, nbytes)
+    return model._replace(header=header, layout=candidate.layout)
 
 
 def new_header(model: Model, request: Request) -> Header:
