@@ -268,6 +268,28 @@ def fold() -> Iterator[Row]:
         yield Row("fold", f"bnorm fold, {size:.0f} MB", "cp and sync", *times, _peak_mb(folder, *own))
 
 
+CONVERSION = "--epsilon-from darknet --epsilon-to opencv --to pjreddie --header 16".split()
+
+
+def convert() -> Iterator[Row]:
+    """That file for another ε, fork and header; compared with a copy, and by function with the converted file."""
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        _save_model(folder)
+        copy = _call(folder, "sh", "-c", "cp net.weights copy.weights && sync copy.weights")
+        copy()
+        size = (folder / "net.weights").stat().st_size / 1e6
+        function = "--cfg-b out.cfg --function --epsilon-b opencv --dialect-b pjreddie".split()
+        for command in (
+            ("convert", "net.cfg", "net.weights", "-o", "out.weights", "--force", *CONVERSION),
+            ("diff", "net.cfg", "net.weights", "copy.weights"),
+            ("diff", "net.cfg", "net.weights", "out.weights", *function),
+        ):
+            own = (*BNORM, *command)
+            what = f"bnorm {command[0]}{' --function' * ('--function' in command)}, {size:.0f} MB"
+            yield Row("convert", what, "cp and sync", *in_turn(_call(folder, *own), copy), _peak_mb(folder, *own))
+
+
 def start() -> Iterator[Row]:
     """What a short command costs."""
     with tempfile.TemporaryDirectory() as name:
@@ -338,7 +360,8 @@ def _processor() -> str:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("parts", nargs="*", help="kernels, compiled, process, stream, fold, start; all by default")
+    parts_help = "kernels, compiled, process, stream, fold, convert, start; all by default"
+    parser.add_argument("parts", nargs="*", help=parts_help)
     parser.add_argument("--gigabytes", type=int, default=2, help="size of the streamed tensor")
     parser.add_argument("--json", type=Path, help="also write the rows to this file")
     parser.add_argument("--table", type=Path, help="also write the table to this file")
@@ -349,6 +372,7 @@ def main() -> None:
         "process": process,
         "stream": lambda: stream(arguments.gigabytes),
         "fold": fold,
+        "convert": convert,
         "start": start,
     }
     rows = [row for name in arguments.parts or parts for row in parts[name]()]

@@ -32,11 +32,17 @@ if TYPE_CHECKING:  # for type checkers and editors; a test compares it with the 
     from bnorm.replay.job import ResultRow as ResultRow
     from bnorm.replay.job import RunReport as RunReport
     from bnorm.replay.job import run as run
+    from bnorm.reports.diff.comparison import ArrayDifference as ArrayDifference
+    from bnorm.reports.diff.diff import DiffReport as DiffReport
+    from bnorm.reports.diff.diff import diff as diff
     from bnorm.reports.inspect import ChannelRow as ChannelRow
     from bnorm.reports.inspect import Inspection as Inspection
     from bnorm.reports.inspect import LayerReport as LayerReport
     from bnorm.reports.inspect import inspect as inspect
     from bnorm.statistics.bad_variance import BadVariance as BadVariance
+    from bnorm.transforms.convert.convert import ConvertedLayer as ConvertedLayer
+    from bnorm.transforms.convert.convert import ConvertReport as ConvertReport
+    from bnorm.transforms.convert.convert import convert as convert
     from bnorm.transforms.fold.fold import FoldedLayer as FoldedLayer
     from bnorm.transforms.fold.fold import FoldReport as FoldReport
     from bnorm.transforms.fold.fold import fold as fold
@@ -55,8 +61,11 @@ _NAMES = {
     "darknet.weights": "Weights open_weights",
     "errors": "BnormError CfgError OutputError ProofError TensorError WeightsError",
     "replay.job": "ResultRow RunReport run",
+    "reports.diff.comparison": "ArrayDifference",
+    "reports.diff.diff": "DiffReport diff",
     "reports.inspect": "ChannelRow Inspection LayerReport inspect",
     "statistics.bad_variance": "BadVariance",
+    "transforms.convert.convert": "ConvertReport ConvertedLayer convert",
     "transforms.fold.fold": "FoldReport FoldedLayer fold",
     "transforms.update": "update_weights",
 }

@@ -254,6 +254,13 @@ check net.cfg net.weights --format {format}
 fold net.cfg net.weights --dry-run --bad-variance {policy} --format {format}
 fold net.cfg net.weights -o out.weights --bad-variance {policy} --epsilon {epsilon} --dialect {dialect}
 fold net.cfg net.weights -o out.weights --bad-variance clamp --layer {layers}
+convert net.cfg net.weights -o out.weights --to {target} --dialect {dialect} --format {format}
+convert net.cfg net.weights -o out.weights --to {target} --unfold --header {header} --seen {seen}
+convert net.cfg net.weights -o out.weights --epsilon-from {epsilon} --epsilon-to {epsilon_b} --bad-variance {policy}
+convert net.cfg net.weights --dry-run --unfold --epsilon-to {epsilon_b} --dialect {dialect}
+diff net.cfg net.weights net.weights --format {format} --dialect {dialect}
+diff net.cfg net.weights other.weights --cfg-b other.cfg --format {format} --all
+diff net.cfg net.weights other.weights --cfg-b other.cfg --function --format {format} --epsilon {epsilon}
 run net.cfg net.weights --layer {place} --input x.npy --train --update-weights new.weights --rolling {rolling}
 run net.cfg net.weights --layer {place} --input x.npy --delta x.npy --format {format} --dialect {dialect} -o {output}
 """.strip().splitlines()
@@ -261,6 +268,10 @@ CHOICES = {
     "format": "table json csv markdown",
     "dialect": "auto auto auto pjreddie alexeyab hank",
     "epsilon": "darknet pjreddie-cpu opencv keras 0 1e-3:outside 1e-30",
+    "target": "pjreddie alexeyab hank",
+    "header": "16 20",
+    "seen": "0 7 2147483648",
+    "epsilon_b": "darknet pjreddie-cpu opencv keras 0 1e-3:outside 1e-30",
     "column": "scale gain folded_max state part layer nothing",
     "policy": "clamp clamp skip error",
     "layers": "0 1 0-1 2-3",
@@ -295,6 +306,9 @@ def any_pair(draw: Draw) -> Case:
     weights = damage(draw, weights)
     command = words(draw, draw.choice(PAIR_COMMANDS), place=place)
     files = {"net.cfg": cfg, "net.weights": weights}
+    if "other.cfg" in command:
+        other = (cfg, weights) if draw.random() < 0.5 else draw.choice(PAIRS)[:2]
+        files |= {"other.cfg": other[0], "other.weights": draw.choice((other_numbers, damaged_weights))(draw, other[1])}
     return Case(
         files | ({"x.npy": npy(values(draw, (2, channels, 3, 1), "f4"))} if "x.npy" in command else {}), command
     )
@@ -404,6 +418,7 @@ Y = npy(np.arange(6, dtype="f4").reshape(2, 3))
 
 OPTIONS = """--layer --dialect --format --epsilon --bad-variance --memory --threads --shape --layout --input --delta
     --arithmetic --rolling --rolling-keep --train --stages --dry-run --no-verify --channels --sort --top --strict --list
+    --to --epsilon-from --epsilon-to --header --seen --unfold --cfg-b --function --epsilon-b --all --dialect-b
     --update-weights --params --output --output-cfg --force --plot -o -h --help --version --""".split()
 VALUES = """0 1-2 3.wf 1e-5:outside alexeyab json csv markdown 16MiB 1,2,3 nhwc - . out out.npz out.png net.cfg
     net.weights y.npy gain gain:asc 999999999999999999999999999999""".split()
@@ -413,7 +428,7 @@ SAMPLE = PAIRS[0]
 def any_arguments(draw: Draw) -> Case:
     """A sound pair and any words."""
     paths = ["net.cfg", "net.weights"][: draw.choice((0, 1, 2, 2, 2))]
-    found = [draw.choice(("inspect", "fold", "run", "check", "none")), *paths]
+    found = [draw.choice(("inspect", "fold", "convert", "diff", "run", "check", "none")), *paths]
     for _ in range(draw.randint(0, 5)):
         found.append(draw.choice(OPTIONS))
         value = draw.choice(VALUES)

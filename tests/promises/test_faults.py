@@ -39,9 +39,11 @@ class Work(NamedTuple):
 MODEL = ("net.cfg", "net.weights")
 TENSOR = ("--params", "p.npz", "--input", "x.npy")
 LAYER = ("--layer", "1", "--input", "x.npy", "--train")
+OTHERS = ("--epsilon-from", "darknet", "--epsilon-to", "opencv", "--to", "pjreddie")
 RESULTS = tuple(f"out/{name}.npy" for name in ("y", "mean", "variance", "rolling_mean", "rolling_variance"))
 WORKS = {
     "fold": Work(("fold", *MODEL, "-o", "out.weights", "--force"), ("out.weights", "out.cfg")),
+    "convert": Work(("convert", *MODEL, *OTHERS, "-o", "out.weights", "--force"), ("out.weights", "out.cfg")),
     "run": Work(("run", *TENSOR, "--train", "-o", "out", "--force"), RESULTS),
     "archive": Work(("run", *TENSOR, "-o", "out.npz", "--force"), ("out.npz",)),
     "update": Work(("run", *MODEL, *LAYER, "--update-weights", "out.weights", "--force"), ("out.weights",)),
@@ -143,7 +145,12 @@ def test_a_killed_command_leaves_no_half_file_and_no_mixed_set(models, expected,
 @every_work
 def test_of_two_processes_with_the_same_outputs_one_writes_all(models, expected, tmp_path, name):
     work = WORKS[name]
-    others = {"fold": ("--layer", "0-2"), "run": ("--arithmetic", "paper"), "archive": ("--arithmetic", "paper")}
+    others = {
+        "fold": ("--layer", "0-2"),
+        "convert": ("--seen", "0"),
+        "run": ("--arithmetic", "paper"),
+        "archive": ("--arithmetic", "paper"),
+    }
     works = work, work._replace(arguments=work.arguments + others.get(name, ()))
     for process in [start(each, models, tmp_path) for each in works]:
         process.communicate(timeout=60)

@@ -124,7 +124,11 @@ def test_the_proof_takes_fewer_windows_where_a_layer_has_many_outputs(tmp_path, 
 NOTHING = "convolutional filters=4 size=5 stride=3"  # of a small image: the forks make such layers
 
 
-@pytest.mark.parametrize("command", [["inspect", "--channels"], ["check"], ["fold", "--dry-run"]], ids=" ".join)
+@pytest.mark.parametrize(
+    "command",
+    [["inspect", "--channels"], ["check"], ["fold", "--dry-run"], ["convert", "--dry-run", "--seen", "0"]],
+    ids=" ".join,
+)
 @pytest.mark.parametrize(
     ("net", "layers"),
     [

@@ -19,6 +19,8 @@ COMMANDS = {
     "check": f"check {MODEL} --format json",
     "fold": f"fold {MODEL} -o out.weights --format json",
     "fold over an old one": f"fold {MODEL} -o out.weights --force --layer 1",
+    "convert": f"convert {MODEL} -o out.weights --to pjreddie --header 16 --unfold --format json --force",
+    "diff": f"diff {MODEL} net.weights --all --function --format json",
     "folder": f"run {MODEL} --layer 0 {TENSORS} --stages -o folder",
     "folders": f"run {MODEL} --layer 0 {TENSORS} --input packed.npz --delta stored.npz:d --rolling average -o folders",
     "archive": f"run {MODEL} --layer 0 {TENSORS} -o out.npz",

@@ -119,8 +119,11 @@ class Run:
             return pool(x, section.integer("size", 1), section.integer("stride", 1))
         if layer.type == "softmax":
             return np.exp(x - x.max()) / np.exp(x - x.max()).sum()
-        if layer.type == "yolo":
-            return x  # whose logistic activation is that of what is compared
+        if layer.type in ("yolo", "dropout"):
+            return x  # [yolo]'s logistic activation is that of what is compared
+        if layer.type == "upsample":
+            stride = section.integer("stride", 2)
+            return x.repeat(stride, axis=1).repeat(stride, axis=2)
         if layer.type == "activation":
             return self._activate(layer, x)
         if layer.type in ("rnn", "crnn", "gru", "lstm", "conv_lstm"):

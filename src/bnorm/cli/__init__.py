@@ -22,11 +22,13 @@ COMMANDS = {
     "check": "Check whether cfg and weights fit and are sound, and if not, where and why.",
     "run": "Run a layer's batch normalisation on a saved tensor.",
     "fold": "Write a model that computes the same without batch normalisation.",
+    "diff": "Say what is different between two weights files, in one sentence and array by array.",
+    "convert": "Write the same model for another fork, another ε or another header.",
 }
 
 EPILOG = """\b
 Exit codes: 0 done; 1 bnorm could not do it; 2 the command line was wrong;
-3 check found problems.
+3 check found problems, or diff a difference.
 Completion: eval "$(_BNORM_COMPLETE=bash_source bnorm)"
             or with zsh_source, fish_source."""
 

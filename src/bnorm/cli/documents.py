@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from bnorm.batchnorm.arithmetic import ARITHMETICS
 from bnorm.checks.findings import SEVERITIES, Finding, Kind
+from bnorm.cli.sentences import difference
 from bnorm.darknet.weights import misfit_error
 from bnorm.errors import BnormError
 from bnorm.statistics.quantiles import quantiles
@@ -19,10 +20,13 @@ if TYPE_CHECKING:  # a command need not wait for the modules of the others
     from bnorm.darknet.header import Header
     from bnorm.darknet.model import Model
     from bnorm.replay.job import RankedArithmetic, ResultRow, RunReport
+    from bnorm.reports.diff.comparison import ArrayDifference
+    from bnorm.reports.diff.diff import DiffReport
     from bnorm.reports.header import HeaderReport
     from bnorm.reports.inspect import ChannelRow, Inspection, LayerReport
     from bnorm.statistics.channels import Statistics
     from bnorm.statistics.filters import Filters
+    from bnorm.transforms.convert.convert import ConvertedLayer, ConvertReport
     from bnorm.transforms.fold.fold import FoldedLayer, FoldReport
 
 Document = dict[str, Any]
@@ -47,9 +51,13 @@ def _common(
         "header": header,
         "verified": verified,
         "worst": worst,
-        "epsilon": {"value": epsilon.value, "inside": epsilon.inside} if epsilon else None,
+        "epsilon": _epsilon(epsilon),
         "findings": [finding._asdict() for finding in findings],
     }
+
+
+def _epsilon(epsilon: Epsilon | None) -> Document | None:
+    return epsilon._asdict() if epsilon else None
 
 
 def error_document(error: BnormError | OSError) -> Document:
@@ -240,9 +248,73 @@ def fold_document(report: FoldReport, model: Model) -> Document:
     }
 
 
-def _worst(layer: FoldedLayer | None) -> Document | None:
+def _worst(layer: FoldedLayer | ConvertedLayer | None) -> Document | None:
     """Return the largest relative error and its layer."""
     return {"layer": layer.index, "part": layer.part, "max_rel_error": layer.max_rel_error} if layer else None
+
+
+# --- convert ----------------------------------------------------------------------------------------------------------
+
+
+def convert_document(report: ConvertReport, model: Model) -> Document:
+    """Return the document of `bnorm convert`; `epsilon` is that of the program that will read the new file."""
+    return {
+        "cfg": str(model.network.text.path),
+        "weights": _path(model.weights),
+        "dialect": report.dialect_before,
+        "to": report.dialect_after,
+        **_common(
+            fits=model.fits,  # only a header of the other length is read in spite of it
+            header=_header(report.header_before),
+            verified=report.verified,
+            worst=_worst(report.worst),
+            epsilon=report.epsilons.new if report.epsilons else None,
+            findings=report.findings,
+        ),
+        "header_after": _header(report.header_after),
+        "epsilon_from": _epsilon(report.epsilons.old if report.epsilons else None),
+        "ambiguous_gates": report.ambiguous_gates,
+        "cfg_changes": [change._asdict() for change in report.cfg_changes],
+        "layers": [asdict(layer) for layer in report.layers],
+        "parameters_before": report.parameters_before,
+        "parameters_after": report.parameters_after,
+        "bytes_before": report.bytes_before,
+        "bytes_after": report.bytes_after,
+        "output": _path(report.output),
+        "output_cfg": _path(report.output_cfg),
+    }
+
+
+# --- diff -------------------------------------------------------------------------------------------------------------
+
+
+def diff_document(report: DiffReport, rows: Sequence[ArrayDifference]) -> Document:
+    """Return the document of `bnorm diff`, with these rows: what is said of B has keys that end in `_b`."""
+    epsilon, epsilon_b = report.epsilons if report.function else (None, None)
+    trailing, trailing_b = report.left_over
+    return {
+        **_common(),
+        **_compared(report.a, epsilon, trailing),
+        **{f"{key}_b": value for key, value in _compared(report.b, epsilon_b, trailing_b).items()},
+        "function": report.function,
+        "verdict": report.verdict.value,
+        "sentence": difference(report),
+        "same_until": report.same_until,
+        "arrays": [asdict(row) for row in rows],
+    }
+
+
+def _compared(model: Model, epsilon: Epsilon | None, trailing_bytes: int) -> Document:
+    """Return one of the two models of `bnorm diff`."""
+    return {
+        "cfg": str(model.network.text.path),
+        "weights": _path(model.weights),
+        "dialect": model.dialect.name,
+        "fits": model.fits,
+        "header": _model_header(model),
+        "epsilon": _epsilon(epsilon),
+        "trailing_bytes": trailing_bytes,
+    }
 
 
 # --- run --------------------------------------------------------------------------------------------------------------
@@ -274,10 +346,6 @@ def run_document(report: RunReport, results: Sequence[Document]) -> Document:
         ],
         "results": list(results),
     }
-
-
-def _epsilon(epsilon: Epsilon | None) -> Document | None:
-    return epsilon._asdict() if epsilon else None
 
 
 def ranked_arithmetic(ranked: RankedArithmetic) -> Document:

@@ -2,10 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING
+
 from bnorm.checks.findings import ABOUT_THE_FILE, Finding
 from bnorm.darknet.header import Header
 from bnorm.darknet.model import Model, Rival
 from bnorm.darknet.size_mismatch import SizeMismatch, worded
+
+if TYPE_CHECKING:  # a command need not wait for the modules of the others
+    from bnorm.reports.diff.diff import DiffReport
 
 
 def described(finding: Finding) -> str:
@@ -58,3 +64,65 @@ def not_fitting(mismatch: SizeMismatch) -> list[str]:
     """Return where the file ends or should end, by how much, and both sizes."""
     words = worded(mismatch)
     return [words.where, words.amount, words.sizes]
+
+
+def difference(report: DiffReport) -> str:
+    """Return what is different between two files, as one sentence."""
+    return DIFFERENCES[report.verdict.value](report)
+
+
+def _identical(report: DiffReport) -> str:
+    return "identical in function, up to rounding" if report.function else "identical"
+
+
+def _header_alone(_report: DiffReport) -> str:
+    return "identical but for the header"
+
+
+def _rolling_alone(report: DiffReport) -> str:
+    return f"only rolling statistics differ, in {_layers(report.differing)}"
+
+
+def _prefix(report: DiffReport) -> str:
+    """Return the last common layer, and which file ends there or that all that follows differs."""
+    later = [row.reason for row in report.arrays if not row.is_same]
+    ends = next(
+        (f"where {name} ends" for name in "AB" if all(reason.startswith(f"{name} ends") for reason in later)), ""
+    )
+    return f"identical up to layer {report.same_until}, {ends or f'all layers after it {_verb(report)}'}"
+
+
+def _some_layers(report: DiffReport) -> str:
+    single = len(report.differing) == 1
+    return f"only {_layers(report.differing)} {_verb(report, single)}"
+
+
+def _different(report: DiffReport) -> str:
+    """Return how many of the layers with arrays differ."""
+    storing = len({row.layer for row in report.arrays})
+    count = len(report.differing)
+    return f"{'all layers' if count == storing else f'{count} of {storing} layers'} {_verb(report)}"
+
+
+DIFFERENCES: dict[str, Callable[[DiffReport], str]] = {
+    "identical": _identical,
+    "header": _header_alone,
+    "rolling": _rolling_alone,
+    "prefix": _prefix,
+    "layers": _some_layers,
+    "different": _different,
+}
+
+
+def _verb(report: DiffReport, single: bool = False) -> str:
+    verb, rest = ("compute", " something else") if report.function else ("differ", "")
+    return f"{verb}{'s' * single}{rest}"
+
+
+def _layers(numbers: Sequence[int]) -> str:
+    """Return `layer 3`, `layers 3, 5 and 6`, or the range of more than that: `layers 3 to 8`."""
+    if len(numbers) == 1:
+        return f"layer {numbers[0]}"
+    if len(numbers) <= 3:
+        return f"layers {', '.join(map(str, numbers[:-1]))} and {numbers[-1]}"
+    return f"layers {numbers[0]} to {numbers[-1]}"

@@ -16,7 +16,7 @@ FORMAT, QUIET = "bnorm.format_", "bnorm.quiet"  # the keys of these options in t
 
 BARS = "·▁▂▃▄▅▆▇█"  # of a histogram, from an empty bin to the fullest
 
-SPELLINGS = str.maketrans({"ε": "eps", "×": "x", "²": "^2", **dict(zip(BARS, "._:-=+*#@", strict=True))})
+SPELLINGS = str.maketrans({"ε": "eps", "×": "x", "²": "^2", "→": "->", **dict(zip(BARS, "._:-=+*#@", strict=True))})
 
 
 def width() -> int:

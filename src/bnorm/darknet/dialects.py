@@ -105,6 +105,12 @@ HANK = Dialect(
 DIALECTS: dict[str, Dialect] = {dialect.name: dialect for dialect in (ALEXEYAB, HANK, PJREDDIE)}
 
 
+def roles(dialect: Dialect, kind: str) -> dict[str, str]:
+    """Return what each part of a gated layer of this type is for, by its name; empty for any other type."""
+    gates = {"gru": dialect.gru, "lstm": dialect.lstm}.get(kind, ())
+    return {gate.name: gate.role for gate in gates}
+
+
 AUTO = "auto"
 
 

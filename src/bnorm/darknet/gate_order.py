@@ -9,18 +9,36 @@ from typing import NamedTuple
 
 
 class Gate(NamedTuple):
-    """One fully connected part of a gated recurrent layer, named by its field in the fork's C struct."""
+    """One fully connected part of a gated recurrent layer, named by its field in the fork's C struct.
+
+    `gate` is what it computes, the same word in every fork: with `on_state` it identifies the part.
+    """
 
     name: str
+    gate: str
     on_state: bool  # multiplies the previous state (out x out), not the input (in x out)
+
+    @property
+    def role(self) -> str:
+        """Return what the part is for, the same text in every fork: `forget of state`."""
+        return f"{self.gate} of {'state' if self.on_state else 'input'}"
+
+
+GATES = {"z": "update", "r": "reset", "h": "candidate", "i": "input", "f": "forget", "g": "cell", "o": "output"}
+
+
+def _gates(names: str, *, on_state: bool) -> tuple[Gate, ...]:
+    """Return the gates of these names; the letter of a name, `f` of `wf` and `z` of `input_z_layer`, is its gate."""
+    letters = {name: name.split("_")[1] if "_" in name else name[-1] for name in names.split()}
+    return tuple(Gate(name=name, gate=GATES[letter], on_state=on_state) for name, letter in letters.items())
 
 
 def _on_state(names: str) -> tuple[Gate, ...]:
-    return tuple(Gate(name=name, on_state=True) for name in names.split())
+    return _gates(names, on_state=True)
 
 
 def _on_input(names: str) -> tuple[Gate, ...]:
-    return tuple(Gate(name=name, on_state=False) for name in names.split())
+    return _gates(names, on_state=False)
 
 
 PJREDDIE_GRU = _on_state("wz wr wh") + _on_input("uz ur uh")

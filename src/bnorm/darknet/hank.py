@@ -5,6 +5,7 @@ Sources: `darknet_cfg.cpp: find_unused_lines, parse_net_section`, `darknet_enums
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import NamedTuple
 
 from bnorm.darknet.cfg import Option, Section
@@ -57,12 +58,27 @@ TEXTS = frozenset("tree map weights_type layers from mask anchors steps scales s
 
 def check(section: Section) -> None:
     """Raise a `CfgError` for a key that is given twice, that hank never asks for, or whose value it cannot convert."""
+    for refused in refusals(section):
+        raise refused.error
+
+
+class Refused(NamedTuple):
+    """An option that hank refuses, and the error; `removable` if its value does not matter, because it is not used."""
+
+    option: Option
+    error: CfgError
+    removable: bool
+
+
+def refusals(section: Section) -> Iterator[Refused]:
+    """Yield every option that hank refuses, in the order of the lines."""
     seen: set[str] = set()
     for option in section.options:
         if option.value:
+            unused = option.key in seen or not section.knows(option.key) or bool(_unused(section, option.key))
             error = _refusal(section, option, option.value, again=option.key in seen)
             if error:
-                raise error
+                yield Refused(option, error, removable=unused)
             seen.add(option.key)
 
 

@@ -25,7 +25,11 @@ VERSION = struct.Struct("<3i")
 
 WIDE, NARROW, NARROW_SIGNED = struct.Struct("<Q"), struct.Struct("<I"), struct.Struct("<i")
 
+SIZES = (VERSION.size + NARROW.size, VERSION.size + WIDE.size)  # of the whole header: 16 and 20 bytes
+
 TRANSPOSED_ABOVE = 1000
+
+NARROW_VERSION = (0, 1, 0)  # after which every fork reads 4 bytes
 
 # The dialects that write each (major, minor, revision); None matches any. pjreddie wrote 0.1 in the past.
 WRITERS: tuple[tuple[tuple[int | None, int | None, int | None], tuple[str, ...]], ...] = (
@@ -74,6 +78,11 @@ def written_by(dialect: Dialect) -> Header:
     """Return the header of a new network's file, as this fork saves it."""
     major, minor, revision = dialect.version
     return Header(major=major, minor=minor, revision=revision, seen=0, nbytes=VERSION.size + WIDE.size)
+
+
+def limit_of_seen(nbytes: int) -> int:
+    """Return the largest `seen` that every fork reads in a header of this size; pjreddie's narrow one is signed."""
+    return 2**31 - 1 if nbytes == SIZES[0] else 2**64 - 1
 
 
 def read_header(file: BinaryIO, path: Path, dialect: Dialect) -> Header:

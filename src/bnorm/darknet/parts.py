@@ -168,9 +168,9 @@ def _lstm(layer: LayerContext, output: Shape) -> Iterator[Part]:
 
 def _gated(layer: LayerContext, output: Shape, gates: tuple[Gate, ...]) -> Iterator[Part]:
     outputs = output.outputs
-    for name, on_state in gates:
-        inputs = outputs if on_state else layer.incoming.outputs
-        yield _fully_connected(layer.section, name, inputs=inputs, outputs=outputs)
+    for gate in gates:
+        inputs = outputs if gate.on_state else layer.incoming.outputs
+        yield _fully_connected(layer.section, gate.name, inputs=inputs, outputs=outputs)
 
 
 def _conv_lstm(layer: LayerContext, output: Shape) -> Iterator[Part]:

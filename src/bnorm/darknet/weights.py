@@ -11,8 +11,9 @@ from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from enum import StrEnum
 from io import FileIO
+from itertools import chain
 from pathlib import Path
-from typing import Any, BinaryIO, Self
+from typing import Any, BinaryIO, Protocol, Self
 
 import numpy as np
 from numpy.typing import NDArray
@@ -28,6 +29,25 @@ from bnorm.files import naming, read_at, replacing
 Floats = NDArray[np.float32]
 
 BLOCK = 1 << 17  # values of a streamed block, unless a single row is longer
+
+STRIP = 1 << 22  # values of a strip of an array that is read in another order than it is stored
+
+
+class Arrays(Protocol):
+    """Arrays by the plan of a file, whether that is written or not."""
+
+    @property
+    def layout(self) -> Layout:
+        """Return the plan."""
+
+    def __getitem__(self, key: tuple[int, str]) -> Floats:
+        """Return an array by its layer and name."""
+
+    def read(self, array: Array) -> Floats:
+        """Return one array in its shape in memory."""
+
+    def blocks(self, array: Array) -> Iterator[Floats]:
+        """Yield the array as the file stores it, in blocks of whole rows of its first axis."""
 
 
 class Trailing(StrEnum):
@@ -112,6 +132,39 @@ class Weights:
         for start in range(0, length, step):
             rows = min(step, length - start)
             yield self._fill(buffer[: rows * row], array.offset + start * row * FLOAT, array).reshape(rows, *rest)
+
+    def blocks_as(self, array: Array, axes: tuple[int, ...] | None) -> Iterator[Floats]:
+        """Yield the array as a file with these `Array.axes` stores it, in blocks of whole rows of its first axis there.
+
+        Rows of the other file lie across this one, which is then read once for each strip of them.
+        """
+        if axes == array.axes:
+            yield from self.blocks(array)
+            return
+        memory = tuple(range(len(array.shape)))
+        order = np.argsort(axes or memory)  # for each axis in the other file, its axis in memory
+        turned = [int((array.axes or memory)[axis]) for axis in order]  # and its axis in this file
+        length = array.stored[turned[0]]
+        step = max(1, STRIP // max(array.size // max(length, 1), 1))
+        for start in range(0, length, step):
+            at = [slice(None)] * len(memory)
+            at[turned[0]] = slice(start, start + step)
+            yield self._strip(array, tuple(at)).transpose(turned)
+
+    def _strip(self, array: Array, at: tuple[slice, ...]) -> Floats:
+        """Return a part of the array as it is stored, cut along one axis."""
+        shape = [len(range(*piece.indices(size))) for piece, size in zip(at, array.stored, strict=True)]
+        strip = np.empty(shape, np.float32)
+        row = 0
+        for block in self.blocks(array):
+            if at[0] == slice(None):
+                strip[row : row + len(block)] = block[(slice(None), *at[1:])]
+            else:
+                first, last = max(row, at[0].start), min(row + len(block), at[0].stop)
+                if first < last:
+                    strip[first - at[0].start : last - at[0].start] = block[first - row : last - row]
+            row += len(block)
+        return strip
 
     @property
     def nbytes(self) -> int:
@@ -260,3 +313,28 @@ def write_array(file: BinaryIO, array: Array, values: Floats) -> None:
 def write_block(file: BinaryIO, values: Floats) -> None:
     """Append values in their order in memory, as little-endian float32."""
     file.write(np.ascontiguousarray(values, "<f4").data)
+
+
+def same_bits(one: Iterable[Floats], other: Iterable[Floats]) -> bool:
+    """Return whether two streams of blocks hold the same bits in the same order, however they are cut."""
+    return all(np.array_equal(left.view(np.uint32), right.view(np.uint32)) for left, right in aligned(one, other))
+
+
+def aligned(one: Iterable[Floats], other: Iterable[Floats]) -> Iterator[tuple[Floats, Floats]]:
+    """Yield two streams of blocks in flat pieces of the same size; a piece without a partner has an empty one."""
+    streams = [iter(one), iter(other)]
+    rest = [np.empty(0, np.float32)] * 2
+    while True:
+        rest = [piece if piece.size else _next(stream) for piece, stream in zip(rest, streams, strict=True)]
+        count = min(piece.size for piece in rest)
+        if not count:
+            if any(piece.size for piece in rest):
+                yield rest[0], rest[1]
+            return
+        yield rest[0][:count], rest[1][:count]
+        rest = [piece[count:] for piece in rest]
+
+
+def _next(stream: Iterator[Floats]) -> Floats:
+    block = next(chain(stream, [np.empty(0, np.float32)]))
+    return np.ascontiguousarray(block).reshape(-1)

@@ -33,7 +33,7 @@ class Constraints(NamedTuple):
 def constraints(network: Network, fixed: Mapping[int, Kept]) -> Constraints:
     """Return what decides about the layers of a network; those in `fixed` stay as they are, for these reasons."""
     odd = {
-        layer.index: Kept((reason,)) for layer in network.layers if (reason := _unread(layer) or _uneven_groups(layer))
+        layer.index: Kept((reason,)) for layer in network.layers if (reason := unread(layer) or _uneven_groups(layer))
     }
     return Constraints(
         layers=network.layers, readers=readers(network), groups=_sharing(network), fixed={**fixed, **odd}
@@ -91,7 +91,7 @@ def _untouchable(cfg: Constraints, target: int) -> str:
     return ""
 
 
-def _unread(layer: Layer) -> str:
+def unread(layer: Layer) -> str:
     """Return why the file does not hold what a layer computes with; an empty text if it does.
 
     `dontloadscales` leaves known values, see `statistics.normalisers`. A layer that shares another one's arrays has

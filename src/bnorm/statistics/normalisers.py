@@ -23,7 +23,7 @@ from bnorm.batchnorm.formulas import Parameters, Rolling, gain_offset
 from bnorm.darknet.layout import NORMALISATION
 from bnorm.darknet.network import Network
 from bnorm.darknet.parts import Part, array_name
-from bnorm.darknet.weights import Weights
+from bnorm.darknet.weights import Arrays, Weights
 
 INITIAL = {"scales": 1.0, "biases": 0.0, "rolling_mean": 0.0, "rolling_variance": 0.0}
 
@@ -68,7 +68,7 @@ def normalises(part: Part) -> bool:
     return part.batch_normalize and part.shared is None
 
 
-def read_normaliser(weights: Weights, layer: int, part: Part) -> Normaliser:
+def read_normaliser(weights: Arrays, layer: int, part: Part) -> Normaliser:
     """Read the normaliser of one part of a layer, one for which `normalises` holds."""
     arrays = weights.layout.by_name
     stored = {field: arrays.get((layer, array_name(part.name, field))) for field in INITIAL}

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Iterator
+from concurrent.futures import Executor, ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO, NamedTuple, Protocol
 
+from bnorm.batchnorm.threads import processors
 from bnorm.darknet.model import Model
 from bnorm.darknet.weights import Floats, Trailing, Weights, open_weights, write_block
 from bnorm.files import replacing
@@ -105,6 +107,15 @@ def writing(paths: Targets) -> Iterator[PairWriter]:
     """Write a pair next to its targets; a clean exit replaces them, any other exit removes the pair."""
     with replacing(*paths) as (weights, cfg):
         yield PairWriter(weights, cfg)
+
+
+@contextmanager
+def while_syncing(writer: Writer) -> Iterator[Executor]:
+    """Let the disk take both files while the threads that are given check what was written."""
+    with ThreadPoolExecutor(processors() + 1) as pool:
+        synced = pool.submit(writer.sync)
+        yield pool
+        synced.result()  # the system tells an error of writing once
 
 
 class Meter:

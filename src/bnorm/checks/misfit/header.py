@@ -10,7 +10,7 @@ from bnorm.darknet.header import VERSION, WIDE
 from bnorm.darknet.layout import FLOAT, plan
 from bnorm.darknet.weights import Weights
 
-REPAIR = "rewrite the header of {actual} bytes as {right} bytes"  # names the command once there is one
+REPAIR = "bnorm convert --header {right} rewrites the header of {actual} bytes"
 
 FULL = VERSION.size + WIDE.size  # bytes of a header with a `seen` of 8 bytes
 

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from bnorm.batchnorm.epsilon import Epsilon, Vector
 from bnorm.darknet.layout import FORMS, Array
 from bnorm.darknet.parts import Part, array_name
-from bnorm.darknet.weights import Floats, Weights
+from bnorm.darknet.weights import Arrays, Floats, Weights
 from bnorm.folding.fates import Kept
 from bnorm.folding.plan import Fold
 from bnorm.statistics.normalisers import Key, Normaliser
@@ -46,7 +46,7 @@ class Folded(NamedTuple):
     overflows: bool
 
 
-def affine(fold: Fold, weights: Weights, normalisers: Mapping[Key, Normaliser], epsilon: Epsilon) -> Affine:
+def affine(fold: Fold, weights: Arrays, normalisers: Mapping[Key, Normaliser], epsilon: Epsilon) -> Affine:
     """Combine every batch norm that is folded into this part into one gain per filter and new biases.
 
     own       gain, offset of the part itself; without: gain = 1, offset = biases
@@ -101,20 +101,20 @@ def _along(vector: Vector, axis: int, dimensions: int) -> Doubles:
     return vector.reshape([-1 if number == axis else 1 for number in range(dimensions)])
 
 
-def _response_to_constant(fold: Fold, weights: Weights, values: Vector) -> Vector:
+def _response_to_constant(fold: Fold, weights: Arrays, values: Vector) -> Vector:
     """Return Σ w·x per filter for an input that is constant within each channel, (C,) → (filters,)."""
     windows = _channel_inputs(values, fold.part)[..., np.newaxis]  # (groups, window, 1)
     (sums,) = probe(stored_weights(weights, fold), fold.part, [Probe(windows)])  # (1, filters, 1)
     return sums[0, :, 0]
 
 
-def stored_weights(weights: Weights, fold: Fold) -> Stored:
+def stored_weights(weights: Arrays, fold: Fold) -> Stored:
     """Return the weights of a folded part as the file holds them."""
     array = weights.layout.by_name[fold.layer, array_name(fold.part.name, "weights")]
     return Stored(array, lambda: weights.blocks(array))
 
 
-def folded(weights: Weights, array: Array, change: Affine) -> Iterator[Folded]:
+def folded(weights: Arrays, array: Array, change: Affine) -> Iterator[Folded]:
     """Yield the part's biases or weights after folding, rounded once, in blocks of rows as the file holds them."""
     if array.field == "biases":
         yield _rounded(change.biases.astype(np.float32), change.biases)

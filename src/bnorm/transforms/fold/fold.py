@@ -9,7 +9,6 @@ into what, `arrays` computes the new arrays. The cfg loses its `batch_normalize`
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 from math import prod
@@ -19,7 +18,6 @@ import numpy as np
 
 from bnorm.batchnorm.epsilon import DARKNET, RUNTIMES, Epsilon, as_epsilon
 from bnorm.batchnorm.formulas import Rolling, quiet
-from bnorm.batchnorm.threads import processors
 from bnorm.checks.cfg_rules import cfg_findings
 from bnorm.checks.findings import Finding, worst_first
 from bnorm.darknet.layout import Array
@@ -37,7 +35,7 @@ from bnorm.text import plural
 from bnorm.transforms.fold.arrays import TOO_LARGE
 from bnorm.transforms.fold.folded_model import DEFECT, FoldedModel, FoldOptions, fold_model
 from bnorm.transforms.fold.proof import Difference, LayerProof, Source
-from bnorm.transforms.pair import Meter, NullWriter, Progress, Targets, Writer, targets, writing
+from bnorm.transforms.pair import Meter, NullWriter, Progress, Targets, Writer, targets, while_syncing, writing
 from bnorm.transforms.response import Stored
 
 
@@ -133,7 +131,7 @@ def fold(
     Arguments are checked before anything is read.
     """
     options = FoldOptions(
-        layers=_known_layers(model, layers), epsilon=as_epsilon(epsilon), bad_variance=policy_by_name(bad_variance)
+        layers=known_layers(model, layers), epsilon=as_epsilon(epsilon), bad_variance=policy_by_name(bad_variance)
     )
     paths = None if output is None else targets(output, output_cfg)
     if paths is None and not dry_run:
@@ -147,7 +145,7 @@ def fold(
     return _report(folded, differences, None if dry_run else paths, findings, verify)
 
 
-def _known_layers(model: Model, layers: Iterable[int] | None) -> frozenset[int] | None:
+def known_layers(model: Model, layers: Iterable[int] | None) -> frozenset[int] | None:
     """Return the selected layers; ValueError for one that the network does not have."""
     if layers is None:
         return None
@@ -196,16 +194,13 @@ def _verify(folded: FoldedModel, writer: Writer, meter: Meter) -> dict[Key, Diff
             survivors = folded.survivors()
             after = {(survivors[array.layer], array.name): array for array in written.layout.arrays}
             new = _source(after, written.blocks)
-        pool = stack.enter_context(ThreadPoolExecutor(processors() + 1))
-        synced = pool.submit(writer.sync)  # the disk works while the processors do
+        pool = stack.enter_context(while_syncing(writer))
         proofs = [
             LayerProof(fold=change.fold, old=old, new=new, normalisers=folded.normalisers, epsilon=folded.epsilon)
             for change in folded.changes.values()
         ]
         results = zip(folded.changes, pool.map(LayerProof.difference, proofs), strict=True)
-        differences = {key: _proven(folded, key, difference, meter) for key, difference in results}
-        synced.result()  # raises a disk error, which the system reports only once
-    return differences
+        return {key: _proven(folded, key, difference, meter) for key, difference in results}
 
 
 def _source(arrays: Mapping[tuple[int, str], Array], blocks: Callable[[Array], Iterator[Floats]]) -> Source:

@@ -17,15 +17,14 @@ from bnorm.darknet.edit import agree
 from bnorm.darknet.layout import Array, plan
 from bnorm.darknet.model import Model
 from bnorm.darknet.network import Network, build
-from bnorm.darknet.parts import array_name
 from bnorm.darknet.weights import Floats, Weights
-from bnorm.errors import ProofError, WeightsError
+from bnorm.errors import ProofError
 from bnorm.folding.fates import NOT_SELECTED, Kept
 from bnorm.folding.plan import Folds, plan_folds, without_normalisation
 from bnorm.statistics.bad_variance import BadChannels, BadVariance
 from bnorm.statistics.normalisers import Key, Normaliser, normalisers
 from bnorm.transforms.fold.arrays import Affine, affine, folded, lost_signs
-from bnorm.transforms.fold.variances import judge_variances
+from bnorm.transforms.fold.variances import judge_variances, refuse_bad
 
 DEFECT = "a defect of bnorm: nothing was written"
 
@@ -95,7 +94,7 @@ def fold_model(weights: Weights, options: FoldOptions, overflowing: Mapping[int,
     fixed = {**judged.kept, **_not_selected(network, options.layers), **overflowing}
     folds, changes = settle(weights, judged.normalisers, options.epsilon, fixed)
     if options.bad_variance is BadVariance.ERROR:
-        _refuse_bad(weights, judged.bad, folds, options.epsilon)
+        refuse_bad(weights.path, judged.bad, folds.kept, options.epsilon)
     text, after = rewrite_cfg(weights.model, folds, options.layers)
     after = after._replace(nbytes=after.layout.nbytes + weights.kept_bytes)
     return FoldedModel(
@@ -148,14 +147,3 @@ def _not_selected(network: Network, layers: Collection[int] | None) -> dict[int,
     """Return the layers that the caller did not select."""
     chosen = range(len(network.layers)) if layers is None else layers
     return {layer.index: NOT_SELECTED for layer in network.layers if layer.index not in chosen}
-
-
-def _refuse_bad(weights: Weights, bad: Mapping[Key, BadChannels], folds: Folds, epsilon: Epsilon) -> None:
-    """Raise a `WeightsError` for the first part that is folded although it has bad variances."""
-    kept = folds.kept
-    for (layer, part), channels in bad.items():
-        if layer not in kept:
-            what = f"layer {layer} {array_name(part, str(channels))}, expected finite values ≥ 0"
-            outside = "" if epsilon.inside or not channels.first < 0 else "with ε outside the root it gives NaN; "
-            cause = f"{outside}--bad-variance clamp or skip folds the rest; bnorm check says more"
-            raise WeightsError(weights.path, what, cause=cause)
