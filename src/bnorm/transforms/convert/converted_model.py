@@ -98,7 +98,7 @@ class ConvertedModel:
 
     def read(self, array: Array) -> Floats:
         """Return an array of the new file in its shape in memory."""
-        stored = np.concatenate(list(self.blocks(array))).reshape(array.stored)
+        stored = np.concatenate([block.copy() for block in self.blocks(array)]).reshape(array.stored)
         return stored if array.axes is None else stored.transpose(array.axes)
 
 
