@@ -11,7 +11,6 @@ from bnorm.batchnorm.formulas import quiet
 from bnorm.checks.cfg_rules import cfg_findings
 from bnorm.checks.channel_rules import examine, scan
 from bnorm.checks.findings import Finding, from_error, worst_first
-from bnorm.checks.misfit.classes import fitting_classes
 from bnorm.checks.weights_file import file_findings, header_findings
 from bnorm.darknet import cfg
 from bnorm.darknet.autodetect import read_model
@@ -68,6 +67,8 @@ def _classes(error: BnormError, path: Path, weights: Path | None, forks: tuple[D
     """Yield the number of classes in the weights where the cfg's classes and filters contradict each other."""
     if error.finding != "cfg-filters" or weights is None:
         return
+    from bnorm.checks.misfit.classes import fitting_classes  # a cfg that is right does not wait for it
+
     text = cfg.read(path)
     try:
         with open_regular(weights, WeightsError) as file:
