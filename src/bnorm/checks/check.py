@@ -13,7 +13,6 @@ from bnorm.checks.cfg_rules import cfg_findings
 from bnorm.checks.channel_rules import examine, scan
 from bnorm.checks.findings import Finding, from_error, worst_first
 from bnorm.checks.heads import disagreement, heads_of
-from bnorm.checks.misfit.classes import fitting_classes
 from bnorm.checks.weights_file import file_findings, header_findings
 from bnorm.darknet import cfg
 from bnorm.darknet.autodetect import read_model
@@ -99,6 +98,8 @@ def _differences(text: CfgText, forks: tuple[Dialect, ...]) -> str:
 
 def _classes(text: CfgText, weights: Path, forks: tuple[Dialect, ...]) -> Iterator[Finding]:
     """Yield the number of classes in the weights, or what is wrong with their header."""
+    from bnorm.checks.misfit.classes import fitting_classes  # a cfg that is right does not wait for it
+
     try:
         with open_regular(weights, WeightsError) as file:
             for fork in forks:

@@ -5,13 +5,23 @@ Read there, half of the numbers are negative; a negative one here and there, or 
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 import numpy as np
 
 from bnorm.batchnorm.epsilon import Vector
-from bnorm.darknet.weights import Floats
+from bnorm.darknet.layout import Array, Layout
+from bnorm.darknet.weights import Floats, Weights
 from bnorm.statistics.variance_rule import is_impossible as impossible
 
-__all__ = ["impossible", "misread"]
+__all__ = ["impossible", "misread", "variances"]
+
+
+def variances(weights: Weights, layout: Layout) -> Iterator[tuple[Array, Floats]]:
+    """Yield the rolling variances as this plan reads them, as far as the file holds them."""
+    for array in layout.arrays:
+        if array.field == "rolling_variance" and array.end <= weights.nbytes:
+            yield array, weights.read(array)
 
 
 def misread(variances: Vector | Floats) -> bool:

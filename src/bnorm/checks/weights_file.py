@@ -12,9 +12,7 @@ from collections.abc import Iterator
 import numpy as np
 
 from bnorm.checks.findings import Finding, make_finding
-from bnorm.checks.misfit.candidate import variances
-from bnorm.checks.misfit.likeliest import likeliest
-from bnorm.checks.variances import impossible, misread
+from bnorm.checks.variances import impossible, misread, variances
 from bnorm.darknet.header import Header
 from bnorm.darknet.layout import FLOAT, Array
 from bnorm.darknet.size_mismatch import SizeMismatch, worded
@@ -49,6 +47,8 @@ def file_findings(weights: Weights) -> tuple[Finding, ...]:
         return (chance,) if chance else ()
     misplaced = [array for array, values in variances(weights, weights.layout) if misread(values)]
     given = _other_cfg(weights, misplaced[0]) if misplaced else _wrong_size(weights, mismatch)
+    from bnorm.checks.misfit.likeliest import likeliest  # a file that fits does not wait for it
+
     return likeliest(weights, given)
 
 

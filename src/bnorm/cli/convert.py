@@ -84,7 +84,7 @@ def command(
     """Write the same model in another shape: nothing that it computes changes.
 
     \b
-    bnorm convert a.cfg a.weights -o b.weights --epsilon-from 1e-5 --epsilon-to 1e-6
+    bnorm convert a.weights -o b.weights --epsilon-from keras --epsilon-to darknet
     bnorm convert net.cfg net.weights -o old.weights --header 16
     bnorm convert lstm.cfg lstm.weights -o hank.weights --to hank
     bnorm convert folded.cfg folded.weights -o net.weights --unfold --seen 0

@@ -6,19 +6,19 @@ plan that follows from it, and the finding that names the edit. Where several ha
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from typing import NamedTuple
 
 import numpy as np
 
 from bnorm.checks.findings import Finding
-from bnorm.checks.variances import impossible
+from bnorm.checks.variances import impossible, variances
 from bnorm.darknet.cfg import CfgText
 from bnorm.darknet.edit import Edit, Value, apply, with_values
-from bnorm.darknet.layout import Array, Layout, plan
+from bnorm.darknet.layout import Layout, plan
 from bnorm.darknet.model import Model
 from bnorm.darknet.network import build
-from bnorm.darknet.weights import Floats, Weights
+from bnorm.darknet.weights import Weights
 from bnorm.errors import CfgError
 
 SETTING = 3.0  # nats: how much less likely an edit is than none, by the number of edits of its kind that there are
@@ -54,13 +54,6 @@ def fitting(model: Model, *edits: Edit) -> Layout | None:
     except CfgError:
         return None
     return layout if layout.nbytes == model.nbytes else None
-
-
-def variances(weights: Weights, layout: Layout) -> Iterator[tuple[Array, Floats]]:
-    """Yield the rolling variances as this plan reads them, as far as the file holds them."""
-    for array in layout.arrays:
-        if array.field == "rolling_variance" and array.end <= weights.nbytes:
-            yield array, weights.read(array)
 
 
 def implausibility(weights: Weights, layout: Layout) -> int:

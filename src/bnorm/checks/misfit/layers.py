@@ -49,6 +49,26 @@ def fewer_layers(sizes: Sizes, layers: range) -> Iterator[Candidate]:
 
 
 def more_layers(sizes: Sizes, layers: range) -> Iterator[Candidate]:
+    """Yield each layer that, inserted somewhere, gives the file its size; of equal files one, with all its places."""
+    equal: dict[tuple[object, ...], list[_Inserted]] = {}
+    for inserted in _insertions(sizes, layers):
+        arrays = tuple((array.field, array.offset) for array in inserted.layout.arrays)
+        equal.setdefault((_described(inserted.section), arrays), []).append(inserted)
+    for first, *others in equal.values():
+        latest = max([first.at, *(other.at for other in others)])
+        yield Candidate(layout=first.layout, finding=_missing(sizes, first, latest), nats=first.nats)
+
+
+class _Inserted(NamedTuple):
+    """A section inserted before layer `at`, by which the file has its size."""
+
+    at: int
+    section: Section
+    layout: Layout
+    nats: float
+
+
+def _insertions(sizes: Sizes, layers: range) -> Iterator[_Inserted]:
     """Yield each place where one more layer, like one beside it or a new convolution, gives the file its size."""
     count = len(sizes.sections)
     for at in range(layers.start, layers.stop + (layers.stop == count)):
@@ -58,9 +78,9 @@ def more_layers(sizes: Sizes, layers: range) -> Iterator[Candidate]:
         numberings = _numberings(sizes, moved)
         beside = dict.fromkeys(_text(section) for section in sizes.sections[max(at - NEAR, 0) : at + NEAR])
         alike = [
-            candidate
+            inserted
             for text in filter(None, beside)
-            for candidate in _inserted(sizes, numberings, at, text, ONE_OF_MANY)
+            for inserted in _inserted(sizes, numberings, at, text, ONE_OF_MANY)
         ]
         yield from alike
         for text in () if alike else _convolutions(sizes, numberings, at):
@@ -140,8 +160,8 @@ def _parsed(sizes: Sizes, text: str) -> Section:
     return cfg.sections(cfg.parse(path, f"[net]\nwidth=1\n{text}".encode()), dialect)[1]
 
 
-def _inserted(sizes: Sizes, numberings: Sequence[_Numbering], at: int, text: str, nats: float) -> Iterator[Candidate]:
-    """Yield the candidate with this section before layer `at`, if it has the file's size."""
+def _inserted(sizes: Sizes, numberings: Sequence[_Numbering], at: int, text: str, nats: float) -> Iterator[_Inserted]:
+    """Yield this section before layer `at`, if the file then has its size."""
     network, section = sizes.model.network, _parsed(sizes, text)
     last = at == len(network.layers)
     number = len(network.text.lines) if last else network.layers[at].section.line
@@ -150,27 +170,26 @@ def _inserted(sizes: Sizes, numberings: Sequence[_Numbering], at: int, text: str
     for sections, rewritten in numberings:
         layout = _planned(sizes, [*sections[:at], section, *sections[at:]], rewritten, edit)
         if layout:
-            yield Candidate(layout=layout, finding=_missing(sizes, at, section, nats), nats=nats)
+            yield _Inserted(at=at, section=section, layout=layout, nats=nats)
             return
 
 
-def _missing(sizes: Sizes, at: int, section: Section, nats: float) -> Finding:
-    """Return what it means that the file fits with this section before layer `at`."""
-    layers = sizes.model.network.layers
+def _missing(sizes: Sizes, inserted: _Inserted, latest: int) -> Finding:
+    """Return what it means that the file fits with this section, at the earliest before layer `at`."""
+    layers, (at, section, _, nats) = sizes.model.network.layers, inserted
     last = at == len(layers)
-    message = f"fits with one more layer {_position(layers, at)}: {_described(section)}"
+    message = f"fits with one more layer {_position(layers, at, latest)}: {_described(section)}"
     cause = "a layer is missing in the cfg" + "; its options are computed from the size" * (nats > ONE_OF_MANY)
     line, layer = (None, at - 1) if last else (layers[at].section.line, at)
     return make_finding("weights-layer", message, line=line, layer=layer, cause=cause)
 
 
-def _position(layers: Sequence[Layer], at: int) -> str:
-    """Return where the layer is missing: before and after layers that store nothing, the file is the same."""
-    if at == len(layers):
+def _position(layers: Sequence[Layer], earliest: int, latest: int) -> str:
+    """Return where the layer is missing."""
+    if earliest == len(layers):
         return "at the end of the cfg"
-    latest = next((layer.index for layer in layers[at:] if layer.parts), len(layers) - 1)
-    later = f" (or before one of the next, up to layer {latest})" if latest > at else ""
-    return f"before layer {at}, [{layers[at].section.name}]{later}"
+    later = f" (or later, up to layer {latest}: the file would be the same)" if latest > earliest else ""
+    return f"before layer {earliest}, [{layers[earliest].section.name}]{later}"
 
 
 def _described(section: Section) -> str:

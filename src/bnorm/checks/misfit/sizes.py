@@ -23,7 +23,7 @@ WORK = 140_000  # half a second
 
 BUILT = 12  # the work of a layer that has to be built, compared with one that is known
 
-PLANNED = 25  # the work per layer of a cfg that is parsed, built and planned, and whose values are then read
+PLANNED = 20  # the work per layer of a cfg that is parsed, built and planned, and whose values are then read
 
 COPIED = 20  # layers that are copied in the time of one step
 
