@@ -22,6 +22,7 @@ COMMANDS = {
     "check": "Check whether cfg and weights fit and are sound, and if not, where and why.",
     "run": "Run a layer's batch normalisation on a saved tensor.",
     "fold": "Write a model that computes the same without batch normalisation.",
+    "export": "Write the arrays of a model for NumPy, PyTorch, TensorRT or C.",
 }
 
 EPILOG = """\b

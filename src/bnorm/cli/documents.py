@@ -12,6 +12,7 @@ from bnorm.checks.findings import SEVERITIES, Finding, Kind
 if TYPE_CHECKING:  # a command need not wait for the modules of the others
     from bnorm.checks.check import Check
     from bnorm.darknet.model import Model
+    from bnorm.exchange.export import ExportReport
     from bnorm.replay.job import ResultRow, RunReport
     from bnorm.reports.inspect import ChannelRow, Inspection, LayerReport
     from bnorm.statistics.channels import Statistics
@@ -169,4 +170,21 @@ def run_result(row: ResultRow) -> Document:
         "max": row.range.high if row.range else None,
         "not_finite": row.range.not_finite if row.range else None,
         "path": row.path,
+    }
+
+
+# --- export -----------------------------------------------------------------------------------------------------------
+
+
+def export_document(report: ExportReport) -> Document:
+    """Return the document of `bnorm export`."""
+    return {
+        "output": str(report.output),
+        "outputs": [str(path) for path in report.outputs],
+        "names": report.names,
+        "dtype": report.dtype,
+        "epsilon": report.epsilon._asdict() if report.epsilon else None,
+        "removed": list(report.removed),
+        "bytes": report.nbytes,
+        "arrays": [row._asdict() for row in report.arrays],
     }

@@ -148,8 +148,13 @@ def write_npz(file: BinaryIO, members: Iterable[tuple[str, BinaryIO]]) -> None:
     with zipfile.ZipFile(file, "w", zipfile.ZIP_STORED) as archive:
         for name, source in members:
             source.seek(0)
-            info = zipfile.ZipInfo(f"{name}.npy")
-            info.create_system = 3  # Unix, on every system: the same arrays give the same bytes
-            with archive.open(info, "w", force_zip64=True) as target:
+            with archive.open(member_info(name), "w", force_zip64=True) as target:
                 while data := source.read(CHUNK):
                     target.write(data)
+
+
+def member_info(name: str) -> zipfile.ZipInfo:
+    """Return the entry of a new array, without the time of day."""
+    info = zipfile.ZipInfo(f"{name}.npy")
+    info.create_system = 3  # Unix, on every system: the same arrays give the same bytes
+    return info
