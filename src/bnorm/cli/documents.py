@@ -13,6 +13,7 @@ if TYPE_CHECKING:  # a command need not wait for the modules of the others
     from bnorm.checks.check import Check
     from bnorm.darknet.model import Model
     from bnorm.exchange.export import ExportReport
+    from bnorm.exchange.importing import ImportReport
     from bnorm.replay.job import ResultRow, RunReport
     from bnorm.reports.inspect import ChannelRow, Inspection, LayerReport
     from bnorm.statistics.channels import Statistics
@@ -187,4 +188,24 @@ def export_document(report: ExportReport) -> Document:
         "removed": list(report.removed),
         "bytes": report.nbytes,
         "arrays": [row._asdict() for row in report.arrays],
+        "roundings": [row._asdict() for row in report.roundings],
+    }
+
+
+# --- import -----------------------------------------------------------------------------------------------------------
+
+
+def import_document(report: ImportReport) -> Document:
+    """Return the document of `bnorm import`."""
+    return {
+        "arrays_path": str(report.arrays_path),
+        "output": str(report.output),
+        "names": report.names,
+        "epsilon": report.epsilon._asdict() if report.epsilon else None,
+        "family_epsilon": report.family_epsilon,
+        "heads": list(report.heads),
+        "header": report.header._asdict() | {"bytes": report.header.nbytes},
+        "bytes": report.nbytes,
+        "arrays": [row._asdict() for row in report.arrays],
+        "ignored": list(report.ignored),
     }

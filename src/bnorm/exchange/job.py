@@ -20,26 +20,38 @@ from bnorm.exchange.source import Source
 class ExportOptions:
     """The options of `export`; `layers` is None for all, `epsilon` None without folding.
 
-    `granularity` says what has a scale of its own: a channel, or a whole tensor. `opset` and `head` are for ONNX.
+    `scale_per` says what has a scale of its own: a channel, or a whole tensor. `opset` and `head` are for ONNX.
     """
 
     layers: frozenset[int] | None
     names: str
     dtype: str
-    granularity: str
+    scale_per: str
     epsilon: Epsilon | None
     opset: int | None
     head: str | None
 
 
+SCALE = "_scale"  # after the name of an array of integers: the name of its scales
+
+
 class Item(NamedTuple):
-    """One array to write: its name in the file, and its values in C order, in blocks of whole rows of axis 0."""
+    """One array to write: its name in the file, and its values in C order, in blocks of whole rows of axis 0.
+
+    `scale_of` is the name of the array of integers that this one has the scales of: value = integer * scale.
+    """
 
     name: str
     array: Array
     shape: tuple[int, ...]
     dtype: str  # as NumPy writes it: <f4
     blocks: Callable[[], Iterator[NDArray[Any]]]
+    scale_of: str = ""
+
+    @property
+    def field(self) -> str:
+        """Return what the array is in its part: `weights`, `weights_scale`."""
+        return self.array.field + (SCALE if self.scale_of else "")
 
     @property
     def size(self) -> int:
