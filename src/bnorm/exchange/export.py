@@ -9,6 +9,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import numpy as np
 from numpy.typing import NDArray
 
 from bnorm.batchnorm.epsilon import DARKNET, Epsilon, as_epsilon
@@ -18,7 +19,7 @@ from bnorm.errors import CfgError, WeightsError
 from bnorm.exchange.bins import bin_files, write_bins
 from bnorm.exchange.c_source import c_files, write_c
 from bnorm.exchange.encoding import DTYPES, SCALE_PER, Rounding, encoded
-from bnorm.exchange.job import ExportOptions, Item, Job, Writer
+from bnorm.exchange.job import SCALE, ExportOptions, Item, Job, Writer
 from bnorm.exchange.names import NAMES, array_names
 from bnorm.exchange.npz import write_npz
 from bnorm.exchange.safetensors import write_safetensors
@@ -253,10 +254,10 @@ def _report(job: Job, output: Path, nbytes: int, roundings: tuple[Rounding, ...]
             ExportedArray(
                 layer=item.array.layer,
                 part=item.array.part,
-                array=item.array.name,
+                array=item.array.name + (SCALE if item.scale_of else ""),
                 name=item.name,
                 shape=item.shape,
-                dtype=item.dtype,
+                dtype=np.dtype(item.dtype).name,
             )
             for item in job.items
         ),

@@ -30,7 +30,7 @@ from bnorm.tensors import npy
 from bnorm.tensors.npz import check_compression, check_unpacked, damaged_archives, member_header
 from bnorm.text import short
 
-Read = Callable[[int], bytes | bytearray]  # the next so many bytes, fewer at the end
+Read = Callable[[int], bytes | memoryview]  # the next so many bytes, fewer at the end
 
 
 class StoredArray(NamedTuple):
@@ -102,15 +102,14 @@ def _read_from(path: Path, file: BinaryIO, offset: int) -> Read:
     """Return a function that reads on from an offset; it does not use the file's own position."""
     position = offset
 
-    def read(count: int) -> bytearray:
+    def read(count: int) -> memoryview:
         nonlocal position
-        data = bytearray(count)
-        view, got = memoryview(data), 0
+        view, got = memoryview(np.empty(count, np.uint8).data), 0  # a bytearray would be filled with zeros first
         with naming(path):
             while got < count and (more := read_at(file, view[got:], position + got)):
                 got += more
         position += got
-        return data if got == count else data[:got]
+        return view[:got]
 
     return read
 
