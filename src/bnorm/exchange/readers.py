@@ -57,8 +57,9 @@ def open_arrays(path: Path) -> Iterator[Reader]:
         if path.is_dir():
             yield _folder(path)
             return
-        if path.suffix in PICKLES:
-            raise TensorError(path, f"is a {path.suffix} file, {EXPECTED}", cause=RECIPE)
+        if path.suffix in REFUSED:
+            cause = f"nothing is unpickled; in the other program: {REFUSED[path.suffix]}"
+            raise TensorError(path, f"is a {path.suffix} file, {EXPECTED}", cause=cause)
         if path.suffix not in READERS:
             raise TensorError(path, f"has an unknown suffix, {EXPECTED}")
         file = stack.enter_context(open_regular(path, TensorError))
@@ -67,12 +68,13 @@ def open_arrays(path: Path) -> Iterator[Reader]:
 
 EXPECTED = "expected .npz, .safetensors or a folder of .npy files"
 
-PICKLES = (".pt", ".pth", ".h5", ".hdf5", ".keras", ".pkl", ".ckpt", ".bin")
+TORCH = """from safetensors.torch import save_file; save_file(model.state_dict(), "model.safetensors")"""
 
-RECIPE = """\
-bnorm never unpickles; in the program that wrote it:
-       from safetensors.torch import save_file
-       save_file(model.state_dict(), "model.safetensors")"""
+KERAS = """import numpy; numpy.savez("model.npz", **{weight.path: weight.numpy() for weight in model.weights})"""
+
+# Suffixes of files that run code when they are read, or that need the program that wrote them; and the way out.
+REFUSED = dict.fromkeys((".pt", ".pth", ".ckpt", ".pkl", ".pickle", ".bin"), TORCH)
+REFUSED |= dict.fromkeys((".h5", ".hdf5", ".keras"), KERAS)
 
 
 def _distinct(path: Path, names: list[str]) -> tuple[str, ...]:
