@@ -147,7 +147,7 @@ def _epsilon_lines(report: ImportReport) -> Iterator[Line]:
 
 def _head_sentence(report: ImportReport) -> str:
     layers = ", ".join(map(str, report.heads))
-    programs = "yolor, ScaledYOLOv4 and later versions of the others decode boxes as (2σ)²"
+    programs = "yolor, ScaledYOLOv4 and later versions of the others decode boxes as (2*sigmoid)²"
     keys = "new_coords=1 and scale_x_y=2.0 in each of them, and activation=logistic in the convolution before it"
     return f"{programs}. If yours does, the [yolo] layers {layers} of the cfg need {keys}"
 

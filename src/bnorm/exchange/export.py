@@ -177,16 +177,16 @@ def check_choices(output: Path, *, names: str, dtype: str, opset: int | None, he
 
 
 def format_of(output: Path) -> Format:
-    """Return the format of this output; a name without a suffix, or that of a folder, is a folder.
+    """Return the format of this output: a name without a suffix, and an existing folder of another one, is a folder.
 
     ValueError for an unknown suffix.
     """
+    if output.suffix in FORMATS:
+        return FORMATS[output.suffix]
     if output.is_dir():
         return FORMATS[FOLDER]
-    if output.suffix not in FORMATS:
-        suffixes = ", ".join(filter(None, FORMATS))
-        raise ValueError(f"output {output.name!r}, expected the suffix {suffixes}, or none for a folder")
-    return FORMATS[output.suffix]
+    suffixes = ", ".join(filter(None, FORMATS))
+    raise ValueError(f"output {output.name!r}, expected the suffix {suffixes}, or none for a folder")
 
 
 def _one_of(what: str, value: str, allowed: tuple[str, ...]) -> str:

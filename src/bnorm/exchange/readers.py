@@ -199,6 +199,8 @@ def _npy_array(path: Path) -> StoredArray:
 
     def blocks() -> Iterator[NDArray[Any]]:
         with open_regular(path, TensorError) as file:
+            if npy.read_header(path, file) != (shape, dtype):
+                raise TensorError(path, f"changed while it was read, expected the shape {shape}")
             yield from _values(shape, dtype, _read_from(path, file, start), path)
 
     return StoredArray(path.stem, shape, dtype.name, blocks)
