@@ -17,6 +17,7 @@ from bnorm.exchange.encoding import DTYPES, SCALE_PER, Rounding
 from bnorm.exchange.export import FORMATS, ExportedArray, ExportReport, check_choices, export
 from bnorm.exchange.names import NAMES
 from bnorm.text import plural
+from bnorm.transforms.fold.fold import POLICIES
 
 
 @click.command(name="export")
@@ -32,6 +33,13 @@ from bnorm.text import plural
 @click.option("--fold", is_flag=True, help="Fold batch normalisation first, as `bnorm fold` does.")
 @click.option("--keep-batchnorm", is_flag=True, help="Do not fold for a format that is folded by default.")
 @options.epsilon_option("darknet")
+@click.option(
+    "--bad-variance",
+    type=click.Choice(POLICIES),
+    default="error",
+    show_default=True,
+    help="What folding does about a variance that is negative, infinite or NaN: see bnorm fold.",
+)
 @options.layers_option
 @click.option(
     "--names",
@@ -66,6 +74,7 @@ def command(
     fold: bool,
     keep_batchnorm: bool,
     epsilon: Epsilon,
+    bad_variance: str,
     layers: tuple[range, ...],
     names: str,
     dtype: str,
@@ -100,6 +109,7 @@ def command(
             fold=fold,
             keep_batchnorm=keep_batchnorm,
             epsilon=epsilon,
+            bad_variance=bad_variance,
             layers=selection,
             names=names,
             dtype=dtype,

@@ -11,14 +11,14 @@ from typing import Any, BinaryIO, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from bnorm.batchnorm.epsilon import Epsilon
 from bnorm.darknet.layout import Array
 from bnorm.exchange.source import Source
+from bnorm.transforms.fold.folded_model import FoldOptions
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ExportOptions:
-    """The options of `export`; `layers` is None for all, `epsilon` None without folding.
+    """The options of `export`; `layers` is None for all, `fold` None without folding.
 
     `scale_per` says what has a scale of its own: a channel, or a whole tensor. `opset` and `head` are for ONNX.
     """
@@ -27,7 +27,7 @@ class ExportOptions:
     names: str
     dtype: str
     scale_per: str
-    epsilon: Epsilon | None
+    fold: FoldOptions | None
     opset: int | None
     head: str | None
 
