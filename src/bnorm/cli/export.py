@@ -89,7 +89,7 @@ def command(
 
     \b
     bnorm export yolov4.cfg yolov4.weights -o yolov4.npz
-    bnorm export yolov4.cfg yolov4.weights -o yolov4.safetensors --names ultralytics
+    bnorm export yolov4.cfg yolov4.weights -o net.safetensors --names ultralytics
     bnorm export yolov4.cfg yolov4.weights -o folded --fold --dtype int8
     bnorm export tiny.cfg tiny.weights -o tiny.h --layer 0-3
 

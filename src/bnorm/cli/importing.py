@@ -39,9 +39,8 @@ from bnorm.text import plural
     "--seen",
     type=click.IntRange(0, MOST_SEEN),
     default=0,
-    show_default="0",
     metavar="N",
-    help="Number of images in the header.",
+    help="Number of training images for the header; 0 by default.",
 )
 @click.option("--force", is_flag=True, help="Overwrite an existing output, but never an input.")
 @options.dialect_option
@@ -61,7 +60,7 @@ def command(
 
     \b
     bnorm import yolov4.cfg yolov4.npz -o yolov4.weights
-    bnorm import yolov4.cfg model.safetensors -o yolov4.weights --epsilon ultralytics
+    bnorm import yolov4.cfg net.safetensors -o yolov4.weights --epsilon 1e-4
     bnorm import tiny.cfg arrays -o tiny.weights --names order
 
     Every array is used exactly once, and rounded once to float32. Pickles (.pt, .pth) and .h5 files are never read: the
