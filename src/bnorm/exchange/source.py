@@ -38,8 +38,10 @@ class Source:
 
     def read(self, array: Array) -> Floats:
         """Return an array of `model.layout`, float32, in its shape in memory."""
-        blocks = list(self._stored(array))
-        stored = np.concatenate(blocks).reshape(array.stored) if len(blocks) != 1 else blocks[0].reshape(array.stored)
+        stored, row = np.empty(array.stored, np.float32), 0
+        for block in self._stored(array):
+            stored[row : row + len(block)] = block  # a block is valid until the next one
+            row += len(block)
         return stored if array.axes is None else stored.transpose(array.axes)
 
     def __getitem__(self, key: tuple[int, str]) -> Floats:
