@@ -4,13 +4,18 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
+import platform
 import statistics
 import subprocess
 import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator
+from datetime import date
 from functools import partial
+from importlib.metadata import version
+from importlib.util import find_spec
 from pathlib import Path
 from typing import NamedTuple
 
@@ -18,6 +23,7 @@ import numpy as np
 
 from bnorm.batchnorm.arithmetic import ARITHMETICS
 from bnorm.batchnorm.engine import Normalisation, run_batch
+from bnorm.batchnorm.engines import Kernels, has_numba, kernels_of
 from bnorm.batchnorm.formulas import Parameters, Rolling
 from bnorm.batchnorm.threads import Team, processors
 from bnorm.darknet.autodetect import read_model
@@ -33,6 +39,7 @@ SHAPES = [
     (1, 3, 1024, 1024),
     (4096, 1024),
 ]
+OWN = ("numpy", "numba") if has_numba() else ("numpy",)
 REPEATS = 9
 PAUSE = 0.01  # seconds in which PyTorch's threads go to sleep
 LOOP = 3  # calls in a row, of which the last is timed: threads are awake then, and memory is at hand
@@ -53,17 +60,15 @@ class Row(NamedTuple):
         return self.other_seconds / self.seconds
 
 
-def in_turn(
-    own: Callable[[], object], other: Callable[[], object], repeats: int = REPEATS, calls: int = 1
-) -> tuple[float, float]:
-    """Median seconds of both, timed alternately, so many calls each time; the first time does not count."""
-    times: tuple[list[float], list[float]] = ([], [])
+def in_turn(*ways: Callable[[], object], repeats: int = REPEATS, calls: int = 1) -> list[float]:
+    """Median seconds of each, timed alternately, so many calls each time; the first time does not count."""
+    times: list[list[float]] = [[] for _ in ways]
     for repeat in range(repeats + 1):
-        for call, kept in zip((own, other), times, strict=True):
+        for call, kept in zip(ways, times, strict=True):
             time.sleep(PAUSE)
             taken = [_seconds(call) for _ in range(calls)]
             kept.extend(taken[-1:] if repeat else [])
-    return statistics.median(times[0]), statistics.median(times[1])
+    return [statistics.median(kept) for kept in times]
 
 
 def _seconds(call: Callable[[], object]) -> float:
@@ -88,13 +93,13 @@ class Case:
         self.rolling = Rolling(self.x.mean(self.axes, dtype=np.float64), self.x.var(self.axes, dtype=np.float64))
         self.team = team
 
-    def bnorm(self, mode: str) -> np.ndarray:
+    def bnorm(self, mode: str, kernels: Kernels) -> np.ndarray:
         """y, or dx."""
         out = np.empty_like(self.x)
         name, arithmetic = ("dx", "pjreddie-gpu") if mode == "backward" else ("y", "paper")
         layer = Normalisation(self.parameters, self.rolling, ARITHMETICS[arithmetic], mode == "training")
         delta = MemoryTensor(self.delta) if mode == "backward" else None
-        run_batch(layer, MemoryTensor(self.x), delta, {name: MemoryTensor(out)}, self.team)
+        run_batch(layer, MemoryTensor(self.x), delta, {name: MemoryTensor(out)}, self.team, kernels=kernels)
         return out
 
     def textbook(self, mode: str) -> np.ndarray:
@@ -134,24 +139,31 @@ class Case:
 
 
 def kernels() -> Iterator[Row]:
-    """Each shape and mode against PyTorch, the textbook, and a copy of the array."""
+    """Each shape and mode with each engine against PyTorch, the textbook, and a copy of the array."""
     threads = processors()
+    with_torch = _has_torch(threads)
     with Team(threads) as team:
         for shape in SHAPES:
             case = Case(shape, team)
             for mode in ("training", "inference", "backward"):
-                yield from _compared(case, mode, f"{shape} {mode}", _has_torch(threads))
+                yield from _compared(case, mode, f"{shape} {mode}", with_torch)
 
 
 def _compared(case: Case, mode: str, what: str, with_torch: bool) -> Iterator[Row]:
-    own = partial(case.bnorm, mode)
+    """Time all ways in turn, after comparing their results: those of the engines are the same bits."""
+    ways: dict[str, Callable[[], np.ndarray]] = {name: partial(case.bnorm, mode, kernels_of(name, 0)) for name in OWN}
     others: dict[str, Callable[[], np.ndarray]] = {"textbook NumPy": partial(case.textbook, mode)}
     if with_torch:
         others["PyTorch"] = case.torch(mode)
-    for name, other in others.items():
-        np.testing.assert_allclose(own(), other(), rtol=1e-3, atol=1e-4)
-        yield Row("kernels", what, name, *in_turn(own, other, calls=LOOP))
-    yield Row("kernels", what, "a copy of the array", *in_turn(own, case.x.copy, calls=LOOP))
+    results = [way() for way in ways.values()]
+    assert all(result.tobytes() == results[0].tobytes() for result in results)
+    for other in others.values():
+        np.testing.assert_allclose(results[0], other(), rtol=1e-3, atol=1e-4)
+    others["a copy of the array"] = case.x.copy
+    seconds = dict(zip([*ways, *others], in_turn(*ways.values(), *others.values(), calls=LOOP), strict=True))
+    for way in ways:
+        for other in others:
+            yield Row(f"kernels, {way}", what, other, seconds[way], seconds[other])
 
 
 def _has_torch(threads: int) -> bool:
@@ -204,7 +216,7 @@ def process() -> Iterator[Row]:
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         _save_tensor(folder, SHAPES[0])
-        own = (*BNORM, "run", "--params", "p.npz", "--arithmetic", "paper", "--input", "x.npy", "-o", "out")
+        own = (*BNORM, "run", "--params", "p.npz", "--arithmetic", "paper", "--input", "x.npy", "-o", "out", "--force")
         if _has_torch(processors()):
             other = (sys.executable, "-c", TORCH_SCRIPT)
             _call(folder, *own)()
@@ -222,10 +234,13 @@ def stream(gigabytes: int) -> Iterator[Row]:
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         _save_tensor(folder, (32 * gigabytes, 64, 512, 256))
-        own = (*BNORM, "run", "--params", "p.npz", "--train", "--input", "x.npy", "-o", "out")
+        own = (*BNORM, "run", "--params", "p.npz", "--train", "--input", "x.npy", "-o", "out", "--force")
         copy = ("sh", "-c", "cp x.npy copy.npy && sync copy.npy")
-        times = in_turn(_call(folder, *own), _call(folder, *copy), repeats=3)
-        yield Row("stream", f"bnorm run --train, {gigabytes} GiB", "cp and sync", *times, _peak_mb(folder, *own))
+        for engine in OWN:
+            chosen = (*own, "--engine", engine)
+            times = in_turn(_call(folder, *chosen), _call(folder, *copy), repeats=2)
+            what = f"bnorm run --train, {gigabytes} GiB, {engine}"
+            yield Row("stream", what, "cp and sync", *times, _peak_mb(folder, *chosen))
 
 
 def _save_model(folder: Path) -> None:
@@ -269,33 +284,78 @@ def start() -> Iterator[Row]:
         )
 
 
-def report(rows: list[Row]) -> None:
-    """The table, and the geometric means of the kernels."""
+COMPILED = """
+import time
+import numpy as np
+from bnorm.batchnorm.arrays import batch_normalize
+from bnorm.batchnorm.formulas import Parameters, Rolling
+vector, begun = np.ones(8), time.perf_counter()
+x, layer = np.ones((4, 8, 9, 9), "f4"), (Parameters(vector, vector), Rolling(vector, vector))
+batch_normalize(x, *layer, train=True, engine="numba")
+print(time.perf_counter() - begun)
+"""
+
+
+def compiled() -> Iterator[Row]:
+    """The first call of the compiled engine in a fresh process: compiled, and from the cache."""
+    if "numba" not in OWN:
+        return
+    with tempfile.TemporaryDirectory() as cache:
+        environment = os.environ | {"NUMBA_CACHE_DIR": cache}
+        command = [sys.executable, "-c", COMPILED]
+        first, cached = (
+            float(subprocess.run(command, env=environment, check=True, capture_output=True, text=True).stdout)
+            for _ in range(2)
+        )
+        yield Row("compiled", f"first call, from the cache: {cached:.2f} s", f"compiled: {first:.1f} s", cached, first)
+
+
+def described(rows: list[Row]) -> Iterator[str]:
+    """The table in Markdown: the machine, the geometric means of the kernels, and a row for each comparison."""
+    names = ("numpy", "numba", "torch", "click", "rich")
+    versions = {name: version(name) for name in names if find_spec(name)}
+    load = f", load {os.getloadavg()[0]:.1f}" if hasattr(os, "getloadavg") else ""
+    yield f"{date.today()}, {_processor()}, {processors()} processors{load}, Python {platform.python_version()}"
+    yield ", ".join(f"{name} {number}" for name, number in versions.items()) + "\n"
+    for part in dict.fromkeys(row.part for row in rows if row.part.startswith("kernels")):
+        for against in ("PyTorch", "textbook NumPy"):
+            ratios = [row.ratio for row in rows if row.part == part and row.against == against]
+            if ratios:
+                mean = statistics.geometric_mean(ratios)
+                yield f"{part} against {against}: geometric mean {mean:.2f}x, smallest {min(ratios):.2f}x\n"
+    yield "| part | what | seconds | against | ratio | peak MB |\n| --- | --- | ---: | --- | ---: | ---: |"
     for row in rows:
-        peak = f"  peak {row.peak_mb:.0f} MB" if row.peak_mb else ""
-        print(f"{row.part:8} {row.what:36} {row.ratio:6.2f}x  {row.against}{peak}")
-    for against in ("PyTorch", "textbook NumPy"):
-        ratios = [row.ratio for row in rows if row.part == "kernels" and row.against == against]
-        if ratios:
-            mean = statistics.geometric_mean(ratios)
-            print(f"kernels  against {against}: geometric mean {mean:.2f}x, smallest {min(ratios):.2f}x")
+        peak = f"{row.peak_mb:.0f}" if row.peak_mb else ""
+        yield f"| {row.part} | {row.what} | {row.seconds:.4g} | {row.against} | {row.ratio:.2f} | {peak} |"
+
+
+def _processor() -> str:
+    """The processor's name."""
+    cpuinfo = Path("/proc/cpuinfo")
+    lines = cpuinfo.read_text().splitlines() if cpuinfo.exists() else []
+    return next((line.split(": ")[1] for line in lines if line.startswith("model name")), platform.processor())
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("parts", nargs="*", help="kernels, process, stream, fold, start; all by default")
+    parser.add_argument("parts", nargs="*", help="kernels, compiled, process, stream, fold, start; all by default")
     parser.add_argument("--gigabytes", type=int, default=2, help="size of the streamed tensor")
     parser.add_argument("--json", type=Path, help="also write the rows to this file")
+    parser.add_argument("--table", type=Path, help="also write the table to this file")
     arguments = parser.parse_args()
     parts = {
         "kernels": kernels,
+        "compiled": compiled,
         "process": process,
         "stream": lambda: stream(arguments.gigabytes),
         "fold": fold,
         "start": start,
     }
     rows = [row for name in arguments.parts or parts for row in parts[name]()]
-    report(rows)
+    table = "\n".join(described(rows)) + "\n"
+    print(table)
+    if arguments.table:
+        arguments.table.write_text(table)
     if arguments.json:
         arguments.json.write_text(json.dumps([row._asdict() | {"ratio": row.ratio} for row in rows], indent=1))
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import os
 import stat
@@ -17,7 +18,7 @@ import pytest
 
 from bnorm import files
 from bnorm.errors import CfgError, OutputError
-from bnorm.files import check_outputs, open_regular, read_at, replacing, write_at
+from bnorm.files import check_outputs, open_regular, read_at, replacing, replacing_set, write_at
 
 posix = pytest.mark.skipif(os.name != "posix", reason="pipes, devices and folders that can be opened")
 
@@ -392,3 +393,30 @@ def test_the_folder_of_a_set_may_have_two_names(tmp_path):
     (tmp_path / "b").symlink_to("a")
     write(tmp_path / "a" / "x", tmp_path / "b" / "y")
     assert sorted(path.name for path in (tmp_path / "a").iterdir()) == ["x", "y"]
+
+
+# --- sets that are written one after the other ------------------------------------------------------------------------
+
+
+def test_a_set_replaces_an_older_one_as_a_whole(tmp_path):
+    old, new = tmp_path / "old", tmp_path / "deep" / "er" / "new"
+    old.write_bytes(b"old")
+    with replacing_set(lock=tmp_path, stale=lambda: [old]) as outputs:
+        outputs.make_folder(new.parent)
+        for target in (new, tmp_path / "second"):
+            with outputs.open(target) as (file,):
+                file.write(b"new")
+        assert old.exists()
+        assert not new.exists()
+    assert sorted(path.name for path in tmp_path.rglob("*") if path.is_file()) == ["new", "second"]
+
+
+def test_a_set_that_fails_leaves_the_older_one_and_no_folder(tmp_path):
+    old = tmp_path / "old"
+    old.write_bytes(b"old")
+    with contextlib.suppress(KeyError), replacing_set(stale=lambda: [old]) as outputs:
+        outputs.make_folder(tmp_path / "deep" / "er")
+        with outputs.open(tmp_path / "deep" / "er" / "new") as (file,):
+            file.write(b"new")
+        raise KeyError
+    assert [path.name for path in tmp_path.rglob("*")] == ["old"]

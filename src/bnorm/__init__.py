@@ -42,10 +42,11 @@ if TYPE_CHECKING:  # for type checkers and editors; a test compares it with the 
     from bnorm.reports.inspect import Inspection as Inspection
     from bnorm.reports.inspect import LayerReport as LayerReport
     from bnorm.reports.inspect import inspect as inspect
+    from bnorm.statistics.bad_variance import BadVariance as BadVariance
     from bnorm.transforms.fold.fold import FoldedLayer as FoldedLayer
     from bnorm.transforms.fold.fold import FoldReport as FoldReport
     from bnorm.transforms.fold.fold import fold as fold
-    from bnorm.transforms.fold.variances import BadVariance as BadVariance
+    from bnorm.transforms.update import update_weights as update_weights
 
 __version__ = "0.1.0"
 
@@ -63,8 +64,9 @@ _NAMES = {
     "exchange.importing": "ImportReport ImportedArray import_arrays",
     "replay.job": "ResultRow RunReport run",
     "reports.inspect": "ChannelRow Inspection LayerReport inspect",
+    "statistics.bad_variance": "BadVariance",
     "transforms.fold.fold": "FoldReport FoldedLayer fold",
-    "transforms.fold.variances": "BadVariance",
+    "transforms.update": "update_weights",
 }
 _HOMES = {name: module for module, names in _NAMES.items() for name in names.split()}
 __all__ = sorted(_HOMES)

@@ -13,9 +13,12 @@ known. An invalid argument raises ValueError. Any other exception, except an `OS
 
 from __future__ import annotations
 
-from pathlib import Path
+from typing import TYPE_CHECKING
 
 from bnorm.text import printable
+
+if TYPE_CHECKING:
+    from pathlib import Path
 
 
 class BnormError(Exception):
@@ -30,6 +33,8 @@ class BnormError(Exception):
     def __init__(
         self, path: Path | str, what: str, *, line: int | None = None, cause: str = "", finding: str = ""
     ) -> None:
+        from pathlib import Path  # a tenth of the time of `bnorm --help`, which has no error
+
         super().__init__(path, what)  # unpickling passes these; the other attributes are in its state
         self.path = Path(path)
         self.what = what

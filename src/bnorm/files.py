@@ -12,7 +12,7 @@ import errno
 import os
 import stat
 import time
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from io import FileIO
 from pathlib import Path
 from threading import Lock
@@ -22,6 +22,8 @@ from weakref import WeakKeyDictionary
 from bnorm.errors import BnormError, OutputError
 
 MARK = "bnorm-tmp"  # part of the name of every temporary file; a killed process may leave one
+
+FORCE = "--force replaces what is there"  # the hint on how to allow an output to exist
 
 PATIENCE = 30.0  # seconds to wait for a folder's lock, which is held for a few renames: milliseconds
 
@@ -88,7 +90,7 @@ def check_outputs(outputs: Iterable[Path], inputs: Iterable[Path], *, force: boo
     """
     outputs, inputs = list(outputs), list(inputs)
     for number, path in enumerate(outputs):
-        if any(_same(path, other) for other in inputs):
+        if any(is_same(path, other) for other in inputs):
             raise OutputError(path, "is an input, expected another name for the output")
         if any(os.path.realpath(path) == os.path.realpath(other) for other in outputs[:number]):
             raise OutputError(path, "is given for two outputs, expected two names")
@@ -100,7 +102,8 @@ def check_outputs(outputs: Iterable[Path], inputs: Iterable[Path], *, force: boo
             raise OutputError(path, "exists already, expected a new name", cause=cause)
 
 
-def _same(path: Path, other: Path) -> bool:
+def is_same(path: Path, other: Path) -> bool:
+    """Return whether two paths name one file."""
     try:
         return path.samefile(other)
     except OSError:
@@ -115,31 +118,95 @@ def check_folder(path: Path, *, new_parent: bool = False) -> None:
         raise OutputError(path, "is a file, expected a folder or a new name", cause="FILE.npz writes one archive")
 
 
-@contextlib.contextmanager
-def replacing(*targets: Path) -> Iterator[Sequence[BinaryIO]]:
-    """Open one temporary file per target; rename them to the targets on a clean exit, otherwise remove them.
+class Outputs:
+    """Files that are written one after the other and renamed to their targets together, see `replacing_set`."""
 
-    The files may be opened again for reading in the meantime, but must be closed before the exit: Windows neither
-    renames nor removes an open file. `OutputError` if they cannot be written.
-    """
-    temporary = [path.with_name(f".{MARK}-{os.urandom(8).hex()}") for path in targets]
-    try:
-        with contextlib.ExitStack() as stack:
-            files = [stack.enter_context(path.open("xb")) for path in temporary]
+    def __init__(self) -> None:
+        self._temporary: dict[Path, Path] = {}  # by target, in the order of writing
+        self._folders: list[Path] = []  # that were made for the files
+
+    @contextlib.contextmanager
+    def open(self, *targets: Path) -> Iterator[Sequence[BinaryIO]]:
+        """Open a temporary file per target; sync and close them on a clean exit. `OutputError` if that fails.
+
+        The files may be opened again for reading in the meantime.
+        """
+        temporary = [path.with_name(f".{MARK}-{os.urandom(8).hex()}") for path in targets]
+        self._temporary |= zip(targets, temporary, strict=True)
+        with _blaming(targets[0], temporary), contextlib.ExitStack() as stack:
+            files = [stack.enter_context(path.open("x+b")) for path in temporary]
             yield files
             for file in files:
                 file.flush()
                 os.fsync(file.fileno())
-        with _alone_in(targets[0].parent):
+
+    def make_folder(self, path: Path) -> None:
+        """Make a folder and its parents, which are removed again if the set is not completed."""
+        new = [folder for folder in (path, *path.parents) if not folder.exists()]
+        path.mkdir(parents=True, exist_ok=True)
+        self._folders.extend(reversed(new))
+
+    def rename(self, lock: Path | None, stale: Callable[[], Iterable[Path]]) -> None:
+        """Remove what is stale, and rename all files to their targets."""
+        targets, temporary = list(self._temporary), list(self._temporary.values())
+        if not targets:
+            return
+        with _blaming(targets[0], temporary), _alone_in(lock or targets[0].parent):
+            for path in stale():
+                if path not in self._temporary:
+                    path.unlink(missing_ok=True)
             _rename(temporary, targets)
+        self._folders.clear()
+
+    def discard(self) -> None:
+        """Remove temporary files, and the folders that were made, after a failure; does nothing after `rename`."""
+        for path in self._temporary.values():
+            path.unlink(missing_ok=True)
+        for folder in reversed(self._folders):
+            with contextlib.suppress(OSError):  # another process may have written files into it
+                folder.rmdir()
+
+
+def _nothing() -> Iterable[Path]:
+    return ()
+
+
+@contextlib.contextmanager
+def replacing_set(*, lock: Path | None = None, stale: Callable[[], Iterable[Path]] = _nothing) -> Iterator[Outputs]:
+    """Write a set of files beside their targets; on a clean exit rename all, otherwise remove all.
+
+    `stale` returns the files of an older set, which are removed; it is called while no other process of bnorm renames
+    files in the folder `lock`, by default that of the first target. Files must be closed before the exit: Windows
+    neither renames nor removes an open file.
+    """
+    outputs = Outputs()
+    try:
+        yield outputs
+        outputs.rename(lock, stale)
+    finally:
+        outputs.discard()
+
+
+@contextlib.contextmanager
+def replacing(*targets: Path) -> Iterator[Sequence[BinaryIO]]:
+    """Open one temporary file per target; rename them to the targets on a clean exit, otherwise remove them.
+
+    The files are open for reading, too, and may be opened again in the meantime. `OutputError` if that fails.
+    """
+    with replacing_set() as outputs, outputs.open(*targets) as files:
+        yield files
+
+
+@contextlib.contextmanager
+def _blaming(target: Path, temporary: Sequence[Path]) -> Iterator[None]:
+    """Turn an OSError of the temporary files, or of a file without a name, into an `OutputError` of the target."""
+    try:
+        yield
     except OSError as error:
         if error.filename not in (None, *map(str, temporary)):
             raise  # an error of another file, which the message names
         reason = (error.strerror or str(error)).lower()
-        raise OutputError(targets[0], f"cannot be written: {reason}") from error
-    finally:
-        for path in temporary:
-            path.unlink(missing_ok=True)
+        raise OutputError(target, f"cannot be written: {reason}") from error
 
 
 def _rename(temporary: Sequence[Path], targets: Sequence[Path]) -> None:

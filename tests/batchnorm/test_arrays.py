@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 import bnorm
-from bnorm.batchnorm.arithmetic import ARITHMETICS
+from bnorm.batchnorm.arithmetic import ARITHMETICS, arithmetic_by_name
 from support import oracle
 
 SHAPE = (4, 3, 5, 6)
@@ -47,8 +47,26 @@ def test_a_rule_moves_the_rolling_statistics(x):
     assert np.array_equal(rolling.mean, layer()[1].mean)
 
 
+def test_a_rule_has_a_name(x):
+    parameters, rolling = layer()
+    found = bnorm.batch_normalize(x, parameters, rolling, train=True, rule="average")
+    np.testing.assert_array_equal(found.rolling.mean, found.moments.mean)
+    np.testing.assert_array_equal(found.rolling.variance, found.moments.unbiased)
+    named, default = (
+        bnorm.batch_normalize(x, parameters, rolling, train=True, **rule) for rule in ({"rule": "ema"}, {})
+    )
+    np.testing.assert_array_equal(named.rolling.variance, default.rolling.variance)
+
+
+def test_a_result_prints_as_one_short_line(x):
+    text = repr(bnorm.batch_normalize(x, *layer(), train=True, delta=x))
+    assert text == "<Result: y float32 (4, 3, 5, 6), dx, moments, gradients, rolling>"
+
+
 WRONG = {
-    "arithmetic": ({"arithmetic": "torch"}, ["torch", *ARITHMETICS]),
+    "rule": ({"rule": "mean"}, ["mean", "ema", "average"]),
+    "no rule": ({"rule": 3}, ["3", "ema", "average"]),
+    "arithmetic": ({"arithmetic": "tensorflow"}, ["tensorflow", *ARITHMETICS]),
     "layout": ({"layout": "chwn"}, ["chwn", "nchw", "nhwc"]),
     "threads": ({"threads": 0}, ["threads=0"]),
     "integers": ({"x": np.zeros(SHAPE, "i4")}, ["x ", "int32", "float16"]),
@@ -83,3 +101,21 @@ def test_x_and_delta_are_not_modified(x):
     before = x.copy()
     bnorm.batch_normalize(x, *layer(), train=True, delta=x)
     assert np.array_equal(x, before)
+
+
+@pytest.mark.parametrize(
+    ("name", "guards"), [("paper", [0.5] * 3), ("torch", [0.5] * 3), ("alexeyab", [0.5, 1e-5, 1e-5])]
+)
+def test_epsilon_replaces_the_forward_guard_and_all_of_the_paper(name, guards):
+    row = arithmetic_by_name(name, bnorm.Epsilon(0.5, inside=True))
+    assert [guard.value for guard in (row.forward, row.backward, row.direct)] == guards
+
+
+def test_epsilon_is_an_argument():
+    x = np.random.default_rng(0).normal(0, 1e-3, (8, 2, 3, 3))
+    layer = bnorm.Parameters(np.ones(2), np.zeros(2)), bnorm.Rolling(np.zeros(2), np.full(2, 1e-6))
+    for epsilon in (bnorm.Epsilon(1e-3, inside=True), "keras"):
+        y = bnorm.batch_normalize(x, *layer, epsilon=epsilon).y
+        np.testing.assert_allclose(y, x / np.sqrt(1e-6 + 1e-3))
+    with pytest.raises(ValueError, match="opencv"):
+        bnorm.batch_normalize(x, *layer, epsilon="pytorch")

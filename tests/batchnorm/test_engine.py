@@ -20,9 +20,10 @@ from hypothesis import strategies as st
 from bnorm.batchnorm import tiling
 from bnorm.batchnorm.arithmetic import ARITHMETICS
 from bnorm.batchnorm.engine import Normalisation, run_batch
+from bnorm.batchnorm.engines import has_numba, kernels_of
 from bnorm.batchnorm.formulas import Parameters, Rolling
 from bnorm.batchnorm.threads import Team
-from bnorm.batchnorm.tiling import RowScheme
+from bnorm.batchnorm.tiling import Grouping
 from bnorm.tensors.npy import new_npy
 from bnorm.tensors.open import open_tensor
 from bnorm.tensors.tensor import MemoryTensor, Span, Tensor
@@ -38,6 +39,7 @@ class Way(NamedTuple):
     memory: int
     layout: str = "nchw"
     storage: str = "memory"
+    engine: str = "numpy"
 
 
 class Batch(NamedTuple):
@@ -123,7 +125,8 @@ def results(batch: Batch, way: Way) -> dict[str, np.ndarray]:
         delta = hand_in(stack, folder, "delta", batch.delta, way) if batch.backward else None
         outputs = {key: room(stack, folder, key, x, way) for key in OUTPUTS[: 3 if batch.backward else 2]}
         tensors = {key: tensor for key, (tensor, _) in outputs.items()}
-        found = run_batch(batch.layer, x, delta, tensors, team, way.memory)
+        kernels = kernels_of(way.engine, 0)
+        found = run_batch(batch.layer, x, delta, tensors, team, way.memory, kernels=kernels)
         stack.close()
         arrays = {key: np.load(at) if isinstance(at, Path) else at for key, (_, at) in outputs.items()}
     if way.layout == "nhwc":
@@ -149,6 +152,7 @@ def assert_same_in_every(batch: Batch, *ways: Way) -> None:
 
 # --- the property -----------------------------------------------------------------------------------------------------
 
+INSTALLED = ("numpy", "numba") if has_numba() else ("numpy",)
 SMALL = st.tuples(st.integers(1, 9), st.integers(1, 9), st.integers(1, 20), st.integers(1, 20))
 FLAT = st.tuples(st.integers(1, 1500), st.integers(1, 9))
 PIXELS = st.tuples(st.integers(1, 1500), st.integers(1, 9), st.just(1), st.just(1))
@@ -163,7 +167,7 @@ def batches_and_ways(draw: st.DrawFn) -> tuple[Batch, Way]:
     dtype = "f4" if storage == "raw" else draw(st.sampled_from(["f2", "f4", "f8"]))
     batch = batch_of(draw(SHAPES), dtype, train=draw(st.booleans()), backward=draw(st.booleans()))
     threads, layout = draw(st.sampled_from([1, 2, 7])), draw(st.sampled_from(["nchw", "nhwc"]))
-    return batch, Way(threads, draw(MEMORIES), layout, storage)
+    return batch, Way(threads, draw(MEMORIES), layout, storage, draw(st.sampled_from(INSTALLED)))
 
 
 @pytest.mark.slow
@@ -194,13 +198,15 @@ def test_the_same_bits_at_the_edges_of_pieces_and_tiles(shape, train):
     layouts = ["nchw", "nchw", "nhwc"]
     ways = [Way(*way) for way in zip([2, 7, 1], memories, layouts, ["npy", "raw", "stored"], strict=True)]
     least = 1 << 12 if 4096 in shape else 1  # of thousands of channels not each by itself
-    assert_same_in_every(batch_of(shape, train=train), *ways, Way(7, least, "nhwc"))
+    engines = [Way(2, MIB, layout, engine=engine) for layout in ("nchw", "nhwc") for engine in INSTALLED]
+    assert_same_in_every(batch_of(shape, train=train), *ways, Way(7, least, "nhwc"), *engines)
 
 
 @pytest.mark.parametrize("arithmetic", ["pjreddie", "alexeyab-gpu", "paper"])
 def test_the_same_bits_in_other_arithmetics(arithmetic):
     batch = batch_of((3, 5, 20, 21))._replace(arithmetic=arithmetic)
-    assert_same_in_every(batch, Way(7, 4096, "nhwc", "npy"), Way(2, 4096, "nchw", "npy"))
+    engines = [Way(2, MIB, engine=engine) for engine in INSTALLED]
+    assert_same_in_every(batch, Way(7, 4096, "nhwc", "npy"), Way(2, 4096, "nchw", "npy"), *engines)
 
 
 def test_the_same_bits_where_values_are_not_finite():
@@ -208,6 +214,7 @@ def test_the_same_bits_where_values_are_not_finite():
     batch.x[0, 1, 3, 3], batch.delta[1, 2, 1, 1] = np.nan, np.nan
     batch.x[0, 3, 0, 1], batch.x[2, 3, 0, 0] = np.inf, -np.inf  # whose sum is no number, which is no warning either
     ways = [Way(7, 4096, "nhwc", "npy"), Way(2, 4096, "nchw", "npy"), Way(7, 1, "nhwc")]
+    ways += [Way(2, MIB, engine=engine) for engine in INSTALLED]
     finite = [{key: np.nan_to_num(values) for key, values in results(batch, way).items()} for way in ways]
     for found in finite[1:]:
         assert_same_bits(found, finite[0])
@@ -379,9 +386,9 @@ SIZES = st.one_of(st.integers(1, 99), st.integers(1, 99_999), st.just(1 << 40))
 @example(MemoryTensor(np.empty((2, 2, 300, 301), "f2")), 7, 2)
 @example(MemoryTensor(np.empty((3, 257, 1, 1), "f2")), 3, 2)
 def test_tiles_and_their_blocks_cover_every_value_exactly_once(extent, most, threads):
-    times, scheme = np.zeros((extent.channels, extent.length), "u1"), RowScheme(extent.places)
+    times, grouping = np.zeros((extent.channels, extent.length), "u1"), Grouping(extent.places)
     for tile in (tile for group in tiling.tiles(extent, most) for tile in group):
-        for block in tiling.blocks(extent.buffer(tile), scheme, threads):
+        for block in tiling.blocks(extent.buffer(tile), grouping, threads):
             span = tile.part(block)
             times[span.channels, span.start : span.stop] += 1
     assert (times == 1).all()
@@ -391,16 +398,15 @@ def test_tiles_and_their_blocks_cover_every_value_exactly_once(extent, most, thr
 @given(extents(), SIZES, st.integers(1, 7))
 @example(MemoryTensor(np.broadcast_to(np.float16(0), (64, 64, 52, 52))), 1 << 40, 2)
 @example(MemoryTensor(np.broadcast_to(np.float16(0), (64, 64, 52, 52))), 1 << 40, 64)
-def test_tiles_and_blocks_are_no_larger_than_is_asked_unless_they_are_one_piece_or_row(extent, most, threads):
+def test_tiles_and_blocks_are_no_larger_than_is_asked_unless_they_are_one_piece(extent, most, threads):
     """Memory is bounded by them; and with two blocks for each thread none waits long for another."""
-    scheme = RowScheme(extent.places)
-    piece = min(scheme.images_per_piece * min(extent.places, tiling.PIECE), extent.length)
-    row = min(scheme.images_per_row * min(extent.places, tiling.RUN), extent.length)
+    grouping = Grouping(extent.places)
+    piece = min(grouping.piece, extent.length)
     for tile in (tile for group in tiling.tiles(extent, most) for tile in group):
         assert tile.size <= max(most, piece)
         share = tile.size // (2 * threads)
-        for block in tiling.blocks(extent.buffer(tile), scheme, threads):
-            assert block.size <= max(min(share, tiling.BLOCK, tiling.BLOCKS // threads), row)
+        for block in tiling.blocks(extent.buffer(tile), grouping, threads):
+            assert block.size <= max(min(share, tiling.BLOCK, tiling.BLOCKS // threads), piece)
 
 
 def test_what_fits_is_one_tile():

@@ -13,6 +13,7 @@ import bnorm
 from bnorm.batchnorm.arithmetic import ARITHMETICS
 from bnorm.batchnorm.batches import run_batches
 from bnorm.batchnorm.engine import Normalisation
+from bnorm.batchnorm.engines import has_numba, kernels_of
 from bnorm.batchnorm.formulas import Parameters, Rolling, average, exponential
 from bnorm.batchnorm.threads import Team
 from bnorm.tensors.tensor import MemoryTensor
@@ -42,6 +43,9 @@ class Case(NamedTuple):
         return {name: np.asarray(value, "f8") for name, value in self._asdict().items() if name not in ("x", "delta")}
 
 
+INSTALLED = ("numpy", "numba") if has_numba() else ("numpy",)
+
+
 class Results:
     """A sink that keeps every mini-batch's tensors."""
 
@@ -59,7 +63,18 @@ class Results:
 
 
 def compute(case: Case, name: str, train: bool, rule=None) -> list[dict[str, np.ndarray]]:
-    """Every result of every mini-batch."""
+    """Every result of every mini-batch, which are the same with each engine that is installed."""
+    found, *others = (compute_with(engine, case, name, train, rule) for engine in INSTALLED)
+    for steps in others:
+        for step, other in zip(found, steps, strict=True):
+            assert step.keys() == other.keys()
+            for key, values in step.items():
+                np.testing.assert_array_equal(values, other[key], strict=True)
+    return found
+
+
+def compute_with(engine: str, case: Case, name: str, train: bool, rule=None) -> list[dict[str, np.ndarray]]:
+    """The same with one engine."""
     arithmetic, vectors, results = ARITHMETICS[name], case.vectors(), Results()
     layer = Normalisation(
         Parameters(vectors["scales"], vectors["biases"]),
@@ -68,8 +83,9 @@ def compute(case: Case, name: str, train: bool, rule=None) -> list[dict[str, np.
         train,
     )
     inputs, deltas = ([MemoryTensor(np.ascontiguousarray(part)) for part in parts] for parts in (case.x, case.delta))
+    rule, kernels = rule or exponential(arithmetic.keep, arithmetic), kernels_of(engine, 0)
     with Team(2) as team:
-        run_batches(layer, inputs, deltas, rule or exponential(arithmetic.keep, arithmetic), results, team)
+        run_batches(layer, inputs, deltas, rule, results, team, kernels=kernels)
     return results.steps
 
 

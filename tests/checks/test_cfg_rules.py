@@ -115,21 +115,91 @@ def test_a_finding_names_its_section_and_its_key():
 @pytest.mark.parametrize(
     ("option", "pjreddie", "alexeyab"),
     [
-        ("[convolutional]\nfilters=8 # eight, or so", False, False),
-        ("[route]\nlayers=-1 # one, or two", True, True),
-        ("[convolutional]\nfilters=8 # eight", False, False),
-        ("[convolutional]\nactivation=relu # why", True, True),
-        ("[route]\nlayers=-1 # the one before", False, False),
-        ("[yolo]\nmask=0,1 # small, and large", True, False),
-        ("[region]\nanchors=1,2 # wide, high", True, True),
-        ("[region]\nanchors=1.5,2e1 # wide", False, False),
+        ("[convolutional]\nfilters=8 # eight, or so", "note", "note"),
+        ("[convolutional]\nfilters=21#(classes+5)*3", "note", "note"),
+        ("[route]\nlayers=-1 # one, or two", "warning", "warning"),
+        ("[convolutional]\nactivation=relu # why", "warning", "warning"),
+        ("[route]\nlayers=-1 # the one before", "note", "note"),
+        ("[yolo]\nmask=0,1 # small, and large", "warning", "note"),
+        ("[region]\nanchors=1,2 # wide, high", "warning", "warning"),
+        ("[region]\nanchors=1.5,2e1 # wide", "note", "note"),
     ],
 )
-def test_a_comment_after_a_number_is_found_where_it_is_read(option, pjreddie, alexeyab):
+def test_a_comment_is_a_warning_only_where_the_fork_reads_it(option, pjreddie, alexeyab):
     """A number ends at it in any fork; a list goes on after the next comma, except for some of alexeyab's."""
-    for dialect, expected in (("pjreddie", pjreddie), ("alexeyab", alexeyab), ("hank", False)):
-        found = odd(f"[net]\nwidth=8\n[conv]\n{option}\n", dialect)
-        assert found == ([("cfg-inline-comment", 5)] if expected else []), dialect
+    for dialect, severity in (("pjreddie", pjreddie), ("alexeyab", alexeyab)):
+        (found,) = findings(f"[net]\nwidth=8\n[conv]\n{option}\n", dialect)
+        assert (found.id, found.line, found.severity) == ("cfg-inline-comment", 5, severity), dialect
+    assert findings(f"[net]\nwidth=8\n[conv]\n{option}\n", "hank") == ()
+
+
+@pytest.mark.parametrize(
+    ("option", "read"),
+    [
+        ("saturation=1.5y", "1.5y as 1.5"),
+        ("batch=64;", "64; as 64"),
+        ("learning_rate=1e-3f", "1e-3f as 1e-3"),
+        ("width=416x416", "416x416 as 416"),
+        ("hue=.1%", ".1% as .1"),
+        ("momentum=0,9", "0,9 as 0"),
+        ("batch=64//8", "64//8 as 64"),
+        ("policy=steps\nsteps=100,200k\nscales=.1,.1", "200k as 200"),
+    ],
+)
+def test_text_after_a_number_is_a_note_with_what_darknet_reads(option, read):
+    for dialect in ("pjreddie", "alexeyab"):
+        (found,) = findings(f"[net]\n{option}\n[avgpool]\n", dialect)
+        assert (found.id, found.line, found.severity) == ("cfg-number", 2 + ("steps" in option), "note")
+        assert read in found.message
+
+
+@pytest.mark.parametrize(
+    "section",
+    [
+        "net]\nlearning_rate=1e-3\ndecay=+.5e+2\nmax_batches = 5 000\nmomentum=0.9\r",
+        "yolo]\nmap=9k.map\nanchors=1,2, 3,4\nnum=2\nmask=0,1",
+        "conv_lstm]\nlstm_activation=tanh\nactivation=leaky",
+        "region]\ntree=9k.tree\nanchors=1,2",
+        "shortcut]\nfrom=-3,-5\nweights_type=per_feature",
+    ],
+)
+def test_a_number_and_a_text_that_begins_with_one_are_not_odd(section):
+    net = "" if section.startswith("net") else "[net]\n"
+    found = findings(f"{net}[{section}\n[avgpool]\n", "alexeyab")
+    assert "cfg-number" not in [finding.id for finding in found]
+
+
+def anchored(options: str, kind: str = "yolo", filters: int = 21) -> list[Finding]:
+    source = f"[net]\nwidth=32\nheight=32\nchannels=3\n[convolutional]\nfilters={filters}\n[{kind}]\nclasses=2\n"
+    text = text_of(source + options)
+    network = build(text, DIALECTS["alexeyab"])
+    return [found for found in cfg_findings(network) if found.id == "cfg-anchors"]
+
+
+@pytest.mark.parametrize(
+    ("options", "severity", "effect"),
+    [
+        ("num=9\nmask=6,7,8\nanchors=4,5, 8,9, 12,14\n", "warning", "3 of 3 boxes"),
+        ("num=9\nmask=2,3,4\nanchors=4,5, 8,9, 12,14\n", "warning", "2 of 3 boxes"),
+        ("num=3\nmask=0,1,2\nanchors=4,5, 8,9, 12\n", "warning", "1 of 3 boxes"),
+        ("num=3\nmask=0,1,2\n", "warning", "3 of 3 boxes"),
+        ("num=9\nmask=0,1,2\nanchors=4,5, 8,9, 12,14\n", "note", "mask uses none"),
+    ],
+)
+def test_anchors_that_are_missing_are_told_with_the_boxes_that_use_them(options, severity, effect):
+    (found,) = anchored(options)
+    assert (found.severity, found.line, effect in found.message) == (severity, 7, True)
+
+
+def test_missing_anchors_of_a_layer_without_mask():
+    (found,) = anchored("num=3\nanchors=1,2, 3,4\n", "region")
+    assert "1 of 3 boxes" in found.message
+
+
+@pytest.mark.parametrize("kind", ["yolo", "region"])
+def test_as_many_anchors_as_boxes_are_not_odd(kind):
+    mask = "mask=0,1,2\n" if kind == "yolo" else ""
+    assert anchored(f"num=3\n{mask}anchors=4,5, 8,9, 12,14\n", kind) == []
 
 
 @pytest.mark.parametrize(
@@ -253,9 +323,27 @@ CRASHES = [  # the cfg, who does not read it at all, and where whose program cra
     (cfg_source("20", "connected output=8 | detection side=2 classes=0 coords=1"), HK, {}),
     (cfg_source("20", "connected output=2 | detection side=1 classes=0 coords=1"), HK, {AB: 1}),
     (cfg_source("3x8x8", "deconvolutional filters=4 size=2"), f"{AB} {HK}", {PJ: 5}),
+    (cfg_source("3x8x8", "deconvolutional filters=4 size=2 dontload=1"), f"{AB} {HK}", {}),
+    (cfg_source("3x8x8", "deconvolutional filters=4 size=2 dontloadscales=1"), f"{AB} {HK}", {PJ: 5}),
+    (cfg_source("3x8x8", "implicit"), f"{PJ} {HK}", {AB: 1}),
+    (cfg_source("3x8x8", "implicit atoms=9 | dropout dropblock=1"), f"{PJ} {HK}", {AB: 1}),
+    (cfg_source("3x8x8", "implicit | route layers=0"), f"{PJ} {HK}", {AB: 1}),
+    (cfg_source("3x9x1", "convolutional | rnn | convolutional padding=2 | route layers=0"), PJ, {AB: 1, HK: 1}),
+    (cfg_source("3x9x1", "convolutional | rnn | convolutional padding=2 | route layers=2"), PJ, {AB: 1, HK: 1}),
+    (
+        cfg_source("3x9x1", "convolutional | rnn | convolutional padding=2 | route layers=2,0 | cost"),
+        PJ,
+        {AB: 1, HK: 1},
+    ),
+    (cfg_source("3x9x1", "convolutional padding=2 | route layers=0 | avgpool"), PJ, {}),
+    (cfg_source("3x8x8", "cost"), "", {PJ: 1, AB: 1, HK: 1}),
+    (cfg_source("3x8x8", "cost type=sse | cost"), "", {PJ: 1, AB: 1, HK: 1}),
+    (cfg_source("3x8x8", "avgpool | cost"), "", {}),
+    (cfg_source("6x32x32", "yolo classes=1 embedding_layer=1"), "", {AB: 5, HK: 5}),
+    (cfg_source("6x32x32", "avgpool | upsample stride=32 | yolo classes=1 embedding_layer=-4"), "", {AB: 8, HK: 8}),
+    (cfg_source("6x32x32", "maxpool stride=1 | yolo classes=1 embedding_layer=-1"), "", {}),
+    (cfg_source("6x32x32", "yolo classes=1 embedding_layer=999999"), "", {}),
     (STEPS.format("steps", "steps=5,6\nscales=.1"), "", {PJ: 1, AB: 1}),
-    (STEPS.format("steps", "steps=5,6"), "", {PJ: 1, AB: 1}),
-    (STEPS.format("steps", "scales=.1"), "", {PJ: 1, AB: 1}),
     (STEPS.format("steps", "steps=5,6\nscales=.1,.1"), "", {}),
     (STEPS.format("steps", "steps=5,6\nscales=.1,.1\nseq_scales=1"), "", {AB: 1}),
     (STEPS.format("steps", "steps=5 # 6, 7\nscales=.1"), "", {PJ: 1}),
@@ -279,6 +367,68 @@ def test_what_a_fork_crashes_on_is_found(source, refusing, lines):
         found = crashes(source, dialect)
         assert [finding.line for finding in found] == ([lines[dialect]] if dialect in lines else []), dialect
         assert all(dialect in finding.message for finding in found)
+
+
+MISREAD = [  # a [convolutional] on 3x9x9, and whose CPU path misreads its input
+    ("size=1", ""),
+    ("size=1 pad=1", ""),
+    ("size=1 padding=1", f"{PJ} {AB} {HK}"),
+    ("size=1 stride=2", PJ),
+    ("size=1 stride_x=1 stride_y=2", f"{AB} {HK}"),
+    ("size=1 stride_x=2 stride_y=1", ""),
+    ("size=1 stride_x=1 stride_y=2 antialiasing=1", ""),
+    ("size=3 stride=2", ""),
+    ("size=3 stride_x=1 stride_y=2 pad=1", ""),
+    ("size=3 pad=1 dilation=2", ""),
+    ("size=3 dilation=2", f"{AB} {HK}"),
+    ("size=3 padding=2 dilation=2", f"{AB} {HK}"),
+    ("size=2 dilation=2 stride=9", ""),  # both make one window
+    ("size=1 dilation=2", ""),  # the forks set it to 1
+]
+
+
+@pytest.mark.parametrize(("options", "misreading"), MISREAD)
+def test_a_convolution_whose_input_a_fork_misreads_is_found(options, misreading):
+    for dialect in DIALECTS:
+        network = build(text_of(cfg_source("3x9x9", f"maxpool | convolutional filters=2 {options}")), DIALECTS[dialect])
+        found = [finding for finding in cfg_findings(network) if finding.id == "cfg-miscomputed"]
+        expected = [(6, "warning")] if dialect in misreading.split() else []
+        assert [(finding.line, finding.severity) for finding in found] == expected, dialect
+
+
+ASSERTED = [
+    ("maxpool stride=1 | maxpool stride=2 | shortcut from=0", 10),
+    ("maxpool stride=1 | maxpool stride=2 | scale_channels from=0", 10),
+    ("maxpool stride=1 | convolutional | sam from=0", 9),
+    ("softmax groups=5", 6),
+    ("crnn", 5),
+]
+
+
+@pytest.mark.parametrize(("layers", "line"), ASSERTED)
+def test_an_assertion_that_hank_leaves_out_is_a_finding(layers, line):
+    text = text_of(cfg_source("3x8x8", layers))
+    found = [finding for finding in cfg_findings(build(text, DIALECTS[HK])) if finding.id == "cfg-assertion"]
+    assert [(finding.severity, finding.line) for finding in found] == [("warning", line)]
+    with pytest.raises(CfgError) as caught:
+        build(text, DIALECTS[AB])
+    assert (caught.value.line, caught.value.what in found[0].message) == (line, True)
+
+
+@pytest.mark.parametrize(
+    ("layer", "dialects", "line"),
+    [
+        ("convolutional filters=4 groups=4", DIALECTS, 7),
+        ("convolutional filters=4 size=0", DIALECTS, 7),
+        ("rnn output=4 hidden=0", (AB, HK), 7),
+        ("convolutional filters=4 groups=3", DIALECTS, None),
+        ("connected", DIALECTS, None),
+    ],
+)
+def test_a_layer_without_weights_is_a_finding(layer, dialects, line):
+    for dialect in dialects:
+        found = cfg_findings(build(text_of(cfg_source("3x8x8", layer)), DIALECTS[dialect]))
+        assert [finding.line for finding in found if finding.id == "cfg-no-weights"] == [line] * bool(line), dialect
 
 
 @pytest.mark.parametrize(

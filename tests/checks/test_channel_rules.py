@@ -124,6 +124,17 @@ def test_a_negative_variance_has_a_likely_cause(pair, values, cause):
     assert f"{len(values)} of 32" in found.message
 
 
+@pytest.mark.parametrize("size", [7e-44, 1e-12, 9e-9])
+def test_a_rounding_residue_is_found_as_its_positive_twin(pair, size):
+    cfg, weights = pair
+    rows = []
+    for variance in (-size, size):
+        weights.write_bytes(patched(4, "rolling_variance", 7, variance))
+        (found,) = findings(cfg, weights)
+        rows.append((found.id, found.severity, found.channel))
+    assert rows == [("variance-tiny", "warning", 7)] * 2
+
+
 def test_a_gain_that_depends_on_epsilon_is_shown_for_every_runtime(pair):
     """Recomputed here in float64; three digits are shown."""
     cfg, weights = pair
@@ -153,6 +164,41 @@ def test_statistics_as_a_fork_initialises_them_are_untrained(pair, variance, unt
     cfg, weights = pair
     patch(weights, offset(0, "scales"), *(1.0,) * 8, *(0.0,) * 8, *(variance,) * 8)
     assert [found.id for found in findings(cfg, weights)] == (["untrained"] if untrained else [])
+
+
+def test_scales_and_biases_that_no_step_has_changed_are_untrained(pair):
+    """Statistics move with every batch; scales and biases only where an update reaches them."""
+    cfg, weights = pair
+    patch(weights, offset(0, "biases"), *(0.0,) * 8, *(1.0,) * 8)
+    (found,) = findings(cfg, weights)
+    assert (found.id, found.severity, found.layer) == ("untrained", "warning", 0)
+    assert "burn_in" not in found.cause
+    cfg.write_text(TEXT.replace("[net]\n", "[net]\nburn_in=4000\n", 1))
+    (found,) = (finding for finding in findings(cfg, weights) if finding.id == "untrained")
+    batches = read_model(cfg, weights).header.seen // read_model(cfg, weights).network.images_per_batch
+    assert f"{batches:,} batches" in found.cause
+    assert "burn_in=4000" in found.cause
+
+
+@pytest.mark.parametrize(("array", "value"), [("scales", 1 + 2**-23), ("biases", 1e-20)])
+def test_one_value_that_a_step_has_changed_is_training(pair, array, value):
+    cfg, weights = pair
+    patch(weights, offset(0, "biases"), *(0.0,) * 8, *(1.0,) * 8)
+    patch(weights, offset(0, array, 3), value)
+    assert "untrained" not in [found.id for found in findings(cfg, weights)]
+
+
+def test_a_batchnorm_without_biases_is_not_called_untrained(tmp_path):
+    """pjreddie's [batchnorm] stores no biases, and has no update: its scales are always 1."""
+    cfg = tmp_path / "net.cfg"
+    cfg.write_text(cfg_source("3x8x8", "batchnorm | convolutional filters=2"))
+    for dialect, expected in (("pjreddie", []), ("alexeyab", ["untrained"])):
+        weights = write_weights(cfg, tmp_path / "net.weights", dialect)
+        arrays = read_model(cfg, weights, dialect).layout.by_name
+        patch(weights, arrays[0, "scales"].offset, 1.0, 1.0, 1.0)
+        if dialect == "alexeyab":
+            patch(weights, arrays[0, "biases"].offset, 0.0, 0.0, 0.0)
+        assert [found.id for found in findings(cfg, weights, dialect)] == expected
 
 
 def test_a_part_is_a_field(tmp_path):

@@ -10,6 +10,9 @@ from support.damage import BAD_CFGS, BAD_FILES, BAD_VALUES
 
 ELSEWHERE = {  # kinds that take more than one change of a sample
     *("weights-folded", "weights-unfolded", "weights-dialect", "weights-classes"),  # tests/checks/test_misfit_*.py
+    *("weights-channels", "weights-value", "weights-layer"),
+    "cfg-heads",  # tests/checks/test_heads.py
+    "cfg-assertion",  # tests/checks/test_cfg_rules.py
     "constant-channels",  # tests/checks/test_channel_rules.py
 }
 
@@ -33,6 +36,10 @@ def test_a_finding_has_the_severity_of_its_kind_and_nothing_that_was_not_given()
     finding = make_finding("variance-zero", "what")
     assert (finding.severity, finding.message) == ("warning", "what")
     assert [finding.line, finding.layer, finding.part, finding.channel, finding.cause] == [None] * 5
+
+
+def test_a_milder_case_of_a_kind_has_a_severity_of_its_own():
+    assert make_finding("cfg-inline-comment", "what", severity="note").severity == "note"
 
 
 def test_the_part_of_a_layer_without_parts_is_none():

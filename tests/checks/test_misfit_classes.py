@@ -63,6 +63,7 @@ def test_a_cfg_is_read_once_however_many_dialects_are_tried(pair, monkeypatch):
 def test_every_detection_layer_has_its_own_number_of_filters(tmp_path, name):
     values = {"region": 2 * (4 + 1 + 7), "yolo": 2 * (5 + 7), "Gaussian_yolo": 2 * (9 + 7)}
     end = "\n[{}]\nclasses={}\nnum=2\n" if name == "region" else "\n[{}]\nclasses={}\nmask=0,1\nnum=4\n"
+    end += "anchors=1,1, 2,2, 3,3, 4,4\n"[: 16 if name == "region" else None] + "\n"
     cfg = tmp_path / "net.cfg"
     source = TINY.replace("filters=2", "filters={}")
     cfg.write_text(source.format(values[name]) + end.format(name, 7))
@@ -75,7 +76,7 @@ def test_every_detection_layer_has_its_own_number_of_filters(tmp_path, name):
 
 def test_a_detection_layer_without_classes_is_solved_for_its_default(tmp_path):
     cfg = tmp_path / "net.cfg"
-    end = "\n[region]\nnum=1\n"
+    end = "\n[region]\nnum=1\nanchors=1,2\n"
     cfg.write_text(TINY.replace("filters=2", "filters=12") + end + "classes=7\n")
     weights = write_weights(cfg, tmp_path / "net.weights")
     cfg.write_text(TINY.replace("filters=2", "filters=25") + end)

@@ -107,16 +107,23 @@ def test_a_partial_file_has_the_numbers_that_darknet_partial_takes_for_it(pair):
 
 
 def test_a_cfg_without_its_last_layers_leaves_bytes_over(pair):
+    """Two layers: of one, the options would be computed."""
     cfg, weights = pair
-    cfg.write_text(TEXT[: TEXT.rindex("[convolutional]")])
+    cut = TEXT[: TEXT.rindex("[convolutional]")]
+    cfg.write_text(cut[: cut.rindex("[convolutional]")])
     (found,) = findings(cfg, weights)
     assert found.id == "weights-left-over"
 
 
 def test_the_weights_of_another_network_belong_to_another_cfg(pair):
-    """Twice as many filters in layer 2: layers 0 and 1 are still read at the right offsets."""
+    """Other filters and kernels from layer 2 on: layers 0 and 1 are still read at the right offsets."""
     cfg, weights = pair
-    cfg.write_text(TEXT.replace("filters=16", "filters=32", 1))
+    text = (
+        TEXT.replace("filters=16", "filters=24", 1)
+        .replace("filters=32", "filters=40")
+        .replace("filters=64", "filters=24")
+    )
+    cfg.write_text(text)
     (found,) = findings(cfg, weights)
     assert (found.id, found.layer) == ("weights-other-cfg", 2)
     assert "up to layer 1 rolling_variance" in found.message

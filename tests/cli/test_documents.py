@@ -19,6 +19,8 @@ def document(invoke):
     return parse
 
 
+COMMON = {"fits", "header", "verified", "worst", "epsilon", "findings"}  # of every command
+
 FINDING = {"id", "severity", "layer", "channel", "message", "line", "part", "cause"}
 
 INSPECT = {
@@ -158,14 +160,39 @@ def test_fold(document, tiny, tmp_path):
     assert (found["output"], found["output_cfg"]) == (str(output), str(output.with_suffix(".cfg")))
 
 
+@pytest.mark.parametrize(("option", "verified"), [((), True), (("--no-verify",), False)])
+def test_fold_says_whether_it_was_verified_how_exact_it_is_and_with_which_epsilon(document, option, verified):
+    found = document("fold", *sample("digits"), "--dry-run", "--epsilon", "opencv", *option)
+    assert found["verified"] == verified
+    assert found["epsilon"] == {"value": 1e-6, "inside": True}
+    errors = {layer["index"]: layer["max_rel_error"] for layer in found["layers"]}
+    if verified:
+        assert found["worst"]["max_rel_error"] == errors[found["worst"]["layer"]] == max(errors.values())
+    else:
+        assert found["worst"] is None
+
+
 def test_fold_without_output(document, tiny):
     found = document("fold", *tiny, "--dry-run")
     assert (found["output"], found["output_cfg"]) == (None, None)
 
 
+def test_fold_says_what_it_verified(document, tiny):
+    found = document("fold", *tiny, "--dry-run", "--epsilon", "opencv")
+    assert (found["fits"], found["verified"]) == (True, True)
+    assert found["worst"] == {"layer": 0, "part": "", "max_rel_error": found["layers"][0]["max_rel_error"]}
+    assert found["epsilon"] == {"value": 1e-6, "inside": True}
+    assert found["header"]["seen"] == 12345
+
+
+def test_fold_without_a_proof_says_so(document, tiny):
+    found = document("fold", *tiny, "--dry-run", "--no-verify")
+    assert (found["verified"], found["worst"]) == (False, None)
+
+
 RUN = {"cfg", "weights", "dialect", "layer", "part", "arithmetic", "train", "output", "results"}
 
-RESULT = {"input", "result", "dtype", "shape", "min", "max", "not_finite", "path"}
+RESULT = {"input", "result", "dtype", "shape", "min", "max", "not_finite", "path", "max_abs", "max_rel", "channel"}
 
 
 def test_run_of_a_model(document, tiny, tmp_path):
@@ -174,7 +201,7 @@ def test_run_of_a_model(document, tiny, tmp_path):
     assert found.keys() >= RUN
     (result,) = found["results"]
     assert result.keys() >= RESULT
-    assert (result["path"], result["min"]) == (str(tmp_path / "out" / "y.npy"), None)
+    assert (result["path"], result["min"]) == (str(tmp_path / "out" / "y.npy"), pytest.approx(result["max"], rel=9))
     assert (found["layer"], found["part"], found["dialect"]) == (0, "", "alexeyab")
 
 
@@ -195,3 +222,95 @@ def test_a_finding_of_a_cfg_has_its_line(document, tiny):
     (entry,) = document("inspect", *tiny, "--dialect", "alexeyab")["findings"]
     assert entry.keys() >= FINDING
     assert (entry["id"], entry["line"]) == ("cfg-unknown-key", 6)
+
+
+# --- one schema -------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def tensor(tmp_path):
+    np.save(tmp_path / "x.npy", np.ones((2, 4, 8, 8), "f4"))
+    return tmp_path / "x.npy"
+
+
+@pytest.mark.parametrize("name", ["inspect", "check", "fold", "run"])
+def test_the_documents_of_all_commands_have_these_keys(document, tiny, tensor, name):
+    options = {"fold": ["--dry-run"], "run": ["--layer", 0, "--input", tensor]}.get(name, [])
+    found = document(name, *tiny, *options)
+    assert found.keys() >= COMMON
+    assert found["fits"] is True
+    assert found["header"] == {"major": 0, "minor": 2, "revision": 5, "seen": 12345, "bytes": 20}
+    assert "error" not in found
+
+
+@pytest.mark.parametrize("name", ["inspect", "check"])
+def test_without_a_file_there_is_no_header(document, tiny, name):
+    found = document(name, tiny[0])
+    assert found.keys() >= COMMON
+    assert (found["header"], found["fits"]) == (None, None)
+
+
+def test_weights_alone_have_the_same_keys(document, tiny, tmp_path):
+    alone = tmp_path / "elsewhere" / "other.weights"
+    alone.parent.mkdir()
+    alone.write_bytes(tiny[1].read_bytes())
+    assert document("inspect", alone).keys() >= COMMON
+
+
+def test_epsilon_is_that_of_the_gains(document, tiny):
+    assert document("inspect", *tiny, "--epsilon", "1e-6:outside")["epsilon"] == {"value": 1e-6, "inside": False}
+    assert document("inspect", tiny[0])["epsilon"] is None
+
+
+def test_inspect_of_a_cut_file_does_not_fit(document, tiny):
+    tiny[1].write_bytes(tiny[1].read_bytes()[:-4])
+    found = document("inspect", *tiny, exit_code=1)
+    assert found["fits"] is False
+    (entry,) = found["findings"]
+    assert entry.keys() >= FINDING
+    assert (entry["id"], entry["severity"], entry["layer"]) == ("weights-cut", "error", 1)
+    assert found["findings"] == document("check", *tiny, exit_code=3)["findings"]
+    assert found["error"].keys() == {"path", "line", "what", "cause"}
+    assert (found["error"]["path"], found["error"]["line"]) == (str(tiny[1]), None)
+
+
+def test_an_error_is_a_document(document, tiny):
+    tiny[0].write_text(tiny[0].read_text().replace("filters=4", "filters=-4"))
+    found = document("inspect", *tiny, "--dialect", "alexeyab", exit_code=1)
+    assert found.keys() == {"error"}
+    assert found["error"].keys() == {"path", "line", "what", "cause"}
+    assert (found["error"]["path"], found["error"]["line"]) == (str(tiny[0]), 9)
+
+
+@pytest.mark.parametrize("name", ["inspect", "check", "fold", "run"])
+def test_a_missing_file_is_a_document(document, tiny, tensor, name):
+    options = {"fold": ["--dry-run"], "run": ["--layer", 0, "--input", tensor]}.get(name, [])
+    missing = tiny[1].with_name("missing.weights")
+    found = document(name, tiny[0], missing, *options, exit_code=1)
+    assert (found["error"]["path"], found["error"]["line"]) == (str(missing), None)
+
+
+@pytest.mark.parametrize("name", ["fold", "run"])
+def test_weights_that_do_not_fit_are_a_document(document, tiny, tensor, name):
+    tiny[1].write_bytes(tiny[1].read_bytes()[:-4])
+    options = {"fold": ["--dry-run"], "run": ["--layer", 0, "--input", tensor]}[name]
+    assert document(name, *tiny, *options, exit_code=1)["error"]["path"] == str(tiny[1])
+
+
+@pytest.mark.parametrize("form", ["table", "csv", "markdown"])
+def test_an_error_in_another_format_leaves_stdout_empty(invoke, tiny, form):
+    assert invoke("fold", tiny[0], "no.weights", "--dry-run", "--format", form, exit_code=1).stdout == ""
+
+
+def test_people_read_the_error_on_stderr(invoke):
+    plain = invoke("check", "no.cfg", exit_code=1).stderr
+    assert invoke("check", "no.cfg", "--format", "json", exit_code=1).stderr == plain
+
+
+def test_a_layer_has_its_weights(document, tiny):
+    for layer in document("inspect", *tiny)["layers"]:
+        found = layer["weights"]
+        assert found.keys() == {"channels", "weight_norm", "weight_max", "folded_max", "range", "parts"}
+        assert found["range"].keys() == {"before", "after"}
+        assert found["channels"] == layer["output"]["channels"]
+    assert layer["statistics"] is None

@@ -6,7 +6,9 @@ import csv
 
 import pytest
 
+import bnorm
 from bnorm.batchnorm.epsilon import RUNTIMES
+from support.builders import BN, odd_pair
 from support.golden import sample
 
 
@@ -43,16 +45,46 @@ def test_the_headline_says_what_was_written(invoke, tiny, tmp_path):
     ],
 )
 def test_runtimes_are_dropped_from_the_last_one_on(invoke, columns, runtimes):
-    printed = invoke("fold", *sample("digits"), "--dry-run", columns=columns).stdout
+    printed = invoke("fold", *sample("digits"), "--dry-run", "--runtimes", columns=columns).stdout
     (heading,) = [line for line in printed.splitlines() if line.startswith("layer ")]
     assert [name for name in RUNTIMES if name in heading.split()] == runtimes
 
 
 @pytest.mark.parametrize("runtime", RUNTIMES)
 def test_the_chosen_runtime_has_no_column(invoke, tiny, runtime):
-    printed = invoke("fold", *tiny, "--dry-run", "--epsilon", runtime).stdout
+    printed = invoke("fold", *tiny, "--dry-run", "--runtimes", "--epsilon", runtime).stdout
     (heading,) = [line for line in printed.splitlines() if line.startswith("layer ")]
     assert [name for name in RUNTIMES if name in heading.split()] == [name for name in RUNTIMES if name != runtime]
+
+
+def test_only_on_request_are_other_runtimes_shown(invoke, tiny):
+    lines = invoke("fold", *tiny, "--dry-run").stdout.splitlines()
+    assert [line.split() for line in lines if line.startswith("layer ")] == [
+        ["layer", "type", "max", "abs", "max", "rel"]
+    ]
+    assert not [line for line in lines if line.startswith("runtimes")]
+
+
+@pytest.mark.parametrize(("option", "word"), [((), "proven:"), (("--no-verify",), "not")])
+def test_the_verdict_and_epsilon_come_before_the_table(invoke, tiny, option, word):
+    lines = [line.split() for line in invoke("fold", *tiny, "--dry-run", *option).stdout.splitlines()]
+    labels = [words[0] for words in lines if words]
+    assert labels.index("verdict") == 1
+    assert labels.index("ε") < labels.index("layer")
+    assert lines[1][1] == word
+
+
+def test_the_verdict_counts_channels_that_were_not_compared(invoke, tmp_path):
+    model = odd_pair(tmp_path, f"convolutional filters=2 {BN}", {(0, "rolling_mean"): {1: float("nan")}})
+    assert "1 channel" in invoke("fold", model.network.text.path, model.weights, "--dry-run").stdout
+
+
+def test_layers_that_were_not_selected_are_counted(invoke):
+    pair = sample("digits")
+    kept = [line for line in invoke("fold", *pair, "--dry-run", "--layer", "1").stdout.splitlines() if "kept" in line]
+    assert kept == ["kept     2 layers that were not selected"]
+    report = bnorm.fold(bnorm.read_model(*pair), None, dry_run=True, layers=[1])
+    assert [layer.selected for layer in report.layers] == [False, True, False]
 
 
 @pytest.mark.parametrize("columns", ["60", "80", "160"])

@@ -7,6 +7,7 @@ import os
 import subprocess
 import sys
 
+import numpy as np
 import pytest
 
 from bnorm import __version__
@@ -63,6 +64,21 @@ def test_a_usage_error_is_two_lines_on_stderr(invoke, arguments):
     assert message.startswith("error: ")
     assert hint.endswith("--help")
     assert result.stdout == ""
+
+
+@pytest.mark.parametrize("option", ["-q", "--quiet"])
+@pytest.mark.parametrize("name", [name for name in COMMANDS if name != "import"])
+def test_notes_are_left_out_on_request(invoke, tiny, tmp_path, name, option):
+    """Swapped arguments are worth a note to every command."""
+    np.save(tmp_path / "x.npy", np.ones((2, 4, 8, 8), "f4"))
+    options = {"fold": ["--dry-run"], "run": ["--layer", 0, "--input", tmp_path / "x.npy"]}
+    options = (options | {"export": ["--force", "-o", tmp_path / "out.npz"]}).get(name, [])
+    assert invoke(name, *reversed(tiny), *options).stderr.startswith("note: ")
+    assert invoke(name, *reversed(tiny), *options, option).stderr == ""
+
+
+def test_errors_are_not_left_out(invoke):
+    assert invoke("inspect", "no.cfg", "-q", exit_code=1).stderr.startswith("error: ")
 
 
 def test_a_missing_argument_is_named(invoke):

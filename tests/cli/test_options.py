@@ -3,27 +3,64 @@
 from __future__ import annotations
 
 import math
+from pathlib import Path
 
 import click
 import pytest
 
 from bnorm.batchnorm.epsilon import RUNTIMES, Epsilon
-from bnorm.cli import options
+from bnorm.cli import main, options
 from bnorm.cli.options import LayerPart, Sorting
 from bnorm.darknet.autodetect import read_model
 
 
 @pytest.mark.parametrize(
-    ("text", "layers"), [("3", range(3, 4)), ("0-12", range(13)), ("7-7", range(7, 8)), ("007", range(7, 8))]
+    ("text", "layers"),
+    [
+        ("3", [range(3, 4)]),
+        ("0-12", [range(13)]),
+        ("7-7", [range(7, 8)]),
+        ("007", [range(7, 8)]),
+        ("5,18", [range(5, 6), range(18, 19)]),
+        ("0-2,9,4-5", [range(3), range(9, 10), range(4, 6)]),
+    ],
 )
-def test_layer_range(text, layers):
-    assert options.layer_range(text) == layers
+def test_layer_ranges(text, layers):
+    assert list(options.layer_ranges(text)) == layers
 
 
-@pytest.mark.parametrize("text", ["", "-1", "3-", "-", "5-3", "a", "1-2-3", "1,2", "٣", "9" * 10, "3 ", "3\n"])
-def test_layer_range_refuses(text):
+@pytest.mark.parametrize(
+    "text", ["", "-1", "3-", "-", "5-3", "a", "1-2-3", "٣", "9" * 10, "3 ", "3\n", ",", "1,", ",1", "1, 2", "1,2-"]
+)
+def test_layer_ranges_refuses(text):
     with pytest.raises(click.BadParameter):
-        options.layer_range(text)
+        options.layer_ranges(text)
+
+
+@pytest.mark.parametrize("command", [["inspect"], ["fold", "--dry-run"]], ids=lambda words: words[0])
+def test_a_list_of_layers_is_their_union(invoke, tiny, command):
+    name, *others = command
+    arguments = (name, *tiny, *others, "--format", "csv")
+    assert invoke(*arguments, "--layer", "0,1").stdout == invoke(*arguments, "--layer", "0-1").stdout
+    invoke(*arguments, "--layer", "0,2", exit_code=2)
+
+
+@pytest.mark.parametrize(
+    ("given", "output", "chosen"),
+    [
+        (None, None, "table"),
+        (None, "report", "table"),
+        (None, "report.txt", "table"),
+        (None, "report.json", "json"),
+        (None, "report.CSV", "csv"),
+        (None, "report.md", "markdown"),
+        (None, "report.markdown", "markdown"),
+        ("table", "report.csv", "table"),
+        ("json", None, "json"),
+    ],
+)
+def test_the_suffix_decides_the_format_where_none_is_given(given, output, chosen):
+    assert options.report_format(given, Path(output) if output else None) == chosen
 
 
 @pytest.mark.parametrize(
@@ -125,3 +162,18 @@ def test_selection_refuses_layers_that_the_network_lacks(tiny):
 def test_a_refused_value_names_its_option(invoke, tiny, option):
     name, _, _ = option.partition("=")
     assert f"'{name}'" in invoke("inspect", *tiny, option, exit_code=2).stderr
+
+
+TWICE = [
+    (name, parameter)
+    for name in main.list_commands(None)
+    for parameter in main.get_command(None, name).params
+    if isinstance(parameter, click.Option) and options.takes_one_value(parameter)
+]
+
+
+@pytest.mark.parametrize(("name", "option"), TWICE, ids=lambda value: getattr(value, "name", value))
+def test_an_option_of_one_value_is_refused_twice(invoke, name, option):
+    flag = max(option.opts, key=len)
+    error = invoke(name, "a", flag, "1", flag, "2", exit_code=2).stderr
+    assert error.startswith(f"error: {flag} is given 2 times")

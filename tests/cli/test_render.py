@@ -206,7 +206,15 @@ def test_the_order_of_a_page(capsys):
     table = Table((Column("t", "t"),), [{"t": 1}])
     totals = Table((Column("s", "s"),), [{"s": 2}])
     result = page(summary=[Line(None, "top")], table=table, footer=[BLANK], findings=[finding()], totals=totals)
-    assert printed("table", result, capsys) == ["top", "t", "-", "1", "", "warning  m0 [nan]", "s", "-", "2"]
+    assert printed("table", result, capsys) == ["top", "t", "-", "1", "", "warning  m0 [nan]", "", "s", "-", "2"]
+
+
+def test_a_file_is_as_wide_as_its_page(tmp_path, columns):
+    columns(17)
+    render.show(page(table=Table(COLUMNS, ROWS), footer=[Line("verdict", WORDS)]), "table", tmp_path / "report")
+    heading, *_, footer = (tmp_path / "report").read_text().splitlines()
+    assert heading.split() == ["name", "n", "low", "high"]
+    assert footer == f"verdict  {WORDS}"
 
 
 def test_markdown_escapes_and_aligns(capsys):

@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 import csv
+import json
 from pathlib import Path
 
 import numpy as np
 import pytest
+
+from bnorm.batchnorm.engines import has_numba
+from support.builders import TINY, cfg_source, write_weights
 
 pytestmark = pytest.mark.usefixtures("tiny")
 
@@ -66,11 +70,14 @@ def test_every_format_has_every_result(invoke, form):
 def test_csv_has_a_row_per_input_and_result(invoke):
     printed = invoke("run", *PARAMS.split(), "--input", "d.npy", "--format", "csv").stdout
     rows = list(csv.DictReader(printed.splitlines()))
-    assert list(rows[0]) == ["input", "result", "dtype", "shape", "min", "max", "not_finite", "path"]
+    assert list(rows[0]) == ["input", "result", "dtype", "shape", "min", "max", "not_finite", "path", *COMPARED]
     assert [(row["input"], row["result"], row["shape"]) for row in rows] == [
         ("x.npy", "y", "2x4x3x3"),
         ("d.npy", "y", "2x4x3x3"),
     ]
+
+
+COMPARED = ["max_abs", "max_rel", "channel"]
 
 
 def heading(printed: str) -> list[str]:
@@ -87,7 +94,7 @@ def test_what_is_written_is_said(invoke):
     (row,) = csv.DictReader(printed.splitlines())
     assert Path(row["path"]) == Path("out", "y.npy")
     assert Path(row["path"]).exists()
-    assert invoke("run", *PARAMS.split(), "-o", "out").stdout.splitlines()[-1] == "written to out"
+    assert invoke("run", *PARAMS.split(), "-o", "out", "--force").stdout.splitlines()[-1] == "written to out"
     printed = invoke("run", *PARAMS.split(), "-o", "out.npz", "--format", "csv").stdout
     assert next(csv.DictReader(printed.splitlines()))["path"] == "out.npz:y"
 
@@ -99,10 +106,42 @@ def test_what_is_printed_fits_the_terminal(invoke, columns):
     assert max(map(len, printed)) <= int(columns)
 
 
+@pytest.mark.skipif(not has_numba(), reason="needs Numba")
+def test_both_engines_write_the_same_bytes(invoke):
+    for engine in ("numpy", "numba"):
+        invoke("run", *f"{PARAMS} --train --delta d.npy --engine {engine} -o {engine}".split())
+    written = {path.name: path.read_bytes() for path in Path("numpy").iterdir()}
+    assert written == {path.name: path.read_bytes() for path in Path("numba").iterdir()}
+
+
+def test_an_engine_that_is_not_installed_is_named_with_what_to_install(invoke, monkeypatch):
+    monkeypatch.setattr("bnorm.cli.run.has_numba", lambda: False)
+    result = invoke("run", *f"{PARAMS} --engine numba".split(), exit_code=1)
+    assert "bnorm[fast]" in result.stderr
+
+
 def test_a_tensor_that_does_not_fit_is_exit_code_1(invoke):
     np.save("x.npy", np.ones((2, 5, 3, 3)))
     assert invoke("run", *PARAMS.split(), exit_code=1).stderr.startswith("error: x.npy: ")
 
 
 def test_the_choice_of_a_dialect_is_a_note_on_stderr(invoke):
+    Path("tiny.cfg").write_text(TINY + "colour=red\n")  # hank refuses it
     assert invoke("run", *MODEL.split(), "--format", "json").stderr.startswith("note: dialect alexeyab: ")
+
+
+def test_several_layers_have_names_of_their_own(invoke):
+    sections = "convolutional batch_normalize=1 filters=4 size=1 | convolutional batch_normalize=1 filters=4 size=1"
+    Path("two.cfg").write_text(cfg_source("3x3x3", sections))
+    write_weights(Path("two.cfg"), Path("two.weights"))
+    for layer in (0, 1):
+        np.save(f"x{layer}.npy", np.full((2, 4, 3, 3), layer, "f4"))
+        invoke("run", "two.cfg", "two.weights", "--layer", layer, "--input", f"x{layer}.npy", "-o", f"alone{layer}")
+    arguments = ["run", "two.cfg", "two.weights", "--layer", "0,1", "--input", "x{layer}.npy"]
+    lines = invoke(*arguments, "-o", "y{layer}").stdout.splitlines()
+    assert [line.split()[:2] for line in lines[4:6]] == [["0", "y"], ["1", "y"]]
+    for layer in (0, 1):
+        assert Path(f"y{layer}/y.npy").read_bytes() == Path(f"alone{layer}/y.npy").read_bytes()
+    document = json.loads(invoke(*arguments, "--format", "json").stdout)
+    assert [run["layer"] for run in document["runs"]] == [0, 1]
+    assert "{layer}" in invoke(*arguments, "-o", "out", exit_code=2).stderr

@@ -273,3 +273,19 @@ def test_an_unknown_dialect_is_refused_before_a_file_is_opened(tmp_path, name):
 def test_the_candidates_of_auto_are_all_dialects_in_order_of_preference():
     assert [dialect.name for dialect in candidates("auto")] == ["alexeyab", "hank", "pjreddie"]
     assert [dialect.name for dialect in candidates("hank")] == ["hank"]
+
+
+def test_an_assertion_that_hank_leaves_out_counts_unless_its_weights_fit(tmp_path):
+    cfg, weights = tmp_path / "net.cfg", tmp_path / "net.weights"
+    cfg.write_text(
+        cfg_source("3x8x8", "convolutional filters=2 | convolutional filters=2 stride_x=2 stride_y=2 | shortcut from=0")
+    )
+    with pytest.raises(CfgError) as caught:
+        read_model(cfg)
+    assert caught.value.line == 12
+    assert read_model(cfg, None, "hank").dialect.name == "hank"
+    write_weights(cfg, weights, "hank")
+    assert read_model(cfg, weights).fits
+    weights.write_bytes(weights.read_bytes() + bytes(4))
+    with pytest.raises(CfgError):
+        read_model(cfg, weights)

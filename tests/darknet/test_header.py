@@ -173,7 +173,8 @@ def saved_array() -> bytes:
 SAMPLES = {
     "a Git LFS pointer": b"version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 9\n",
     "HTML": b"\n<!DOCTYPE html>\n<html>",
-    "a cfg": b"[net]\nwidth=8\n",
+    "XML": b'<?xml version="1.0"?><Error><Code>AccessDenied</Code></Error>',
+    "JSON": b'{"message": "Not Found"}',
     "a PyTorch model": zipped("archive/data.pkl"),
     "a NumPy archive": zipped("scales.npy"),
     "a ZIP archive": zipped("yolo.weights"),

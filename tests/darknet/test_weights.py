@@ -21,7 +21,7 @@ from support.golden import Golden
 
 
 def mismatch(cfg: Path, path: Path, dialect: str = "alexeyab") -> SizeMismatch | None:
-    with open_weights(read_model(cfg, path, dialect)) as weights:
+    with open_weights(read_model(cfg, path, dialect), allow_misfit=True) as weights:
         return weights.mismatch()
 
 
@@ -105,10 +105,26 @@ def test_a_mismatch_in_words(array, held, last, actual, where, amount):
 
 def test_the_error_of_a_file_that_does_not_fit_has_the_words_of_its_mismatch(tiny):
     cfg, path = resized(tiny, 516)
-    with open_weights(read_model(cfg, path, "alexeyab")) as weights, pytest.raises(WeightsError) as caught:
-        weights.require_fit()
+    with pytest.raises(WeightsError) as caught:
+        open_weights(read_model(cfg, path, "alexeyab"))
     words = worded(mismatch(cfg, path))
     assert (caught.value.path, caught.value.what, caught.value.cause) == (path, words.sentence, words.cause)
+
+
+@pytest.mark.parametrize("nbytes", [552, 560])
+def test_only_on_request_are_arrays_of_a_file_that_does_not_fit_read(tiny, nbytes):
+    model = read_model(*resized(tiny, nbytes), "alexeyab")
+    with pytest.raises(WeightsError):
+        open_weights(model)
+    with open_weights(model, allow_misfit=True) as weights:
+        assert weights[0, "scales"].shape == (4,)
+
+
+def test_bytes_after_the_last_array_are_accepted_on_request_and_a_cut_file_is_not(tiny):
+    with open_weights(read_model(*resized(tiny, 560)), "drop") as weights:
+        assert weights[0, "scales"].shape == (4,)
+    with pytest.raises(WeightsError):
+        open_weights(read_model(*resized(tiny, 552)), "drop")
 
 
 def test_a_file_that_changed_since_its_header_was_read_is_refused(tiny):
@@ -129,7 +145,7 @@ def test_a_file_that_is_cut_while_it_is_read_is_refused(tiny):
 
 
 def test_a_model_without_weights_has_nothing_to_open(tiny):
-    with pytest.raises(ValueError, match="no weights file"):
+    with pytest.raises(ValueError, match="without weights"):
         open_weights(read_model(tiny[0]))
 
 
@@ -147,10 +163,13 @@ def test_arrays_are_found_by_layer_and_name(tiny):
     [
         ((0, "wf.weights"), "biases, scales, rolling_mean, rolling_variance, weights"),
         ((1, "scales"), "biases, weights"),
-        ((2, "biases"), "no arrays"),
+        ((2, "biases"), "layer 2 stores no arrays, expected 0, 1"),
+        ((-1, "biases"), "expected 0, 1"),
+        (0, "a layer and a name"),
+        ("biases", "a layer and a name"),
     ],
 )
-def test_the_key_error_of_an_array_that_is_not_stored_lists_those_of_the_layer(tiny, key, expected):
+def test_a_key_error_lists_what_there_is(tiny, key, expected):
     with open_weights(read_model(*tiny)) as weights, pytest.raises(KeyError, match=expected):
         weights[key]
 
@@ -158,7 +177,9 @@ def test_the_key_error_of_an_array_that_is_not_stored_lists_those_of_the_layer(t
 def test_a_model_and_its_pieces_print_as_one_short_line(tiny):
     model = read_model(*tiny)
     with open_weights(model) as weights:
-        for value in (model, model.network, model.layout, weights):
+        layer = model.network.layers[0]
+        pieces = (model.network.text, model.network.net, layer, layer.section, model.dialect)
+        for value in (model, model.network, model.layout, weights, *pieces):
             assert len(repr(value)) < 250 + len(str(tiny[0])) * 2
             assert repr(value).startswith(f"<{type(value).__name__}: ")
     assert all(piece in repr(model) for piece in (str(tiny[0]), str(tiny[1]), "alexeyab", "556 bytes"))
@@ -186,7 +207,9 @@ def test_blocks_are_the_array_as_it_is_stored(layout_case: Golden, monkeypatch, 
     monkeypatch.setattr(weights_module, "BLOCK", block)
     with open_weights(read_model(layout_case.cfg, layout_case.weights, layout_case.dialect)) as weights:
         for array in weights.layout.arrays:
-            np.testing.assert_array_equal(np.concatenate(list(weights.blocks(array))), stored(weights, array))
+            np.testing.assert_array_equal(
+                np.concatenate([block.copy() for block in weights.blocks(array)]), stored(weights, array)
+            )
 
 
 @pytest.mark.parametrize(("block", "rows"), [(1, [1, 1, 1, 1]), (27, [1, 1, 1, 1]), (60, [2, 2]), (100, [3, 1])])
@@ -204,7 +227,7 @@ def test_blocks_of_a_transposed_array_are_in_the_file_s_order(tmp_path, monkeypa
     matrix = np.arange(6, dtype="<f4").reshape(3, 2)
     path.write_bytes(np.array([0, 2000, 0, 0], "<i4").tobytes() + bytes(8) + matrix.tobytes())
     with open_weights(read_model(cfg, path, "pjreddie")) as weights:
-        blocks = np.concatenate(list(weights.blocks(weights.layout.arrays[1])))
+        blocks = np.concatenate([block.copy() for block in weights.blocks(weights.layout.arrays[1])])
         np.testing.assert_array_equal(blocks, matrix)
         np.testing.assert_array_equal(weights[0, "weights"], matrix.T)
 
@@ -215,7 +238,8 @@ def test_blocks_of_a_transposed_array_are_in_the_file_s_order(tmp_path, monkeypa
 def test_an_array_that_the_file_never_held_was_not_cut_meanwhile(tiny):
     cfg, weights = tiny
     weights.write_bytes(weights.read_bytes()[:100])
-    with open_weights(read_model(cfg, weights)) as opened, pytest.raises(WeightsError) as caught:
+    model = read_model(cfg, weights)
+    with open_weights(model, allow_misfit=True) as opened, pytest.raises(WeightsError) as caught:
         opened[0, "weights"]
     assert caught.value.cause == worded(mismatch(cfg, weights)).cause
 

@@ -374,6 +374,10 @@ def test_a_plain_import_prints_one_line(invoke, tiny, arrays, store, tmp_path):
     assert printed.strip() == f"wrote 7 arrays in {size:,} bytes to {tmp_path / 'out.weights'}"
 
 
+def test_it_can_be_quiet(invoke, tiny, arrays, store, tmp_path):
+    assert invoke("import", tiny[0], store(tmp_path, arrays), "-o", tmp_path / "out.weights", "-q").stderr == ""
+
+
 def test_an_input_is_never_the_output(model, arrays, store, tmp_path):
     path = store(tmp_path, arrays)
     inside = next(path.glob("*.npy")) if path.is_dir() else path

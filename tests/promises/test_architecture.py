@@ -142,7 +142,9 @@ def test_a_report_prints_as_one_short_line(tiny):
     """As a model does: an interactive session shows what a call returns."""
     model = bnorm.read_model(*tiny)
     report = bnorm.inspect(model)
-    for value in (report, report.layers[0], bnorm.fold(model, None, dry_run=True), bnorm.check(*tiny)):
+    folded = bnorm.fold(model, None, dry_run=True)
+    channels = report.layers[0].channels[""]
+    for value in (report, report.layers[0], channels, folded, folded.layers[0], bnorm.check(*tiny)):
         text = repr(value).replace(str(tiny[0].parent), "")
         assert text.startswith(f"<{type(value).__name__}: ")
         assert len(text) < 150

@@ -166,7 +166,7 @@ CFGS = {
     "shortcut ahead": (net() + "[avgpool]\n[shortcut]\nfrom=5\nactivation=linear\n", "points ahead"),
     "route before": (net() + "[route]\nlayers=-2\n", "points before the first layer"),
     "negative filters": (net() + "[convolutional]\nfilters=-2\n", "filters=-2, expected at least 1"),
-    "negative size": (net() + "[convolutional]\nsize=-2\n", "size=-2, expected at least 1"),
+    "negative size": (net() + "[convolutional]\nsize=-2\n", "size=-2, expected at least 0"),
     "negative width": (net(width=-8) + "[convolutional]\n", "width=-8, expected at least 0"),
     "kernel too large": (net() + "[convolutional]\nsize=99\n", "no negative size"),
     "10^12 filters": (net() + "[convolutional]\nfilters=1000000000000\n", "fits a 32-bit int"),
@@ -175,7 +175,8 @@ CFGS = {
     "10^12 pixels": (net(10**6, 10**6) + "[convolutional]\n", "expected 1 to 2147483647"),
     "too many digits": (net() + f"[convolutional]\nfilters={'9' * 9000}\n", "fits a 32-bit int"),
     "Latin-1": ((net() + "# caf\xe9\n[avgpool]\n").encode("latin-1"), "expected UTF-8 text"),
-    "HTML": ("<!DOCTYPE html>\n<html></html>\n", "appears before the first section"),
+    "HTML": ("<!DOCTYPE html>\n<html></html>\n", "is HTML, expected a cfg"),
+    "weights": (HEADER + bytes(4000), "is a weights file, expected a cfg"),
     "zero byte": (net() + "\0[avgpool]\n", "a zero byte"),
     "BOM": ("\ufeff" + net() + "[avgpool]\n", "byte order mark"),
     "control characters": (net() + "[\x1b[2J]\n", "is unknown"),
@@ -194,7 +195,6 @@ NO_TEXT = {
     "UTF-16 without mark": (TINY.encode("utf-16-le"), "zero byte"),
     "UTF-32": (TINY.encode("utf-32"), "byte 0xff"),
     "noise": (random.Random(1).randbytes(5000), "byte 0xf5"),  # not for secrets
-    "weights": (HEADER + bytes(4000), "zero byte"),
     "PNG": (b"\x89PNG\r\n\x1a\n" + bytes(100), "byte 0x89"),
 }
 
@@ -207,9 +207,9 @@ def test_bytes_that_are_not_text_are_refused_by_the_first_that_is_not(bad_cfg, c
 
 
 @every_command
-def test_cfg_and_weights_that_changed_places_are_told_so(refuse, tiny, command):
-    cfg, weights = tiny
-    assert "The arguments are CFG WEIGHTS" in refuse(command, weights, cfg, weights)
+def test_two_weights_files_are_told_so(refuse, tiny, command):
+    _, weights = tiny
+    assert "the arguments are CFG WEIGHTS" in refuse(command, weights, weights, weights)
 
 
 @every_command

@@ -22,7 +22,7 @@ COMMANDS = {
     "folder": f"run {MODEL} --layer 0 {TENSORS} --stages -o folder",
     "folders": f"run {MODEL} --layer 0 {TENSORS} --input packed.npz --delta stored.npz:d --rolling average -o folders",
     "archive": f"run {MODEL} --layer 0 {TENSORS} -o out.npz",
-    "old archive": f"run {MODEL} --layer 0 --input packed.npz -o out.npz",
+    "old archive": f"run {MODEL} --layer 0 --input packed.npz -o out.npz --force",
     "summary": f"run {MODEL} --layer 0 {TENSORS} --format json",
     "update": f"run {MODEL} --layer 0 {TENSORS} --update-weights updated.weights",
     "raw": f"run {MODEL} --layer 0 --input x.raw --shape 8,40,40,4 --layout nhwc -o raw",

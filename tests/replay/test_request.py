@@ -45,8 +45,12 @@ NAMES = {
     "layout": ({"layout": "nwhc"}, ["nwhc", "nchw", "nhwc"]),
     "rolling": ({"rolling": "averge", "train": True}, ["averge", *ROLLING]),
     "rolling at inference": ({"rolling": "averge"}, ["averge", *ROLLING]),
-    "arithmetic": ({"arithmetic": "torch"}, ["torch", *ARITHMETICS]),
+    "arithmetic": ({"arithmetic": "tensorflow"}, ["tensorflow", *ARITHMETICS]),
     "no arithmetic": ({"arithmetic": ""}, [*ARITHMETICS]),
+    "all arithmetics without a reference": ({"arithmetic": "all"}, ["against"]),
+    "all arithmetics with an output": ({"arithmetic": "all", "against": "out", "output": "out"}, ["output"]),
+    "epsilon": ({"epsilon": "pytorch"}, ["pytorch", "opencv"]),
+    "bad_variance": ({"bad_variance": "ignore"}, ["ignore", "clamp"]),
     "keep over 1": ({"keep": 5.0, "train": True}, ["keep=5.0"]),
     "keep below 0": ({"keep": -0.1, "train": True}, ["keep=-0.1"]),
     "keep that is NaN": ({"keep": float("nan"), "train": True}, ["keep=nan"]),
@@ -140,14 +144,15 @@ def test_without_output_nothing_is_written_and_every_result_has_its_range(params
 
 
 @pytest.mark.parametrize("output", ["out", "out.npz"])
-def test_a_written_tensor_has_a_path_and_no_range(params, x, tmp_path, output):
+def test_a_written_tensor_has_a_path_and_its_range(params, x, tmp_path, output):
     report = run(params=str(params), inputs=[x], output=str(tmp_path / output))
     (row,) = report.results
-    assert (row.name, row.range) == ("y", None)
+    assert row.name == "y"
     path = row.path.removesuffix(":y")
     assert Path(path).is_file()
     y = np.load(path)
-    assert (y["y"] if output == "out.npz" else y).shape == row.shape
+    values = y["y"] if output == "out.npz" else y
+    assert (values.shape, values.min(), values.max(), 0) == (row.shape, *row.range)
 
 
 def test_several_inputs_have_their_own_folders(params, x, tmp_path):

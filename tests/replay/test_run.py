@@ -16,7 +16,7 @@ import pytest
 from bnorm.darknet.autodetect import read_model
 from bnorm.darknet.weights import open_weights
 from support import oracle
-from support.builders import cfg_source, write_weights
+from support.builders import TINY, cfg_source, write_weights
 from support.golden import GOLDEN, sample
 from support.oracle import ONE_ROUNDING
 
@@ -169,14 +169,51 @@ def test_y_and_dx_have_the_type_of_the_input(run, params, dtype):
         np.testing.assert_allclose(found[key], wanted[key], rtol=0, atol=atol)
 
 
-def test_results_that_exist_are_replaced(run, params):
-    x = save("x.npy", (2, 4, 3, 5))
+@pytest.mark.parametrize(
+    ("earlier", "later"),
+    [
+        (["x.npy"], ["x.npy", "--train"]),
+        (["x.npy", "--delta", "x.npy", "--stages", "--arithmetic", "paper"], ["x.npy"]),
+        (["x.npy", "--input", "x.npy", "--input", "x.npy", "--train"], ["x.npy", "--input", "x.npy"]),
+        (["x.npy", "--input", "x.npy", "--train"], ["x.npy"]),
+        (["x.npy"], ["x.npy", "--input", "x.npy"]),
+    ],
+)
+@pytest.mark.usefixtures("params")
+def test_results_replace_those_of_an_earlier_run_as_a_whole(run, earlier, later):
+    save("x.npy", (2, 4, 3, 5))
+    run("--input", *later, "-o", "alone")
+    run("--input", *earlier, "-o", "out")
+    Path("out/notes.txt").write_text("mine")
+    before = files()
+    assert "--force" in run("--input", *later, "-o", "out", exit_code=1).stderr
+    assert files() == before
+    run("--input", *later, "-o", "out", "--force")
+    assert Path("out/notes.txt").read_text() == "mine"
+    Path("out/notes.txt").unlink()
+    found = {name: data for name, data in files().items() if name.startswith("out")}
+    assert found == {name.replace("alone", "out"): files()[name] for name in files() if name.startswith("alone")}
+
+
+@pytest.mark.parametrize("output", ["-o", "--update-weights"])
+def test_a_file_that_exists_is_replaced_by_force_alone(run, tiny, output):
+    save("x.npy", (2, 4, 8, 8))
+    name = {"-o": "new.npz", "--update-weights": "new.weights"}[output]
+    Path(name).write_text("mine")
+    arguments = ["--input", "x.npy", "--train", output, name]
+    assert "exists already" in run(*arguments, model=(*tiny, "--layer", "0"), exit_code=1).stderr
+    assert Path(name).read_text() == "mine"
+    run(*arguments, "--force", model=(*tiny, "--layer", "0"))
+    assert Path(name).stat().st_size > 100
+
+
+@pytest.mark.usefixtures("params")
+def test_a_folder_without_results_needs_no_force(run):
+    save("x.npy", (2, 4, 3, 5))
     Path("out").mkdir()
-    np.save("out/y.npy", np.zeros(3))
     Path("out/notes.txt").write_text("mine")
     run("--input", "x.npy", "-o", "out")
-    assert_results({"y": np.load("out/y.npy")}, step(params, "pjreddie", x))
-    assert Path("out/notes.txt").read_text() == "mine"
+    assert Path("out/y.npy").is_file()
 
 
 @pytest.mark.usefixtures("params")
@@ -246,7 +283,7 @@ def test_the_rolling_average_is_the_paper_s(run, params):
 def test_what_rolling_keeps_can_be_said(run, params):
     x = save("x.npy", (2, 4, 3, 5))
     for keep in (0, 0.25, 1):
-        run("--input", "x.npy", "--train", "--rolling-keep", keep, "-o", "out")
+        run("--input", "x.npy", "--train", "--rolling-keep", keep, "-o", "out", "--force")
         assert_results(results_in("out"), step(params, "pjreddie", x, train=True, keep=keep))
 
 
@@ -280,7 +317,7 @@ def test_a_second_run_writes_the_same_bytes(run, output, monkeypatch):
     save("x.npy", (2, 4, 90, 100))
     runs = []
     for options in ([], ["--threads", 1], ["--threads", 7, "--memory", "16MiB"], ["--memory", "4GiB"]):
-        run("--input", "x.npy", "--train", "-o", output, *options)
+        run("--input", "x.npy", "--train", "-o", output, "--force", *options)
         runs.append(files())
         monkeypatch.setattr("time.time", lambda: 2e9)  # an archive of another day
     assert all(found == runs[0] for found in runs)
@@ -327,7 +364,7 @@ def test_every_format_gives_the_same_y(run):
     np.savez_compressed("two.npz", x=x, other=x[0])
     written = []
     for name, *options in (["x.npy"], ["one.npz"], ["two.npz:x"], ["x.bin", "--shape", "2,4,3,5"]):
-        run("--input", name, *options, "-o", "out")
+        run("--input", name, *options, "-o", "out", "--force")
         written.append(Path("out/y.npy").read_bytes())
     assert len(set(written)) == 1
 
@@ -520,6 +557,7 @@ def test_the_document_has_the_exact_figures(run, params):
 
 
 def test_the_document_says_what_was_written_where(run, tiny):
+    tiny[0].write_text(TINY + "colour=red\n")  # hank refuses it
     save("x.npy", (2, 4, 8, 8))
     result = run("--input", "x.npy", "-o", "out", "--format", "json", model=(*tiny, "--layer", "0"))
     found = document(result)
@@ -893,7 +931,7 @@ def test_an_input_that_ends_midway_leaves_the_old_results(refuse, invoke, long, 
     save("old.npy", (2, 4, 3, 5))
     invoke("run", *PARAMS, "--input", "old.npy", "--train", "-o", output)
     failed = fail_at(monkeypatch, "preadv", 3, lambda: 0)
-    assert refuse(*long, "-o", output).startswith("error: x.npy: ended while it was read")
+    assert refuse(*long, "-o", output, "--force").startswith("error: x.npy: ended while it was read")
     assert failed
 
 
@@ -921,12 +959,13 @@ def test_an_interruption_leaves_nothing(invoke, long, output, monkeypatch):
     assert failed
 
 
-def test_an_input_that_ends_midway_leaves_the_results_of_those_before(invoke, long, monkeypatch):
+def test_an_input_that_ends_midway_leaves_no_results_of_those_before(invoke, long, monkeypatch):
     save("a.npy", (2, 4, 3, 5))
     before = files()
     fail_at(monkeypatch, "preadv", 12, lambda: 0)  # a.npy takes a few reads for each thread, x.npy more
     invoke("run", *PARAMS, "--input", "a.npy", *long[2:], "-o", "out", exit_code=1)
-    assert files().keys() - before.keys() == {f"out/000/{name}.npy" for name in {"y"} | MOMENTS}
+    assert files() == before
+    assert not Path("out").exists()
 
 
 @pytest.mark.parametrize("output", [["-o", "out"], ["-o", "out.npz"]])
@@ -951,3 +990,123 @@ def test_an_input_that_cannot_be_read_on_is_named(run, monkeypatch):
     monkeypatch.setattr(os, "preadv", broken)
     for output in ([], ["-o", "out"]):
         assert run("--input", "x.npy", *output, exit_code=1).stderr == "error: x.npy: input/output error\n"
+
+
+# --- what stood in the way of users -----------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("output", [[], ["-o", "out"], ["-o", "out.npz"]])
+def test_ranges_are_shown_whether_results_are_written_or_not(run, params, output):
+    x = save("x.npy", (2, 4, 3, 5))
+    x[0, 1, 2, 3] = np.nan
+    np.save("x.npy", x)
+    (y,) = document(run("--input", "x.npy", *output, "--format", "json"))["results"]
+    wanted = step(params, "pjreddie", x)["y"]
+    assert (y["min"], y["max"], y["not_finite"]) == (
+        pytest.approx(np.nanmin(wanted)),
+        pytest.approx(np.nanmax(wanted)),
+        1,
+    )
+
+
+def bad_params(variance: float) -> None:
+    layer = save_params()
+    layer["rolling_variance"][2] = variance
+    np.savez("p.npz", **layer)
+
+
+@pytest.mark.parametrize("variance", [-1.0, np.nan, np.inf])
+@pytest.mark.parametrize("mode", [[], ["--train"]])
+def test_a_bad_variance_is_an_error(run, variance, mode):
+    save("x.npy", (2, 4, 3, 5))
+    bad_params(variance)
+    error = run("--input", "x.npy", *mode, "-o", "out", exit_code=1).stderr
+    assert error.startswith("error: p.npz: rolling_variance is ")
+    assert "channel 2" in error
+    assert not Path("out").exists()
+
+
+def test_a_bad_variance_of_a_model_is_an_error_too(run, tiny):
+    save("x.npy", (2, 4, 8, 8))
+    data = np.fromfile(tiny[1], "<f4")
+    data[5 + 3 * 4 + 2] = -1  # after the header: biases, scales, rolling_mean, 4 each
+    data.tofile(tiny[1])
+    error = run("--input", "x.npy", model=(*tiny, "--layer", "0"), exit_code=1).stderr
+    assert "layer 0 rolling_variance is -1 in channel 2" in error
+
+
+def test_a_bad_variance_is_clamped_or_left(run):
+    x = save("x.npy", (2, 4, 3, 5))
+    bad_params(-1.0)
+    run("--input", "x.npy", "--bad-variance", "clamp", "-o", "clamped")
+    run("--input", "x.npy", "--bad-variance", "skip", "-o", "left")
+    clamped, left = np.load("clamped/y.npy"), np.load("left/y.npy")
+    assert np.isfinite(clamped).all()
+    assert [bool(np.isnan(left[:, channel]).all()) for channel in range(4)] == [False, False, True, False]
+    layer = save_params()
+    layer["rolling_variance"][2] = 0
+    assert_results({"y": clamped}, step(layer, "pjreddie", x))
+
+
+@pytest.mark.parametrize("options", [["--rolling", "average"], ["--rolling-keep", "0"]])
+def test_a_bad_variance_that_is_not_used_is_none(run, options):
+    save("x.npy", (2, 4, 3, 5))
+    bad_params(-1.0)
+    run("--input", "x.npy", "--train", *options)
+
+
+@pytest.mark.parametrize(
+    ("layer", "shape", "layout", "noted"),
+    [
+        ("0", (2, 4, 8, 8), "nchw", False),
+        ("0", (2, 4, 8, 7), "nchw", True),
+        ("0", (4, 16, 16), "nchw", True),
+        ("0", (2, 8, 8, 4), "nhwc", False),
+        ("0", (2, 8, 7, 4), "nhwc", True),
+        ("0", (2, 4), "nchw", True),
+        ("1", (2, 5), "nchw", False),
+        ("1", (2, 5, 1, 1), "nchw", False),
+        ("1", (2, 5, 2, 2), "nchw", True),
+    ],
+)
+def test_a_tensor_of_another_height_and_width_than_the_layer_s_is_noted(run, layer, shape, layout, noted):
+    sections = "convolutional batch_normalize=1 filters=4 size=1 | connected batch_normalize=1 output=5"
+    Path("net.cfg").write_text(cfg_source("3x8x8", sections))
+    write_weights(Path("net.cfg"), Path("net.weights"))
+    save("x.npy", shape)
+    model = ("net.cfg", "net.weights", "--layer", layer, "--dialect", "alexeyab")
+    result = run("--input", "x.npy", "--layout", layout, "--format", "json", model=model)
+    assert [other["input"] for other in document(result)["other_sizes"]] == ["x.npy"] * noted
+    assert ("note: x.npy" in result.stderr) == noted
+
+
+def test_epsilon_is_the_guard_of_the_forward_normalisation(run, params):
+    x = save("x.npy", (2, 4, 3, 5))
+    run("--input", "x.npy", "--epsilon", "0.5", "-o", "out")
+    deviation = np.sqrt(params["rolling_variance"] + 0.5)
+    y = (x - params["rolling_mean"][:, None, None]) / deviation[:, None, None]
+    y = y * params["scales"][:, None, None] + params["biases"][:, None, None]
+    assert_results(results_in("out"), {"y": y})
+
+
+@pytest.mark.usefixtures("params")
+def test_a_pattern_is_the_files_that_it_matches_in_the_order_of_their_numbers(run):
+    for number in (1, 2, 10):
+        save(f"x{number}.npy", (2, 4, 3, 5), number)
+    found = document(run("--input", "x*.npy", "--train", "--format", "json"))["results"]
+    assert list(dict.fromkeys(row["input"] for row in found)) == ["x1.npy", "x2.npy", "x10.npy"]
+    assert "matches no file" in run("--input", "z*.npy", exit_code=1).stderr
+    save("x[1].npy", (2, 4, 3, 5))
+    (row,) = document(run("--input", "x[1].npy", "--format", "json"))["results"]
+    assert row["input"] == "x[1].npy"  # a file of that name exists
+
+
+@pytest.mark.usefixtures("params")
+def test_of_many_inputs_a_table_shows_the_last(run):
+    save("x.npy", (2, 4, 3, 5))
+    for number in range(30):
+        save(f"x{number}.npy", (2, 4, 3, 5), number)
+    lines = run("--input", "x*.npy", "--train").stdout.splitlines()
+    assert len(lines) < 50
+    assert any(line.startswith("x29.npy") for line in lines)
+    assert len(document(run("--input", "x*.npy", "--train", "--format", "json"))["results"]) == 31 * 5

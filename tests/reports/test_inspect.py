@@ -241,12 +241,12 @@ def test_other_layers_have_no_findings(tiny):
     assert bnorm.inspect(read_model(*tiny), [1]).findings == ()
 
 
-def test_a_pair_that_does_not_fit_has_no_findings_in_its_numbers(tiny):
+def test_a_pair_that_does_not_fit_has_its_cause_and_no_findings_in_its_numbers(tiny):
     cfg, weights = tiny
     patch(weights, VARIANCES + 8, -1.0)
     weights.write_bytes(weights.read_bytes()[:-4])
     report = bnorm.inspect(read_model(cfg, weights))
-    assert report.findings == ()
+    assert [finding.id for finding in report.findings] == ["weights-other-cfg"]
     assert report.misfit is not None
 
 
@@ -267,9 +267,9 @@ def test_without_weights_there_are_arrays_and_no_statistics(tiny):
 # --- it reads no more than it needs -----------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize(("weights", "selection", "floats"), [(False, None, 16), (True, None, 124), (True, [1], 0)])
+@pytest.mark.parametrize(("weights", "selection", "floats"), [(False, None, 16), (True, None, 132), (True, [1], 8)])
 def test_only_what_is_needed_is_read(tiny, monkeypatch, weights, selection, floats):
-    """Layer 1 normalises nothing, layer 0 has 108 weights."""
+    """Layer 1 normalises nothing and has 8 weights, layer 0 has 108."""
     read: list[int] = []
     original = Weights._floats
 
@@ -297,3 +297,10 @@ def test_a_layer_may_be_normalised_without_stored_biases(tmp_path):
     rows = channel_rows(bnorm.inspect(read_model(cfg, weights, "pjreddie"), weights=True).layers)
     assert [row.bias for row in rows] == [0.0] * 3
     assert [row.weight_norm for row in rows] == [None] * 3
+
+
+def test_the_key_error_of_a_part_lists_the_parts(tiny):
+    layer = bnorm.inspect(*tiny).layers[0]
+    for parts in (layer.channels, layer.parts):
+        with pytest.raises(KeyError, match="expected ''"):
+            parts["wf"]

@@ -12,17 +12,21 @@ import pytest
 
 import bnorm
 from bnorm.darknet.autodetect import read_model
-from bnorm.reports.plot import DARK, LIGHT, NOTHING, REACH, RED, draw, save
+from bnorm.reports.plot import draw, save
+from bnorm.reports.plot_marks import DARK, LIGHT, MARKS, NOTHING, REACH, RED
 from support.builders import BN, cfg_source, odd_pair, patch, write_weights
-from support.golden import LAYOUTS, MODELS, needs_shared
+from support.golden import LAYOUTS, MODELS, needs_shared, sample
 
 MAGIC = {".png": b"\x89PNG", ".svg": b"<?xml", ".pdf": b"%PDF"}
-SCALE, VARIANCE, GAIN = range(3)  # the panels from top to bottom
+SCALE, VARIANCE, GAIN, WEIGHTS = range(4)  # the panels from top to bottom
 ALIVE = [*range(1, 21)]  # scales of 20 channels
 
 
 class Drawn(NamedTuple):
-    """What a panel shows: (position, value) pairs, and bars by position, from the lower end to the upper one."""
+    """What a panel shows: (position, value) pairs, and bars by position, from the lower end to the upper one.
+
+    `texts` are the labels of extremes, `marks` the rows of the panel's legend.
+    """
 
     light: dict[float, tuple[float, float]]
     dark: dict[float, tuple[float, float]]
@@ -30,6 +34,18 @@ class Drawn(NamedTuple):
     dots: list[tuple[float, float]]
     crosses: list[tuple[float, float]]
     limits: tuple[float, float]
+    texts: list[str]
+    marks: list[str]
+
+    def at(self, place: float) -> Drawn:
+        """What it shows at this position alone."""
+        return self._replace(
+            light={x: bar for x, bar in self.light.items() if x == place},
+            dark={x: bar for x, bar in self.dark.items() if x == place},
+            ticks=[pair for pair in self.ticks if pair[0] == place],
+            dots=[pair for pair in self.dots if pair[0] == place],
+            crosses=[pair for pair in self.crosses if pair[0] == place],
+        )
 
 
 def drawn(axis) -> Drawn:
@@ -54,21 +70,22 @@ def drawn(axis) -> Drawn:
         dots=sorted(tuple(pair) for pair in points["."]),
         crosses=sorted(crosses),
         limits=axis.get_ylim(),
+        texts=[text.get_text() for text in axis.texts],
+        marks=[text.get_text() for text in axis.get_legend().get_texts()] if axis.get_legend() else [],
     )
+
+
+def twins(folder: Path, **values: list[float]) -> bnorm.Inspection:
+    """Two convolutions with 20 normalised channels and these values each, so that layers are drawn and not channels."""
+    changes = {(layer, name): dict(enumerate(numbers)) for layer in (0, 1) for name, numbers in values.items()}
+    return bnorm.inspect(odd_pair(folder, " | ".join([f"convolutional filters=20 {BN}"] * 2), changes))
 
 
 @pytest.fixture
 def panels(tmp_path):
-    """The three panels of a network of convolutions with 20 normalised channels each, with these values in layer 0."""
+    """What the panels show of the first of two layers with these values."""
     pytest.importorskip("matplotlib", reason="drawing needs matplotlib")
-
-    def run(layers: int = 1, **values: list[float]) -> list[Drawn]:
-        source = " | ".join([f"convolutional filters=20 {BN}"] * layers)
-        changes = {(0, name): dict(enumerate(numbers)) for name, numbers in values.items()}
-        model = odd_pair(tmp_path, source, changes)
-        return [drawn(axis) for axis in draw(bnorm.inspect(model)).axes]
-
-    return run
+    return lambda **values: [drawn(axis).at(0) for axis in draw(twins(tmp_path, **values)).axes]
 
 
 @pytest.fixture
@@ -105,18 +122,20 @@ def test_a_bar_shows_the_quantiles_of_its_layer(panels):
 
 def test_quantiles_are_those_of_the_statistics(tmp_path):
     pytest.importorskip("matplotlib", reason="drawing needs matplotlib")
-    model = odd_pair(tmp_path, f"convolutional filters=20 {BN}", {})
-    report = bnorm.inspect(model)
+    report = twins(tmp_path)
     for axis, name in zip(draw(report).axes, ("scale_magnitude", "rolling_variance", "gain_magnitude"), strict=True):
-        expected, shown = report.layers[0].statistics.quantiles[name], drawn(axis)
+        expected, shown = report.layers[0].statistics.quantiles[name], drawn(axis).at(0)
         assert shown.light == {0: pytest.approx((expected.q10, expected.q90))}
         assert shown.dark == {0: pytest.approx((expected.q25, expected.q75))}
         assert shown.ticks == [(0, pytest.approx(expected.q50))]
 
 
-def test_every_panel_has_a_bar_for_every_layer(panels):
-    for shown in panels(layers=3):
-        assert list(shown.light) == list(shown.dark) == [x for x, _ in shown.ticks] == [0, 1, 2]
+def test_every_panel_has_a_bar_for_every_layer(tmp_path):
+    pytest.importorskip("matplotlib", reason="drawing needs matplotlib")
+    source = f"convolutional filters=20 {BN} | maxpool | convolutional filters=20 {BN}"
+    for axis in draw(bnorm.inspect(odd_pair(tmp_path, source, {}))).axes:
+        shown = drawn(axis)
+        assert list(shown.light) == list(shown.dark) == [x for x, _ in shown.ticks] == [0, 2]  # at their numbers
 
 
 def test_a_dead_channel_is_a_cross_at_its_value_in_every_panel(panels):
@@ -156,20 +175,26 @@ def test_without_a_living_channel_there_are_crosses_alone(panels):
 
 @pytest.mark.parametrize("value", [math.nan, math.inf, -1.0, 0.0, 1e-45, 3e38])
 @pytest.mark.parametrize("offset", [36, 68])
-def test_any_number_is_drawn_once_in_every_panel(figure, tiny, offset, value):
-    """A bar, or a cross for each of the four channels."""
+def test_any_number_is_drawn_once_in_every_panel(tiny, offset, value):
+    """A bar of all four channels, or a cross for each; of one layer alone a bar or a cross for each."""
+    pytest.importorskip("matplotlib", reason="drawing needs matplotlib")
     patch(tiny[1], offset, *[value] * 4)
-    for axis in figure(*tiny).axes:
+    model = read_model(*tiny)
+    for axis in draw(bnorm.inspect(model, weights=True)).axes[:WEIGHTS]:
         shown = drawn(axis)
         assert (len(shown.light), len(shown.crosses)) in ((1, 0), (0, 4))
         assert np.isfinite(shown.limits).all()
+    for axis in draw(bnorm.inspect(model, [0], weights=True)).axes:
+        shown = drawn(axis)
+        assert (len(shown.dark), len(shown.crosses)) in ((4, 0), (0, 4))
+        assert np.isfinite(shown.limits).all()
 
 
-def test_the_figure_has_three_panels_and_a_title(figure, tiny):
-    made = figure(*tiny)
+def test_the_figure_has_three_panels_and_a_title(figure):
+    made = figure(*sample("digits"))
     assert [axis.get_ylabel() for axis in made.axes] == ["|scale|", "rolling variance", "|gain|"]
     assert made.axes[-1].get_xlabel() == "layer"
-    assert made.get_suptitle() == "tiny.weights: 4 normalised channels in 1 layer, 0 dead"
+    assert made.get_suptitle() == "digits.weights: 80 normalised channels in 3 layers, 0 dead"
 
 
 def test_dead_channels_are_counted_in_the_title(figure, tiny):
@@ -177,15 +202,114 @@ def test_dead_channels_are_counted_in_the_title(figure, tiny):
     assert figure(*tiny).get_suptitle().endswith("in 1 layer, 2 dead")
 
 
-def test_the_legend_explains_every_mark(figure, tiny):
-    words = [text.get_text() for text in figure(*tiny).axes[0].get_legend().get_texts()]
-    assert words == [
-        "median channel",
-        "half of the layer's channels",
-        "8 of 10 channels",
-        "other channels",
-        "dead (at the bottom: zero, negative or NaN)",
-    ]
+def labelled(*names: str) -> list[str]:
+    """Return what the legend says of these marks."""
+    return [mark.label for mark in MARKS if mark.name in names]
+
+
+SPREAD = ("median", "half", "most", "other", "furthest in layers")
+
+
+def test_the_legend_explains_what_is_there(tmp_path):
+    pytest.importorskip("matplotlib", reason="drawing needs matplotlib")
+    first, *others = (drawn(axis).marks for axis in draw(twins(tmp_path, scales=ALIVE)).axes)
+    assert first == labelled(*SPREAD)
+    assert others == [[], []]
+    (first, *_) = (drawn(axis).marks for axis in draw(twins(tmp_path, scales=[0, *ALIVE[1:]])).axes)
+    assert first == labelled(*SPREAD, "dead")
+
+
+def test_three_extremes_are_labelled_by_layer_and_channel(tmp_path):
+    """The channel of each layer that is furthest from the median, as a ratio, of the three layers that are furthest."""
+    pytest.importorskip("matplotlib", reason="drawing needs matplotlib")
+    ones = dict(enumerate([1.0] * 20))
+    values = [{7: 50.0}, {3: 1.5}, {5: 0.001}, {9: 8.0, 2: 2.0}]
+    changes = {(layer, "scales"): ones | numbers for layer, numbers in enumerate(values)}
+    model = odd_pair(tmp_path, " | ".join([f"convolutional filters=20 {BN}"] * 4), changes)
+    shown = drawn(draw(bnorm.inspect(model)).axes[SCALE])
+    assert shown.texts == ["2:5", "0:7", "3:9"]
+
+
+# --- one layer --------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def one(tmp_path):
+    """The panels of a single layer with 20 channels and these values."""
+    pytest.importorskip("matplotlib", reason="drawing needs matplotlib")
+
+    def run(**values: list[float]) -> list[Drawn]:
+        changes = {(0, name): dict(enumerate(numbers)) for name, numbers in values.items()}
+        model = odd_pair(tmp_path, f"convolutional filters=20 {BN} | convolutional filters=3", changes)
+        return [drawn(axis) for axis in draw(bnorm.inspect(model, [0], weights=True)).axes]
+
+    return run
+
+
+def test_one_layer_has_a_bar_for_each_channel(one):
+    shown = one(scales=ALIVE)[SCALE]
+    assert {x: high for x, (_, high) in shown.dark.items()} == dict(enumerate(ALIVE))
+    assert {low for low, _ in shown.dark.values()} == {shown.limits[0]}
+    assert shown.marks == labelled("channel", "furthest")
+    assert set(shown.texts) == {"0", "1", "2"}  # 1, 2 and 3 are furthest from 11
+
+
+def test_a_dead_channel_of_one_layer_is_a_cross(one):
+    shown = one(scales=[0.0, *ALIVE[1:]])[SCALE]
+    assert shown.crosses == [(0, 2)]
+    assert 0 not in shown.dark
+    assert "dead (at the bottom: zero, negative or NaN)" in shown.marks
+
+
+def test_one_layer_shows_its_largest_weights_before_and_after_folding(tmp_path):
+    pytest.importorskip("matplotlib", reason="drawing needs matplotlib")
+    report = bnorm.inspect(odd_pair(tmp_path, f"convolutional filters=20 {BN}", {}), weights=True)
+    shown, filters = drawn(draw(report).axes[WEIGHTS]), report.layers[0].filters[""]
+    assert [high for _, high in shown.dark.values()] == pytest.approx(filters.folded)
+    assert [y for _, y in shown.ticks] == pytest.approx(filters.largest)
+    assert shown.marks == labelled("folded", "stored", "furthest")
+
+
+def test_the_title_of_one_layer_names_it(tmp_path):
+    pytest.importorskip("matplotlib", reason="drawing needs matplotlib")
+    report = bnorm.inspect(odd_pair(tmp_path, f"convolutional filters=20 {BN}", {}))
+    assert "layer 0 (convolutional)" in draw(report).get_suptitle()
+    assert draw(report).axes[-1].get_xlabel() == "channel"
+
+
+# --- ranges -----------------------------------------------------------------------------------------------------------
+
+
+def test_the_last_panel_has_the_range_of_every_layer_with_weights():
+    pytest.importorskip("matplotlib", reason="drawing needs matplotlib")
+    report = bnorm.inspect(read_model(*sample("digits")), weights=True)
+    axis = draw(report).axes[WEIGHTS]
+    ranges = {layer.layer.index: layer.filters[""].range for layer in report.layers if layer.filters}
+    (points,) = (line.get_xydata().tolist() for line in axis.lines if line.get_marker() == "o")
+    assert points == [[layer, found.after] for layer, found in ranges.items()]
+    assert drawn(axis).light == {layer: tuple(found) for layer, found in ranges.items()}
+    assert list(ranges) == [0, 1, 3, 4]  # 4 is not normalised
+    widest = sorted(ranges, key=lambda layer: ranges[layer].after, reverse=True)
+    assert drawn(axis).texts == [str(layer) for layer in widest[:3]]
+
+
+def test_a_network_without_normalisation_has_the_panel_of_ranges_alone(tmp_path):
+    pytest.importorskip("matplotlib", reason="drawing needs matplotlib")
+    model = odd_pair(tmp_path, "convolutional filters=4 | convolutional filters=3", {})
+    (axis,) = draw(bnorm.inspect(model, weights=True)).axes
+    assert drawn(axis).marks == labelled("range", "widest")
+
+
+def test_an_infinite_range_is_a_cross_at_the_top(tmp_path):
+    """An infinite variance makes the gain 0, and says nothing of the spread: the channel is not dead."""
+    pytest.importorskip("matplotlib", reason="drawing needs matplotlib")
+    changes = {(0, "scales"): {0: 1e-3}, (0, "rolling_variance"): {0: math.inf}}
+    model = odd_pair(tmp_path, f"convolutional filters=4 {BN} | convolutional filters=3", changes)
+    report = bnorm.inspect(model, weights=True)
+    shown = drawn(draw(report).axes[WEIGHTS])
+    assert math.isinf(report.layers[0].filters[""].range.after)
+    assert [place for place, _ in shown.crosses] == [0]
+    assert "infinite: a channel of zeros" in shown.marks
 
 
 def labels(made) -> dict[int, str]:
@@ -199,8 +323,8 @@ def test_parts_are_named_on_the_axis(figure):
     assert [found[position] for position in range(8)] == [f"0 {part}" for part in "wf wi wg wo uf ui ug uo".split()]
 
 
-@pytest.mark.parametrize(("layers", "step"), [(1, 1), (40, 1), (41, 2), (81, 3)])
-def test_labels_of_many_layers_are_thinned_out(figure, tmp_path, layers, step):
+@pytest.mark.parametrize(("layers", "step"), [(2, 1), (40, 1), (41, 2), (81, 5), (201, 10)])
+def test_the_axis_has_numbers_at_even_steps(figure, tmp_path, layers, step):
     cfg = tmp_path / "net.cfg"
     cfg.write_text(cfg_source("2x4x4", " | ".join([f"convolutional filters=2 {BN}"] * layers)))
     found = labels(figure(cfg, write_weights(cfg, tmp_path / "net.weights")))
@@ -244,13 +368,13 @@ def test_the_library_refuses_another_suffix_before_it_draws(tiny, tmp_path, name
 def test_without_matplotlib_the_extra_is_named(invoke, tiny, tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, "matplotlib", None)
     result = invoke("inspect", *tiny, "--plot", tmp_path / "x.png", exit_code=1)
-    assert result.stderr == f"error: {tmp_path}/x.png: drawing needs matplotlib: install bnorm[plot]\n"
+    assert result.stderr == f"error: {tmp_path}/x.png: drawing needs matplotlib\n       pip install matplotlib\n"
     assert not (tmp_path / "x.png").exists()
 
 
-def test_a_network_without_batch_normalisation_has_nothing_to_draw(invoke, tmp_path):
+def test_a_network_without_weights_has_nothing_to_draw(invoke, tmp_path):
     cfg = tmp_path / "net.cfg"
-    cfg.write_text(cfg_source("2x4x4", "convolutional filters=2"))
+    cfg.write_text(cfg_source("2x4x4", "maxpool"))
     weights = write_weights(cfg, tmp_path / "net.weights")
     error = invoke("inspect", cfg, weights, "--plot", tmp_path / "x.png", exit_code=1).stderr
     assert "has nothing to show" in error

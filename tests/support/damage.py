@@ -43,7 +43,7 @@ class BadCfg(NamedTuple):
     """The cfg's bytes, the line of the finding, and a word of the file that its message must repeat."""
 
     data: bytes
-    line: int
+    line: int | None
     word: str = ""
 
 
@@ -55,12 +55,18 @@ def _edited(old: str, new: str, line: int, word: str = "") -> BadCfg:
 BAD_CFGS = {
     "cfg-bom": BadCfg(b"\xef\xbb\xbf" + TEXT.encode(), 1),
     "cfg-not-text": BadCfg(TEXT.encode("utf-16"), 1),
+    "cfg-html": BadCfg(b"\n<!DOCTYPE html>\n<html lang='en'>", None),
+    "cfg-lfs": BadCfg(b"version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 9\n", None),
     "cfg-cr": BadCfg(TEXT.replace("\n", "\r\n").encode(), 1),
     "cfg-duplicate-key": _edited("channels=3", "channels=3\nchannels=3", 7, "[net] channels"),
     "cfg-inline-comment": _edited("=leaky", "=leaky # soft", 14, "[convolutional] activation"),
     "cfg-activation": _edited("=leaky", "=laeky", 14, "laeky"),
+    "cfg-number": _edited("channels=3", "channels=3\nsaturation=1.5y", 7, "1.5y as 1.5"),
+    "cfg-anchors": _edited("8,8, 16,16", "8,8", 64, "1 of 3 boxes"),
     "cfg-list": _edited("16,16", "16,16,", 66, "[yolo] anchors"),
-    "cfg-crash": _edited("channels=3", "channels=3\npolicy=steps\nsteps=9", 2, "policy=steps"),
+    "cfg-miscomputed": _edited("filters=21\nsize=1", "filters=21\nsize=1\nstride_y=2", 57, "2 down"),
+    "cfg-crash": _edited("channels=3", "channels=3\npolicy=steps\nsteps=8,9\nscales=.1", 2, "1 scales"),
+    "cfg-no-weights": _edited("=leaky", "=leaky\ngroups=100", 15, "groups=100"),
     "cfg-no-value": _edited("channels=3", "channels=3\nangle=", 7, "[net] angle"),
     "cfg-unknown-key": _edited("channels=3", "channels=3\nchanels=4", 7, "[net] chanels"),
     "cfg-unknown-section": _edited("[maxpool]", "[maxpol]", 34, "[maxpol]"),

@@ -15,9 +15,9 @@ from bnorm.batchnorm.epsilon import DARKNET, RUNTIMES, Epsilon
 from bnorm.darknet.autodetect import read_model
 from bnorm.darknet.edit import agree, references
 from bnorm.errors import CfgError
-from bnorm.transforms.fold.fates import Into, Kept, OwnLayer
+from bnorm.folding.fates import Into, Kept, OwnLayer
+from bnorm.folding.plan import plan_folds
 from bnorm.transforms.fold.fold import FoldReport, fold
-from bnorm.transforms.fold.plan import plan_folds
 from bnorm.transforms.response import signs
 from support.builders import BN, cfg_source, odd_pair, write_weights
 from support.forward import Run, convolve
@@ -222,9 +222,57 @@ OBSTACLES = [
     ),
     (
         "alexeyab",
+        "batchnorm | convolutional filters=4 stride_x=1 stride_y=2",
+        0,
+        [
+            "no layer precedes it",
+            "layer 1 has a 1x1 kernel with stride 1 across and 2 down, padding 0, and alexeyab's CPU path ignores them",
+        ],
+    ),
+    (
+        "alexeyab",
+        "batchnorm | convolutional filters=4 size=3 dilation=2",
+        0,
+        [
+            "no layer precedes it",
+            "layer 1 has dilation=2 and padding 0, so that alexeyab's CPU path makes 2x2 windows, and uses them as 4x4",
+        ],
+    ),
+    (
+        "alexeyab",
         "batchnorm | convolutional filters=4 groups=3",
         0,
-        ["no layer precedes it", "layer 1 has groups of different sizes"],
+        [
+            "no layer precedes it",
+            "layer 1 stays as it is: groups=3 do not divide its 4 filters: the rows of its weights are not its filters",
+        ],
+    ),
+    (
+        "pjreddie",
+        f"convolutional filters=4 groups=3 {BN}",
+        0,
+        ["groups=3 do not divide its 4 filters: the rows of its weights are not its filters"],
+    ),
+    (
+        "alexeyab",
+        f"convolutional filters=4 groups=2 size=3 {BN}",
+        0,
+        ["groups=2 do not divide its 3 input channels: the rows of its weights are not its filters"],
+    ),
+    (
+        "alexeyab",
+        "convolutional filters=4 groups=3 activation=linear | batchnorm",
+        1,
+        [
+            "layer 0 stays as it is: groups=3 do not divide its 4 filters: the rows of its weights are not its filters",
+            "no layer follows it",
+        ],
+    ),
+    (
+        "alexeyab",
+        f"crnn hidden=3 output=4 groups=3 pad=1 {BN}",
+        0,
+        ["groups=3 do not divide its 4 filters: the rows of its weights are not its filters"],
     ),
     (
         "pjreddie",
@@ -511,7 +559,7 @@ def test_every_key_that_holds_numbers_of_layers_is_known(tmp_path):
     source = (
         "convolutional filters=3 activation=linear | convolutional filters=3 share_index=0 | route layers=0"
         " | shortcut from=0 | sam from=0 | avgpool | scale_channels from=0"
-        " | convolutional filters=21 | yolo classes=2 num=3 embedding_layer=0 | contrastive yolo_layer=8"
+        " | convolutional filters=21 | yolo classes=2 num=3 embedding_layer=7 | contrastive yolo_layer=8"
     )
     cfg.write_text(cfg_source("3x6x6", source))
     found = [reference.option.key for reference in references(read_model(cfg, None, "alexeyab").network)]

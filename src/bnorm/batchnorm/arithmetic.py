@@ -19,6 +19,7 @@ class Arithmetic(NamedTuple):
     keep: float = 0.99  # fraction of the old rolling statistics kept: convolutions and [batchnorm]
     keep_connected: float = 0.99  # the same for connected layers, and for the parts of rnn, gru and lstm
     constant_statistics: bool = False  # backward at inference: rolling statistics do not depend on x, dx = δ · gain
+    one_epsilon: bool = False  # forward, backward and direct are the same number: the gradient of y is exact
     vectors: str = "float32"  # the dtype in which results per channel are written
 
 
@@ -40,6 +41,7 @@ PAPER = Arithmetic(
     keep=0.9,
     keep_connected=0.9,
     constant_statistics=True,
+    one_epsilon=True,
     vectors="float64",
 )
 
@@ -57,11 +59,23 @@ ARITHMETICS: dict[str, Arithmetic] = {
 }
 
 
-def arithmetic_by_name(name: str) -> Arithmetic:
-    """Return the row of `ARITHMETICS`; raises ValueError for an unknown name."""
-    if name not in ARITHMETICS:
-        raise ValueError(f"arithmetic={name!r}, expected one of {', '.join(ARITHMETICS)}")
-    return ARITHMETICS[name]
+ALIASES = {"torch": "paper"}  # other names of the same rows
+
+
+def arithmetic_by_name(name: str, epsilon: Epsilon | None = None) -> Arithmetic:
+    """Return the row of `ARITHMETICS`, with another ε if one is given; raises ValueError for an unknown name.
+
+    The ε replaces the guard of the forward normalisation, as in `fold`. The forks' backward passes have guards of their
+    own, constants of other functions of theirs, which stay. The paper has one ε throughout, which is replaced.
+    """
+    row = ARITHMETICS.get(ALIASES.get(name, name))
+    if row is None:
+        raise ValueError(f"arithmetic={name!r}, expected one of {', '.join((*ARITHMETICS, *ALIASES))}")
+    if epsilon is None:
+        return row
+    if row.one_epsilon:
+        return row._replace(forward=epsilon, backward=epsilon, direct=epsilon)
+    return row._replace(forward=epsilon)
 
 
 def default_epsilon(dialect_name: str) -> Epsilon:

@@ -12,7 +12,9 @@ from numpy.typing import NDArray
 from bnorm.batchnorm.arithmetic import arithmetic_by_name
 from bnorm.batchnorm.batches import Batch, run_batches
 from bnorm.batchnorm.engine import Normalisation
-from bnorm.batchnorm.formulas import Gradients, Moments, Parameters, Rolling, RollingRule, exponential
+from bnorm.batchnorm.engines import check_engine, kernels_of
+from bnorm.batchnorm.epsilon import Epsilon, as_epsilon
+from bnorm.batchnorm.formulas import Gradients, Moments, Parameters, Rolling, RollingRule, rolling_rule
 from bnorm.batchnorm.threads import Team, thread_count
 from bnorm.tensors.tensor import MemoryTensor, Tensor, Values, check_layout
 
@@ -29,6 +31,10 @@ class Result(NamedTuple):
     moments: Moments | None
     rolling: Rolling
     gradients: Gradients | None
+
+    def __repr__(self) -> str:
+        names = [name for name in ("dx", "moments", "gradients") if getattr(self, name) is not None]
+        return f"<Result: y {self.y.dtype} {self.y.shape}{''.join(f', {name}' for name in names)}, rolling>"
 
 
 class _Arrays(NamedTuple):
@@ -50,11 +56,13 @@ def batch_normalize(
     rolling: Rolling,
     *,
     arithmetic: str = "pjreddie",
+    epsilon: Epsilon | str | None = None,
     train: bool = False,
     delta: Values | None = None,
     layout: str = "nchw",
-    rule: RollingRule | None = None,
+    rule: RollingRule | str = "ema",
     threads: int | None = None,
+    engine: str = "auto",
 ) -> Result:
     """Return y of one mini-batch, and with `delta` the gradients.
 
@@ -62,19 +70,25 @@ def batch_normalize(
                 float64. It is not modified
     parameters  scales and biases, each (C,)
     rolling     mean and variance, each (C,): they normalise at inference, and are updated in training
-    arithmetic  whose formulas, a name in `ARITHMETICS`: "pjreddie", "alexeyab-gpu", "paper", ...
+    arithmetic  whose formulas, a name in `ARITHMETICS`: "pjreddie", "alexeyab-gpu", "paper" or "torch", ...
+    epsilon     the guard of the forward normalisation, for "paper" of all of it: an `Epsilon`, or text such as
+                "opencv" or "1e-6:outside"; default: the arithmetic's
     train       normalise by the moments of x
     delta       ∂loss/∂y, of the shape of x and any of its dtypes: run backward as well
-    rule        (rolling, moments, number) -> rolling in training; default: the arithmetic's exponential average
+    rule        how rolling is updated in training: "ema", the arithmetic's exponential average, "average", the moments
+                of x with the unbiased variance, or a function (rolling, moments, number) -> rolling
     threads     default: the processors that this process may use
+    engine      "numpy", "numba" (needs bnorm[fast]), or "auto": Numba where it is installed and x is large enough
 
-    Computes in float64 and rounds each value of y and dx once; the number of threads does not change a bit. Raises
+    Computes in float64 and rounds each value of y and dx once; neither threads nor engine change a bit. Raises
     ValueError for unknown names, for mismatched shapes, for other dtypes and, in training, for one
     value per channel; TypeError unless `parameters` is a `Parameters` and `rolling` a `Rolling`.
     """
-    chosen = arithmetic_by_name(arithmetic)
+    chosen = arithmetic_by_name(arithmetic, None if epsilon is None else as_epsilon(epsilon))
+    update = rule if callable(rule) else rolling_rule(rule, chosen.keep, chosen)
     check_layout(layout)
     count = thread_count(threads)
+    check_engine(engine)
     inputs = _tensor("x", x, layout)
     deltas = [] if delta is None else [_tensor("delta", delta, layout)]
     if deltas and deltas[0].shape != inputs.shape:
@@ -85,8 +99,9 @@ def batch_normalize(
     layer = Normalisation(*vectors, arithmetic=chosen, train=train)
     arrays = {name: np.empty(inputs.shape, inputs.dtype) for name in ("y", "dx")[: 1 + len(deltas)]}
     results = _Arrays({name: MemoryTensor(array, layout) for name, array in arrays.items()})
+    kernels = kernels_of(engine, inputs.channels * inputs.length)
     with Team(count) as team:
-        (batch,) = run_batches(layer, [inputs], deltas, rule or exponential(chosen.keep, chosen), results, team)
+        (batch,) = run_batches(layer, [inputs], deltas, update, results, team, kernels=kernels)
     return Result(
         y=arrays["y"], dx=arrays.get("dx"), moments=batch.moments, rolling=batch.rolling, gradients=batch.gradients
     )

@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from bnorm.batchnorm.engine import MEMORY, Normalisation, run_batch
+from bnorm.batchnorm.engines import NUMPY, Kernels
 from bnorm.batchnorm.formulas import Gradients, Moments, Rolling, RollingRule
 from bnorm.batchnorm.threads import Team
 from bnorm.tensors.tensor import Tensor
@@ -21,6 +22,10 @@ class Batch(NamedTuple):
     moments: Moments | None
     gradients: Gradients | None
     rolling: Rolling
+
+    def __repr__(self) -> str:
+        names = [name for name in self._fields if getattr(self, name) is not None]
+        return f"<Batch: {', '.join(names)}>"
 
     def vectors(self) -> dict[str, NDArray[np.float64]]:
         """Return the results by name, each of shape (C,), without those that do not apply."""
@@ -61,13 +66,15 @@ def run_batches(
     team: Team,
     memory: int = MEMORY,
     progress: Progress | None = None,
+    kernels: Kernels = NUMPY,
 ) -> list[Batch]:
     """Run consecutive mini-batches; `rule` updates the statistics in training. `deltas` has one per input, or none."""
     batches: list[Batch] = []
     advance = _Counter(progress, sum(x.channels * x.length for x in inputs)) if progress else None
     for number, x in enumerate(inputs):
         with results.open(number, x) as writer:
-            result = run_batch(layer, x, deltas[number] if deltas else None, writer.tensors, team, memory, advance)
+            delta = deltas[number] if deltas else None
+            result = run_batch(layer, x, delta, writer.tensors, team, memory, advance, kernels)
             if result.moments:
                 layer = layer._replace(rolling=rule(layer.rolling, result.moments, number))
             batches.append(Batch(moments=result.moments, gradients=result.gradients, rolling=layer.rolling))

@@ -2,21 +2,25 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable, Iterable, Mapping
 from typing import NamedTuple
 
 import numpy as np
 
-from bnorm.batchnorm import formulas, kernels, tiling
+from bnorm.batchnorm import formulas, tiling
 from bnorm.batchnorm.arithmetic import Arithmetic
+from bnorm.batchnorm.engines import NUMPY, Kernels
 from bnorm.batchnorm.epsilon import Vector
 from bnorm.batchnorm.formulas import ChannelMap, DeltaSums, Gradients, Moments, Parameters, Rolling, Sums, ValueSums
 from bnorm.batchnorm.kernels import Scratch
 from bnorm.batchnorm.threads import Team
-from bnorm.batchnorm.tiling import RowScheme
-from bnorm.tensors.tensor import Doubles, Span, Tensor, Values
+from bnorm.batchnorm.tiling import Grouping
+from bnorm.tensors.tensor import Doubles, MemoryTensor, Span, Tensor, Values
 
 MEMORY = 256 << 20  # bytes of tensors that are in memory at once
+
+CACHED = 20 << 20  # bytes of a tile that is still in a cache when it is mapped, after its sums
 
 LEAST_MEMORY = 16 << 20  # with less, scattered channels are read in small pieces, again and again
 
@@ -57,10 +61,27 @@ class _Tensors(NamedTuple):
     outputs: Mapping[str, Tensor]
 
     @property
+    def all(self) -> list[Tensor]:
+        """Return every tensor."""
+        return [self.x, *([self.delta] if self.delta else []), *self.outputs.values()]
+
+    @property
     def bytes_per_value(self) -> int:
         """Return the bytes of one value of every tensor together."""
-        tensors = (self.x, self.delta, *self.outputs.values())
-        return sum(tensor.dtype.itemsize for tensor in tensors if tensor is not None)
+        return sum(tensor.dtype.itemsize for tensor in self.all)
+
+    @property
+    def in_memory(self) -> bool:
+        """True if no tensor is read from a file, or written to one."""
+        return all(isinstance(tensor, MemoryTensor) for tensor in self.all)
+
+
+class _Workers(NamedTuple):
+    """Who computes: a team's threads, each with its own block, or `shared` kernels that use threads of their own."""
+
+    team: Team
+    kernels: Kernels
+    shared: bool
 
 
 @formulas.quiet
@@ -72,17 +93,30 @@ def run_batch(
     team: Team,
     memory: int = MEMORY,
     advance: Advance | None = None,
+    kernels: Kernels = NUMPY,
 ) -> BatchResult:
     """Run one mini-batch: fill those of `y`, `x_norm` and `dx` that are in `outputs`; return the vectors.
 
     All tensors have the shape of `x`; `dx` needs `delta`, ∂loss/∂y. Tiles of all tensors together fit into `memory`
-    bytes. Neither threads nor memory change a bit of the results.
+    bytes. Neither threads nor memory nor kernels change a bit of the results.
     """
     tensors = _Tensors(x, delta, outputs)
+    workers = _workers(tensors, team, kernels)
+    if workers.shared and (layer.train or delta):
+        tiles = tiling.channel_groups(x, CACHED // tensors.bytes_per_value)
+    else:
+        tiles = tiling.tiles(x, (sys.maxsize if workers.shared else memory) // tensors.bytes_per_value)
     return _concatenated(
-        _run_channels(layer.select(spans[0].channels), _Pass(spans, tensors, team, advance))
-        for spans in tiling.tiles(x, memory // tensors.bytes_per_value)
+        _run_channels(layer.select(spans[0].channels), _Pass(spans, tensors, workers, advance)) for spans in tiles
     )
+
+
+def _workers(tensors: _Tensors, team: Team, kernels: Kernels) -> _Workers:
+    """Return who computes: NumPy where the kernels do not take a dtype."""
+    if any(tensor.dtype.char not in kernels.dtypes for tensor in tensors.all):
+        kernels = NUMPY
+    shared = kernels.shared(team.threads) if tensors.in_memory else None
+    return _Workers(team, shared or kernels, shared is not None)
 
 
 def _concatenated(results: Iterable[BatchResult]) -> BatchResult:
@@ -144,22 +178,30 @@ def _forward_maps(
     return maps
 
 
+def _added(pieces: Doubles) -> Doubles:
+    """Return the sums of the last axis, added in its order, beginning with 0."""
+    total = np.zeros(pieces.shape[:-1])
+    for piece in np.moveaxis(pieces, -1, 0):
+        total += piece
+    return total
+
+
 # --- passes over the values -------------------------------------------------------------------------------------------
 
 
 class _Pass:
     """The tiles of some channels, and the passes over them: each reads every tile again, unless there is only one."""
 
-    def __init__(self, spans: list[Span], tensors: _Tensors, team: Team, advance: Advance | None) -> None:
-        self._spans, self._tensors, self._team, self._advance = spans, tensors, team, advance
-        self._tile = _Tile(spans[0], tensors, team)
+    def __init__(self, spans: list[Span], tensors: _Tensors, workers: _Workers, advance: Advance | None) -> None:
+        self._spans, self._tensors, self._workers, self._advance = spans, tensors, workers, advance
+        self._tile = _Tile(spans[0], tensors, workers)
         self.count = tensors.x.length  # N, the number of values of a channel
         self.outputs = tuple(tensors.outputs)
 
     def _tiles(self) -> Iterable[_Tile]:
         for span in self._spans:
             if self._tile.span != span:
-                self._tile = _Tile(span, self._tensors, self._team)
+                self._tile = _Tile(span, self._tensors, self._workers)
             yield self._tile
 
     def sums(self, shift: Vector, *, moments: bool) -> Sums:
@@ -167,8 +209,7 @@ class _Pass:
         if not moments and self._tensors.delta is None:
             return Sums()
         pieces = [tile.sums(shift, moments) for tile in self._tiles()]
-        joined = np.ascontiguousarray(np.concatenate(pieces, axis=-1))  # the order in memory decides that of adding
-        totals = list(np.add.reduce(joined, axis=-1))  # 2 or 4 times (C,)
+        totals = list(_added(np.concatenate(pieces, axis=-1)))  # 2 or 4 times (C,)
         return Sums(
             values=ValueSums(*totals[:2]) if moments else None,
             deltas=DeltaSums(*totals[2 * moments :]) if self._tensors.delta else None,
@@ -185,29 +226,33 @@ class _Pass:
 class _Tile:
     """A tile of the tensors in memory, which threads work on block by block."""
 
-    def __init__(self, span: Span, tensors: _Tensors, team: Team) -> None:
-        self.span, self._tensors, self._team = span, tensors, team
+    def __init__(self, span: Span, tensors: _Tensors, workers: _Workers) -> None:
+        self.span, self._tensors, self._workers = span, tensors, workers
         self._x = tensors.x.buffer(span)
         self._delta = tensors.delta.buffer(span) if tensors.delta else None
         self._outputs = {name: output.buffer(span) for name, output in tensors.outputs.items()}
-        self._scheme = RowScheme(tensors.x.places)
-        self._blocks = tiling.blocks(self._x, self._scheme, team.threads)
+        self._grouping = Grouping(tensors.x.places)
+        if workers.shared:
+            self._blocks = [Span(0, self._x.channels, 0, self._x.images * self._x.places)]
+        else:
+            self._blocks = tiling.blocks(self._x, self._grouping, workers.team.threads)
         self._loaded = False
 
     def sums(self, shift: Vector, moments: bool) -> Doubles:
         """Return the sums of each piece, shape (2 or 4, c, pieces): those of `kernels.sum_span`."""
-        first, last = self._scheme.rows(self.span)
-        rows = np.zeros((2 * moments + 2 * bool(self._delta), self._x.channels, last - first))
+        pieces = self._grouping.pieces(self.span)
+        sums = np.empty((2 * moments + 2 * bool(self._delta), self._x.channels, pieces.stop - pieces.start))
 
         def work(block: Span, scratch: Scratch) -> None:
             x, delta = self._load(block)
-            start, stop = self._scheme.rows(self.span.part(block))
-            out = rows[:, block.channels, start - first : stop - first]
-            images = self._scheme.images_per_row
-            kernels.sum_span(x, delta, shift[block.channels], scratch, out, moments=moments, images_per_row=images)
+            part = self._grouping.pieces(self.span.part(block))
+            out = sums[:, block.channels, part.start - pieces.start : part.stop - pieces.start]
+            self._workers.kernels.sum_span(
+                x, delta, shift[block.channels], scratch, out, moments=moments, grouping=self._grouping
+            )
 
         self._each_block(work)
-        return np.add.reduceat(rows, self._scheme.piece_starts(first, last), axis=-1)
+        return sums
 
     def apply(self, maps: Mapping[str, ChannelMap], shift: Vector) -> None:
         """Compute and write all outputs."""
@@ -216,14 +261,17 @@ class _Tile:
             x, delta = self._load(block)
             chosen = {name: maps[name].select(block.channels) for name in self._outputs}
             outputs = {name: output.part(block) for name, output in self._outputs.items()}
-            kernels.map_span(chosen, x, delta, shift[block.channels], scratch, outputs)
+            self._workers.kernels.map_span(chosen, x, delta, shift[block.channels], scratch, outputs)
             for name, values in outputs.items():
                 self._tensors.outputs[name].write(self.span.part(block), values)
 
         self._each_block(work)
 
     def _each_block(self, work: Callable[[Span, Scratch], None]) -> None:
-        self._team.each(work, self._blocks)
+        if self._workers.shared:
+            work(self._blocks[0], Scratch())
+        else:
+            self._workers.team.each(work, self._blocks)
         self._loaded = True  # every block was read in this pass or an earlier one
 
     def _load(self, block: Span) -> tuple[Values, Values | None]:

@@ -172,7 +172,7 @@ def backward(
         scale_updates=centred / arithmetic.forward.deviation(statistics.variance),
         bias_updates=sums.delta,
         mean_delta=-scales * sums.delta / deviation,
-        variance_delta=-0.5 * scales * centred / deviation**3,
+        variance_delta=-0.5 * scales * centred / (deviation * deviation * deviation),  # a power differs by processor
     )
     direct = scales / arithmetic.direct.deviation(statistics.variance)
     if arithmetic.constant_statistics and isinstance(statistics, Rolling):
@@ -192,6 +192,16 @@ def roll(rolling: Rolling, batch: Moments, keep: float, arithmetic: Arithmetic) 
         mean=keep * rolling.mean + (1 - keep) * batch.mean,
         variance=keep * rolling.variance + (1 - keep) * variance,
     )
+
+
+ROLLING = ("ema", "average")  # the names of the rules: `exponential` and `average`
+
+
+def rolling_rule(name: str, keep: float, arithmetic: Arithmetic) -> RollingRule:
+    """Return the rule of this name, "ema" with the fraction that it keeps; ValueError for another name."""
+    if name not in ROLLING:
+        raise ValueError(f"rule={name!r}, expected one of {', '.join(ROLLING)}")
+    return average if name == "average" else exponential(keep, arithmetic)
 
 
 def exponential(keep: float, arithmetic: Arithmetic) -> RollingRule:

@@ -4,28 +4,26 @@
 for n images, c channels and l places; convert them to float64 in scratch blocks that stay in cache; and subtract
 `shift`, shape (c,).
 
-To the last bit, a sum depends only on the lengths of the axes of each NumPy call, and these follow from the grouping
-into rows (see `tiling`). Large planes: each row is one dot product. Small planes: several images form one row; they
-are summed element by element, then across the row.
+Sums are added in the order of `tiling`. NumPy adds the rows of a C-ordered array from top to bottom, whatever the
+processor, unless there is a single column (`np.add.reduce` over the first of two axes; the tests compare it with plain
+Python).
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 
 import numpy as np
 
 from bnorm.batchnorm.epsilon import Vector
 from bnorm.batchnorm.formulas import ChannelMap
-from bnorm.batchnorm.tiling import RUN
+from bnorm.batchnorm.tiling import PIECE, PLANE, WIDTH, Grouping
 from bnorm.tensors.tensor import Doubles, Values
 
 WIDE = 512  # places from which on one factor per plane is faster than one per place
 
 CACHE_LINE = 64  # bytes
-
-ONES = np.ones(RUN)
 
 
 class Scratch:
@@ -62,58 +60,72 @@ def sum_span(
     out: Doubles,
     *,
     moments: bool,
-    images_per_row: int,
+    grouping: Grouping,
 ) -> None:
-    """Write the sums of each row into `out`, shape (2 or 4, c, rows).
+    """Write the sums of each piece into `out`, shape (2 or 4, c, pieces).
 
     These are Σx and Σx² with `moments`, then Σ delta and Σ delta·x with a delta, where x means x − shift.
     """
     shifted = scratch.load("x", x, shift)
-    factors: list[list[Doubles]] = [[shifted], [shifted, shifted]] if moments else []
+    factors = [shifted] if moments else []
     if delta is not None:
-        upstream = scratch.load("delta", delta)
-        factors += [[upstream], [upstream, shifted]]
-    for arrays, sums in zip(factors, out, strict=True):
-        sum_rows(arrays, images_per_row, sums)
+        factors.append(scratch.load("delta", delta))
+    sum_pieces = sum_planes if grouping.places > PLANE else sum_images
+    for factor, (sums, products) in zip(factors, out.reshape(-1, 2, *out.shape[1:]), strict=True):
+        sum_pieces(factor, grouping, sums)
+        sum_pieces(np.multiply(factor, shifted, out=scratch.block("product", x.shape)), grouping, products)
 
 
-def sum_rows(arrays: Sequence[Doubles], images_per_row: int, out: Doubles) -> None:
-    """Sum each row of an array (n, c, l), or of the product of two, into `out`, shape (c, rows)."""
-    if images_per_row == 1:
-        _sum_runs(arrays, out)
-        return
-    images = len(arrays[0])
-    whole = images // images_per_row * images_per_row
-    _sum_images([array[:whole] for array in arrays], images_per_row, out[:, : whole // images_per_row])
-    if images > whole:
-        _sum_images([array[whole:] for array in arrays], images - whole, out[:, -1:])
+def sum_images(values: Doubles, grouping: Grouping, out: Doubles) -> None:
+    """Sum pieces of whole images (n, c, l) into `out`, shape (c, pieces)."""
+    images, channels, places = values.shape
+    rows = values.reshape(images, channels * places)
+    columns = np.empty((out.shape[1], channels * places))
+    for piece, first in enumerate(range(0, images, grouping.images_per_piece)):
+        _add_rows(rows[first : first + grouping.images_per_piece], columns[piece])
+    out.T[:] = _halve(columns.reshape(-1, channels, places))
 
 
-def _sum_runs(arrays: Sequence[Doubles], out: Doubles) -> None:
-    """Sum RUN places of a plane at a time, and the remaining places."""
-    images, channels, places = arrays[0].shape
-    planes = out.reshape(channels, images, -1).swapaxes(0, 1)  # (n, c, rows of a plane)
-    whole = places // RUN * RUN
+def sum_planes(values: Doubles, _grouping: Grouping, out: Doubles) -> None:
+    """Sum the pieces of large planes (n, c, l), or of a part of one, into `out`, shape (c, pieces)."""
+    images, channels, places = values.shape
+    sums = out.reshape(channels, images, -1).swapaxes(0, 1)  # (n, c, pieces of a plane)
+    whole = places // PIECE
     if whole:
-        shape = (images, channels, -1, RUN)
-        _dot(*(array[:, :, :whole].reshape(shape) for array in arrays), out=planes[:, :, : whole // RUN])
-    if places > whole:
-        _dot(*(array[:, :, whole:] for array in arrays), out=planes[:, :, -1])
+        rows = values[:, :, : whole * PIECE].reshape(images, channels, whole, -1, WIDTH)
+        sums[:, :, :whole] = _halve(np.add.reduce(rows, axis=3))
+    if places > whole * PIECE:
+        sums[:, :, whole] = _halve(_last_columns(values[:, :, whole * PIECE :]))
 
 
-def _dot(values: Doubles, factors: Doubles | None = None, *, out: Doubles) -> None:
-    """Write dot products along the last axis; without factors, with ones, which is faster than NumPy's sum."""
-    np.vecdot(values, ONES[: values.shape[-1]] if factors is None else factors, out=out)
+def _last_columns(values: Doubles) -> Doubles:
+    """Return the columns of the last piece of each plane, whose last row may be short: (n, c, columns)."""
+    images, channels, places = values.shape
+    whole = places // WIDTH * WIDTH
+    if not whole:
+        return values.copy()
+    columns: Doubles = np.add.reduce(values[:, :, :whole].reshape(images, channels, -1, WIDTH), axis=2)
+    columns[:, :, : places - whole] += values[:, :, whole:]
+    return columns
 
 
-def _sum_images(arrays: Sequence[Doubles], images_per_row: int, out: Doubles) -> None:
-    """Sum groups of whole images element by element, then across the places."""
-    _, channels, places = arrays[0].shape
-    if channels * places == 1:  # repeated, because NumPy adds a single column in another order
-        arrays = [np.repeat(array, 2, axis=1) for array in arrays]
-    grouped = [array.reshape(-1, images_per_row, array.shape[1] * places) for array in arrays]  # (rows, images, c·l)
-    sums = np.add.reduce(grouped[0], axis=1) if len(grouped) == 1 else np.einsum("gik,gik->gk", *grouped)
-    np.add.reduce(sums[:, : channels * places].reshape(-1, channels, places), axis=2, out=out.T)
+def _add_rows(rows: Doubles, out: Doubles) -> None:
+    """Add rows of shape (n, columns) from top to bottom, which NumPy's sum of a single column does not."""
+    if rows.shape[1] == 1:
+        out[:] = np.add.accumulate(rows)[-1]
+    else:
+        np.add.reduce(rows, axis=0, out=out)
+
+
+def _halve(columns: Doubles) -> Doubles:
+    """Return the sums of the last axis, added in halves: the array is overwritten."""
+    half = 1 << (columns.shape[-1] - 1).bit_length() >> 1
+    while half:
+        upper = columns[..., half : 2 * half]
+        columns[..., : upper.shape[-1]] += upper
+        half //= 2
+    sums: Doubles = columns[..., 0]
+    return sums
 
 
 # --- maps -------------------------------------------------------------------------------------------------------------

@@ -1,31 +1,40 @@
-"""How a tensor is cut into tiles and blocks, and how the values of a channel are grouped for summation.
+"""How a tensor is cut into tiles and blocks, and the order in which the values of a channel are added.
 
 Words, each with one meaning:
 
     place   one spatial position of an image; a plane is all places of one image and channel, H·W of them
     value   of one channel, numbered i = image · places + place
-    row     values that are summed first: RUN places of a plane, or whole images where planes have fewer than ROW places
-    piece   rows that are summed next; the sums of all pieces are added last. About PIECE values
+    row     values side by side: a plane of up to PLANE places, or WIDTH places of a larger one, whose last row is short
+    piece   rows below one another, ROWS at most: images of up to PIECE values together, or PIECE places of one plane
     tile    what is in memory at a time: cut between pieces, as large as the memory budget allows
-    block   what one thread works on: cut between rows of a tile, so that its values are contiguous in memory
+    block   what one thread works on: cut between pieces of a tile
 
-The grouping depends only on the number of places. Tiles and blocks depend on memory, threads and layout, but never
-divide a piece or a row. That is why none of these changes a bit of the sums.
+A sum is taken in three steps, in float64, each addition rounded:
 
-    plane                     1x1            13x13            208x208
-    places                    1              169              43264
-    images_per_row            256            1                1
-    rows_per_plane            1              1                169
-    rows_per_piece            16             24               16, and 9 at the end of a plane
-    images_per_piece          4096           24               1
+    1. In a piece, each column is added from top to bottom.
+    2. The columns of a piece are added in halves: with h = P/2, P/4, ... 1, P being the number of columns rounded up to
+       a power of two, column j + h is added to column j. What is not there is not added.
+    3. The pieces of a channel are added in their order, beginning with 0.
 
-    13x13     image   |   0   |   1   | ... |  23   |  24   | ...
-              row     |   0   |   1   | ... |  23   |  24   | ...          a row is a plane: 169 values
-              piece   |               0             |   1 ...               24 rows: 4056 values
+Rows and pieces depend on the number of places alone. Tiles and blocks depend on memory, threads and layout, but never
+divide a piece. Every product is rounded before it is added: there is no fused multiply-add. So each sum is the same,
+to the last bit, for all of these, for every processor, and for both engines.
 
-    208x208   image   |                    0                       |   1 ...
-              row     |   0   |   1   | ... |  15   |  16   | ... | 168 | 169 ...    256 values each
-              piece   |               0             |   1 ...  |  10    |  11 ...    16 rows: 4096 values
+    plane                     1x1            13x13            300x300
+    places                    1              169              90000
+    columns                   1              169              1024
+    images_per_piece          1024           387              1
+    pieces_per_plane          1              1                2
+
+    13x13     step 1   images 0 to 386 are the rows of piece 0:  column j = x[0, j] + x[1, j] + ... + x[386, j]
+              step 2   P = 256:  column j += column j + 128 for j < 41 (169 columns are there),  then j + 64 for j < 64,
+                       j + 32, ... j + 1:  column 0 is the sum of the piece
+              step 3   0 + piece 0 + piece 1 (images 387 to 773) + ...
+
+    300x300   step 1   places 0 to 65535 of image 0 are 64 rows of 1024:  column j = x[0, j] + x[0, 1024 + j] + ...
+                       places 65536 to 89999 are 23 rows of 1024 and one of 912, which ends in column 911
+              step 2   P = 1024:  column j += column j + 512,  then j + 256, ... j + 1
+              step 3   0 + piece 0 + piece 1 (both of image 0) + piece 2 (image 1) + ...
 """
 
 from __future__ import annotations
@@ -33,16 +42,15 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-import numpy as np
-from numpy.typing import NDArray
-
 from bnorm.tensors.tensor import Extent, Span
 
-ROW = 64  # places from which on a plane has rows of its own
+PLANE = 4096  # most places of a plane that is one row
 
-RUN = 256  # values in a row: NumPy releases the interpreter's lock only for more than 500 dot products at a time
+WIDTH = 1024  # places in a row of a larger plane: 4 kB of float32, a page, whose reading the processor foresees
 
-PIECE = 16 * RUN  # values in a piece
+PIECE = 64 * WIDTH  # values in a piece
+
+ROWS = 1024  # most rows in a piece
 
 BLOCK = 1 << 19  # largest number of values in a block: smaller blocks wait longer for the interpreter's lock
 
@@ -52,48 +60,44 @@ LONG = 1024  # length of a contiguous run from which on the gaps between runs co
 
 
 @dataclass(frozen=True, slots=True)
-class RowScheme:
+class Grouping:
     """The rows and pieces of a channel whose images have so many places."""
 
     places: int
 
     @property
-    def images_per_row(self) -> int:
-        """Return the number of whole images in a row, or 1 where an image has one row or more."""
-        return 1 if self.places >= ROW else RUN // self.places
-
-    @property
-    def rows_per_plane(self) -> int:
-        """Return the number of rows in a plane, or 1 where several images make a row."""
-        return -(-self.places // RUN)
-
-    @property
-    def rows_per_piece(self) -> int:
-        """Return the number of rows in a piece; the last piece of a large plane, and of a channel, may have fewer."""
-        if self.places > PIECE:
-            return PIECE // RUN
-        return max(PIECE // (self.places * self.images_per_row), 1) * self.rows_per_plane
+    def columns(self) -> int:
+        """Return the number of values in a full row."""
+        return self.places if self.places <= PLANE else WIDTH
 
     @property
     def images_per_piece(self) -> int:
         """Return the number of whole images in a piece, or 1 where an image has one piece or more."""
-        return 1 if self.places > PIECE else self.rows_per_piece // self.rows_per_plane * self.images_per_row
+        return 1 if self.places > PLANE else min(PIECE // self.places, ROWS)
 
-    def row_of(self, value: int) -> int:
-        """Return the number of the row that a value is in."""
+    @property
+    def places_per_piece(self) -> int:
+        """Return the number of places of each image in a piece; the last piece of a large plane may have fewer."""
+        return min(self.places, PIECE)
+
+    @property
+    def piece(self) -> int:
+        """Return the number of values in a full piece."""
+        return self.images_per_piece * self.places_per_piece
+
+    @property
+    def pieces_per_plane(self) -> int:
+        """Return the number of pieces in a plane, or 1 where a piece holds whole images."""
+        return -(-self.places // self.places_per_piece)
+
+    def piece_of(self, value: int) -> int:
+        """Return the number of the piece that a value is in."""
         image, place = divmod(value, self.places)
-        return image // self.images_per_row * self.rows_per_plane + place // RUN
+        return image // self.images_per_piece * self.pieces_per_plane + place // self.places_per_piece
 
-    def rows(self, span: Span) -> tuple[int, int]:
-        """Return the first row of a span, and the one after its last."""
-        return self.row_of(span.start), self.row_of(span.stop - 1) + 1
-
-    def piece_starts(self, first: int, last: int) -> NDArray[np.intp]:
-        """Return the rows from `first` to before `last` that begin a piece, counted from `first`, which begins one."""
-        if self.places <= PIECE:
-            return np.arange(0, last - first, self.rows_per_piece)
-        rows_in_plane = np.arange(first, last) % self.rows_per_plane  # no piece crosses the end of a plane
-        return np.flatnonzero(rows_in_plane % self.rows_per_piece == 0)
+    def pieces(self, span: Span) -> slice:
+        """Return the pieces of a span, which begins with one."""
+        return slice(self.piece_of(span.start), self.piece_of(span.stop - 1) + 1)
 
 
 def tiles(extent: Extent, most: int) -> list[list[Span]]:
@@ -101,44 +105,50 @@ def tiles(extent: Extent, most: int) -> list[list[Span]]:
 
     A tile holds whole channels if they fit and are not scattered in memory, else as many channels as fit.
     """
-    scheme, places = RowScheme(extent.places), extent.places
-    per_channel = extent.images * places
-    scattered = extent.channels_last or most // per_channel * places < LONG
-    least = min(scheme.images_per_piece * min(places, PIECE), per_channel) if scattered else per_channel
-    return _grid(extent, most, least, image_step=scheme.images_per_piece, place_step=PIECE)
+    grouping, whole = Grouping(extent.places), extent.images * extent.places
+    scattered = extent.channels_last or most // whole * extent.places < LONG
+    return _grid(extent, grouping, most, least=min(grouping.piece, whole) if scattered else whole)
 
 
-def blocks(tile: Extent, scheme: RowScheme, threads: int) -> list[Span]:
+def channel_groups(extent: Extent, most: int) -> list[list[Span]]:
+    """Return tiles of up to `most` values, but whole channels: a single tile where channels are scattered in memory."""
+    length = extent.images * extent.places
+    width = _even(extent.channels, most // length, 1)
+    if extent.channels_last or width * extent.places < LONG:
+        width = extent.channels
+    return [[Span(first, min(first + width, extent.channels), 0, length)] for first in range(0, extent.channels, width)]
+
+
+def blocks(tile: Extent, grouping: Grouping, threads: int) -> list[Span]:
     """Return blocks that cover a tile, counted from its beginning.
 
-    There are about two for each thread, where the tile has enough rows, so that none waits long for the last one.
+    There are about two for each thread, where the tile has enough pieces, so that none waits long for the last one.
     """
-    share = tile.channels * tile.images * tile.places // (2 * threads)
-    most = max(min(BLOCK, BLOCKS // threads, share), 1)
-    least = min(scheme.images_per_row, tile.images) * (min(tile.places, RUN) if tile.channels_last else tile.places)
-    groups = _grid(tile, most, least, image_step=scheme.images_per_row, place_step=RUN)
-    return [span for group in groups for span in group]
+    whole = tile.images * tile.places
+    most = max(min(BLOCK, BLOCKS // threads, tile.channels * whole // (2 * threads)), 1)
+    least = grouping.piece if tile.channels_last else max(grouping.piece, tile.places)
+    return [span for group in _grid(tile, grouping, most, least=min(least, whole)) for span in group]
 
 
-def _grid(extent: Extent, most: int, least: int, *, image_step: int, place_step: int) -> list[list[Span]]:
+def _grid(extent: Extent, grouping: Grouping, most: int, *, least: int) -> list[list[Span]]:
     """Return spans of up to `most` values, a list per group of channels: as many as fit with `least` values of each."""
     width = _even(extent.channels, most // least, 1)
-    cuts = list(_cuts(extent, max(most // width, 1), image_step, place_step))
+    cuts = list(_cuts(extent, grouping, max(most // width, 1)))
     return [
         [Span(first, min(first + width, extent.channels), start, stop) for start, stop in cuts]
         for first in range(0, extent.channels, width)
     ]
 
 
-def _cuts(extent: Extent, most: int, image_step: int, place_step: int) -> Iterator[tuple[int, int]]:
+def _cuts(extent: Extent, grouping: Grouping, most: int) -> Iterator[tuple[int, int]]:
     """Yield the ranges of values that are whole images of about `most` values together, or parts of one image."""
     images, places = extent.images, extent.places
-    if places <= max(most, place_step):
-        step = _even(images, most // places, image_step)
+    if places <= max(most, grouping.places_per_piece):
+        step = _even(images, most // places, grouping.images_per_piece)
         for image in range(0, images, step):
             yield image * places, min(image + step, images) * places
         return
-    step = _even(places, most, place_step)
+    step = _even(places, most, grouping.places_per_piece)
     for first in range(0, images * places, places):
         for place in range(0, places, step):
             yield first + place, first + min(place + step, places)

@@ -4,16 +4,26 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Iterator
+from math import prod
 
 from bnorm.checks.findings import Finding, make_finding
+from bnorm.checks.heads import head_findings
 from bnorm.darknet.cfg import CfgText, Option, Section
+from bnorm.darknet.embeddings import embedding_layer
+from bnorm.darknet.hank import NAMES, TEXTS
+from bnorm.darknet.im2col import misread_windows
 from bnorm.darknet.network import Layer, Network
+from bnorm.darknet.refusals import left_out
 from bnorm.darknet.section_types import TYPES
 from bnorm.darknet.shapes import reads_list
 from bnorm.darknet.vocabulary import ACTIVATIONS
 from bnorm.text import short
 
 LISTS = frozenset("layers from mask anchors steps scales seq_scales counters_per_class".split())
+
+WORDS = TEXTS | NAMES.keys() | {"lstm_activation"}  # keys whose value is not one number
+
+_NUMBER = re.compile(r"[-+]?(?:0[xX][0-9a-fA-F]+|(?:[0-9]+\.?[0-9]*|\.[0-9]+)(?:[eE][-+]?[0-9]+)?)")
 
 SCHEDULES = frozenset({"steps", "scales", "seq_scales"})  # lists of [net]
 
@@ -72,11 +82,28 @@ def _odd_option(section: Section, option: Option, *, again: bool) -> Finding | N
     if option.key == "activation" and value not in ACTIVATIONS[fork]:
         what = f"{short(value)} is unknown to {fork}, which computes relu instead"
         return _about(section, option, "cfg-activation", what)
+    return _odd_number(section, option, value)
+
+
+def _odd_number(section: Section, option: Option, value: str) -> Finding | None:
+    """Return a note on text after a number, which `atoi` and `atof` do not look at; hank refuses it."""
+    before, mark, _ = value.partition("#")
+    fork = section.dialect.name
+    if mark:
+        what = f"{fork} reads {short(before)} and ignores the comment; other readers fail"
+        return _about(section, option, "cfg-inline-comment", what, severity="note")
+    if section.dialect.strict or (option.key in WORDS and option.key not in LISTS):
+        return None
+    for item in value.rstrip("\r").split(",") if option.key in LISTS else [value.rstrip("\r")]:
+        number = _NUMBER.match(item)
+        if number and number.end() < len(item):
+            what = f"{fork} reads {short(item)} as {short(number[0])}; other readers fail"
+            return _about(section, option, "cfg-number", what)
     return None
 
 
-def _about(section: Section, option: Option, kind: str, what: str) -> Finding:
-    return make_finding(kind, f"[{section.name}] {short(option.key)}: {what}", line=option.line)
+def _about(section: Section, option: Option, kind: str, what: str, severity: str | None = None) -> Finding:
+    return make_finding(kind, f"[{section.name}] {short(option.key)}: {what}", line=option.line, severity=severity)
 
 
 def _includes_comment(section: Section, key: str, value: str) -> bool:
@@ -122,14 +149,12 @@ def _crash(section: Section, what: str) -> Finding:
 
 def _short_schedule(network: Network) -> Iterator[Finding]:
     """pjreddie and alexeyab `parser.c: parse_net_options`; hank fills up with zeros."""
-    net, fork, policy = network.net, network.dialect.name, network.net.text("policy")
-    if net.dialect.strict or policy not in net.dialect.schedules:
+    net, fork = network.net, network.dialect.name
+    if net.dialect.strict or net.text("policy") not in net.dialect.schedules:
         return
-    steps = _length(net, "steps")
-    if policy == "steps" and not (steps and _length(net, "scales")):
-        yield _crash(net, f"policy=steps without both steps and scales: {fork} stops")
+    steps = net.count("steps")
     for key in ("scales", "seq_scales"):
-        if 0 < (count := _length(net, key)) < steps:
+        if 0 < (count := net.count(key)) < steps:
             what = f"{count} {key}, expected one for each of {steps} steps"
             yield _crash(net, f"{what}: {fork} reads past the end, and crashes")
 
@@ -141,28 +166,75 @@ def _crashing_layers(network: Network) -> Iterator[Finding]:
 
 
 def _no_image(network: Network) -> Iterator[Finding]:
-    """alexeyab `parser.c: parse_network_cfg_custom`, for `avg_outputs`."""
+    """alexeyab `parser.c: parse_network_cfg_custom`, hank `darknet_cfg.cpp: create_network`, for `avg_outputs`."""
     fork = network.dialect.name
-    if network.dialect.averages_images and not any(map(_gets_image, network.layers)):
+    if network.dialect.averages_images and not any(min(size) > 1 for size in _sizes(network)):
         what = f"no layer's input is wider and higher than 1: {fork} divides by the number of such layers, and crashes"
         yield _crash(network.net, what)
 
 
-def _gets_image(layer: Layer) -> bool:
-    """Return whether the layer keeps a width and height above 1: most layers keep those of their input."""
-    if layer.type == "detection":
-        return layer.section.positive("side", 7) > 1
-    if layer.type == "dropout" and layer.section.text("dropblock", "0") == "0":
-        return False
-    return TYPES[layer.type].keeps_input_size and min(layer.incoming[1:3]) > 1
+def _sizes(network: Network) -> list[tuple[int, int]]:
+    """Return the fields h and w of every layer: those of its input, except in some types."""
+    sizes: list[tuple[int, int]] = []
+    for layer in network.layers:
+        if layer.type == "route":
+            sizes.append(sizes[layer.reads[0]])  # the input of the layer that it reads first, not its output
+        elif layer.type == "detection":
+            sizes.append((layer.section.positive("side", 7),) * 2)
+        else:
+            without = layer.type == "dropout" and not layer.section.flag("dropblock")
+            kept = TYPES[layer.type].keeps_input_size and not without
+            sizes.append(layer.incoming[1:3] if kept else (0, 0))
+    return sizes
 
 
-NETWORK_RULES: tuple[Callable[[Network], Iterator[Finding]], ...] = (_short_schedule, _crashing_layers, _no_image)
+def _miscomputed(network: Network) -> Iterator[Finding]:
+    """Convolutions that the fork's CPU path does not compute as the cfg means, see `darknet.im2col`."""
+    for layer in network.layers:
+        if why := misread_windows(layer):
+            yield make_finding("cfg-miscomputed", f"[{layer.section.name}] has {why}", line=layer.section.line)
+
+
+def _only_costs(network: Network) -> Iterator[Finding]:
+    """pjreddie `network.c: get_network_output_layer` goes back over [cost] layers, without an end."""
+    if network.dialect.skips_costs and all(layer.type == "cost" for layer in network.layers):
+        what = f"every layer is a [cost]: {network.dialect.name} reads before the first layer, and crashes"
+        yield _crash(network.net, what)
+
+
+def _failed_assertions(network: Network) -> Iterator[Finding]:
+    """A network that AlexeyAB's program refuses, and hank's does if it is built with assertions."""
+    for error in left_out(network.layers):
+        what = f"{error.what}: an assertion that {network.dialect.name}'s release build leaves out"
+        yield make_finding("cfg-assertion", what, line=error.line, cause=error.cause or None)
+
+
+def _empty_layers(network: Network) -> Iterator[Finding]:
+    """Every fork builds a layer whose weights are 0 values: its output is that of its biases."""
+    for layer in network.layers:
+        if any(part.weights and not prod(part.weights) for part in layer.parts):
+            key = next((key for key in ("groups", "size", "hidden") if layer.section.find(key)), "")
+            option = layer.section.find(key)
+            given = f"{key}={short(option.value or '')}: " if option else ""
+            what = f"[{layer.section.name}] {given}has no weights, so that its input does not matter"
+            yield make_finding("cfg-no-weights", what, line=option.line if option else layer.section.line)
+
+
+NETWORK_RULES: tuple[Callable[[Network], Iterator[Finding]], ...] = (
+    _short_schedule,
+    _crashing_layers,
+    _no_image,
+    _miscomputed,
+    _only_costs,
+    _failed_assertions,
+    _empty_layers,
+    head_findings,
+)
 
 
 def _unloadable(network: Network, layer: Layer) -> Iterator[Finding]:
     """pjreddie `parser.c: load_convolutional_weights` divides by `groups`, which is 0 for a deconvolution."""
-    if layer.type in network.dialect.unloadable:
+    if layer.type in network.dialect.unloadable and not layer.section.flag("dontload"):
         what = f"{network.dialect.name} divides by zero when it loads the weights of such a layer, and crashes"
         yield _crash(layer.section, what)
 
@@ -179,18 +251,44 @@ def _many_anchors(network: Network, layer: Layer) -> Iterator[Finding]:
     """`parse_yolo`, `parse_region` and `parse_gaussian_yolo` have room for two numbers for each of `num` boxes."""
     section = layer.section
     if layer.type in network.dialect.unbounded_anchors:
-        anchors, most = _length(section, "anchors"), 2 * section.integer("num", 1)
+        anchors, most = section.count("anchors"), 2 * section.integer("num", 1)
         if anchors > most:
             what = f"{anchors} numbers in anchors, expected 2*num = {most}"
             yield _crash(section, f"{what}: {network.dialect.name} writes past the end, and may crash")
 
 
-def _length(section: Section, key: str) -> int:
-    """Return how many numbers a list has, as the fork counts them."""
-    value = section.listed(key)
-    if section.dialect.strict:
-        return len(re.findall(r"[-.0-9]+", value))
-    return value.count(",") + 1 if value else 0
+def _far_embedding(network: Network, layer: Layer) -> Iterator[Finding]:
+    """alexeyab `parser.c: parse_yolo`, hank `darknet_cfg.cpp: parse_yolo_section`."""
+    if layer.type != "yolo" or not layer.section.knows("embedding_layer"):
+        return
+    index = embedding_layer(layer)
+    if index is not None and not 0 <= index < len(network.layers):
+        what = f"embedding_layer is layer {index}, expected 0 to {len(network.layers) - 1}"
+        yield _crash(layer.section, f"{what}: {network.dialect.name} reads what is no layer, and crashes")
 
 
-LAYER_RULES: tuple[Callable[[Network, Layer], Iterator[Finding]], ...] = (_unloadable, _bare_shared, _many_anchors)
+def _few_anchors(network: Network, layer: Layer) -> Iterator[Finding]:
+    """`make_yolo_layer`, `make_region_layer`: anchors are 0.5 until those of the cfg replace the first of them."""
+    section = layer.section
+    if layer.type not in ANCHORED or not section.knows("anchors"):
+        return
+    anchors, boxes = section.count("anchors"), section.integer("num", 1)
+    mask = [number for number in section.integers("mask") or range(boxes) if number >= 0]
+    used = sum(2 * number + 1 >= anchors for number in mask)
+    if anchors >= 2 * boxes and not used:
+        return
+    what = f"{anchors} numbers in anchors, expected 2*num = {2 * boxes}: {network.dialect.name} uses 0.5 for the others"
+    effect = f"{used} of {len(mask)} boxes of this layer have a default size" if used else "mask uses none of them"
+    severity = None if used else "note"
+    yield make_finding("cfg-anchors", f"[{section.name}] {what}; {effect}", line=section.line, severity=severity)
+
+
+ANCHORED = frozenset({"yolo", "Gaussian_yolo", "region"})
+
+LAYER_RULES: tuple[Callable[[Network, Layer], Iterator[Finding]], ...] = (
+    _unloadable,
+    _bare_shared,
+    _many_anchors,
+    _few_anchors,
+    _far_embedding,
+)

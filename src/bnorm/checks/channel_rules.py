@@ -9,13 +9,15 @@ import numpy as np
 
 from bnorm.batchnorm.epsilon import DARKNET, RUNTIMES, Vector
 from bnorm.checks.findings import Finding, make_finding
-from bnorm.checks.variances import SUBTRACTED, misread
+from bnorm.checks.variances import misread
 from bnorm.darknet.layout import Array, channel_axis
+from bnorm.darknet.model import Model
 from bnorm.darknet.network import Layer
 from bnorm.darknet.weights import Floats
 from bnorm.statistics.channel_state import DEAD_BELOW, Mask
 from bnorm.statistics.channels import Channels
 from bnorm.statistics.quantiles import median
+from bnorm.statistics.variance_rule import is_bad, is_residue, is_subtracted
 
 READERS = ("darknet", "pjreddie-cpu", "opencv")  # runtimes that read darknet's files without conversion
 
@@ -52,13 +54,16 @@ def rule(kind: str, what: str) -> Callable[[Rule], Rule]:
     return enter
 
 
-def examine(layer: Layer, part: str, channels: Channels) -> Iterator[Finding]:
-    """Yield what is wrong with the batch normalisation of one part."""
+def examine(model: Model, layer: Layer, part: str, channels: Channels) -> Iterator[Finding]:
+    """Yield what is wrong with the batch normalisation of one part of a layer of this model."""
     yield from _not_finite(layer, part, channels)
     if _as_initialised(channels):
         message = f"all scales are 1, all means 0 and all variances {channels.variance[0]:g}, as initialised"
         yield make_finding("untrained", message, layer=layer.index, part=part)
         return
+    if _never_updated(layer, channels):
+        message = "all scales are 1 and all biases 0, as initialised, although the statistics moved"
+        yield make_finding("untrained", message, layer=layer.index, part=part, cause=_untouched(model))
     for kind, (what, function) in RULES.items():
         hit = function(channels)
         if hit:
@@ -113,12 +118,27 @@ def _as_initialised(channels: Channels) -> bool:
     return same and bool((channels.scale == 1).all()) and bool((channels.mean == 0).all())
 
 
+def _never_updated(layer: Layer, channels: Channels) -> bool:
+    """Return whether scales and biases are as initialised; pjreddie's `[batchnorm]` has no biases, nor an update."""
+    learns = layer.type != "batchnorm" or "biases" in layer.section.dialect.batchnorm
+    return learns and bool((channels.scale == 1).all()) and bool((channels.bias == 0).all())
+
+
+def _untouched(model: Model) -> str:
+    """Return what it means that no scale was updated, with what cfg and header say about the training."""
+    seen, batch = model.header.seen, model.network.images_per_batch
+    batches = f"the header counts {seen // batch:,} batches" if batch and seen >= 0 else ""
+    burn_in = model.network.net.integer("burn_in", 0)
+    facts = [batches, f"burn_in={burn_in} keeps the learning rate near 0 at first" if burn_in > 0 else ""]
+    return "; ".join(filter(None, ["no training step has changed them", *facts]))
+
+
 # --- the rules, in the order in which a part's findings are reported --------------------------------------------------
 
 
 @rule("variance-negative", "negative variances")
 def _negative(channels: Channels) -> Hit | None:
-    mask = channels.variance < 0
+    mask = is_bad(channels.variance) & (channels.variance < 0)
     if not mask.any():
         return None
     worst = _largest(-channels.variance, mask)
@@ -139,7 +159,8 @@ def _zero(channels: Channels) -> Hit | None:
 
 @rule("variance-tiny", "variances below ε = 1e-5")
 def _tiny(channels: Channels) -> Hit | None:
-    mask = _passing(channels) & (channels.variance > 0) & (channels.variance < DARKNET.value)
+    small = (channels.variance > 0) & (channels.variance < DARKNET.value)
+    mask = _passing(channels) & (small | is_residue(channels.variance))
     if not mask.any():
         return None
     worst = _largest(-channels.variance, mask)
@@ -232,7 +253,7 @@ def _at_one_edge(mask: Mask) -> bool:
 
 def _cause_of_negative(variances: Vector, negative: Mask) -> str:
     """Return why variances are likely to be negative (YAD2K#131; MobileNet-Caffe#87)."""
-    if variances[negative].min() > SUBTRACTED:
+    if is_subtracted(variances)[negative].all():
         return "variance - ε, as some converters store it"
     if _at_one_edge(negative):
         return "the header is 4 bytes off"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -11,10 +12,12 @@ from bnorm.batchnorm.formulas import quiet
 from bnorm.checks.cfg_rules import cfg_findings
 from bnorm.checks.channel_rules import examine, scan
 from bnorm.checks.findings import Finding, from_error, worst_first
+from bnorm.checks.heads import disagreement, heads_of
 from bnorm.checks.misfit.classes import fitting_classes
-from bnorm.checks.weights_file import file_finding, header_findings
+from bnorm.checks.weights_file import file_findings, header_findings
 from bnorm.darknet import cfg
 from bnorm.darknet.autodetect import read_model
+from bnorm.darknet.cfg import CfgText
 from bnorm.darknet.dialects import Dialect, candidates
 from bnorm.darknet.header import read_header
 from bnorm.darknet.layout import Array
@@ -58,17 +61,44 @@ def check(cfg_path: Path | str, weights_path: Path | str | None = None, dialect:
     try:
         model = read_model(path, weights, dialect)
     except (CfgError, WeightsError) as error:
-        findings = (*_classes(error, path, weights, forks), from_error(error))
+        findings = tuple(_refused(error, path, weights, forks))
         return Check(cfg=path, weights=weights, model=None, findings=findings)
-    findings = worst_first((*(_weights(model) if weights else ()), *cfg_findings(model.network)))
-    return Check(cfg=path, weights=weights, model=model, findings=findings)
+    about_weights = tuple(_weights(model)) if weights else ()
+    about_cfg = cfg_findings(model.network)
+    if any(finding.id == "weights-classes" for finding in about_weights):  # it says all that cfg-heads does
+        about_cfg = tuple(finding for finding in about_cfg if finding.id != "cfg-heads")
+    return Check(cfg=path, weights=weights, model=model, findings=worst_first((*about_weights, *about_cfg)))
 
 
-def _classes(error: BnormError, path: Path, weights: Path | None, forks: tuple[Dialect, ...]) -> Iterator[Finding]:
-    """Yield the number of classes in the weights where the cfg's classes and filters contradict each other."""
-    if error.finding != "cfg-filters" or weights is None:
+def _refused(error: BnormError, path: Path, weights: Path | None, forks: tuple[Dialect, ...]) -> Iterator[Finding]:
+    """Yield the error as a finding, and the number of classes in the weights where classes and filters contradict.
+
+    Of heads that disagree there is one finding: which of them is right is what the weights say.
+    """
+    finding = from_error(error)
+    if error.finding != "cfg-filters":
+        yield finding
         return
     text = cfg.read(path)
+    differences = _differences(text, forks)
+    of_weights = tuple(_classes(text, weights, forks)) if weights else ()
+    yield from of_weights
+    if not differences:
+        yield finding
+    elif not any(found.id == "weights-classes" for found in of_weights):
+        yield finding._replace(message=f"{finding.message}; {differences}")
+
+
+def _differences(text: CfgText, forks: tuple[Dialect, ...]) -> str:
+    """Return how the heads disagree, by the first fork that can read their sections."""
+    for fork in forks:
+        with suppress(CfgError):
+            return disagreement(heads_of(cfg.sections(text, fork)))
+    return ""
+
+
+def _classes(text: CfgText, weights: Path, forks: tuple[Dialect, ...]) -> Iterator[Finding]:
+    """Yield the number of classes in the weights, or what is wrong with their header."""
     try:
         with open_regular(weights, WeightsError) as file:
             for fork in forks:
@@ -82,10 +112,10 @@ def _classes(error: BnormError, path: Path, weights: Path | None, forks: tuple[D
 
 
 def _weights(model: Model) -> Iterator[Finding]:
-    with open_weights(model) as weights:
-        misfit = file_finding(weights)
+    with open_weights(model, allow_misfit=True) as weights:
+        misfit = file_findings(weights)
         if misfit:
-            yield misfit
+            yield from misfit
             return
         yield from header_findings(model.header)
         for index, arrays in model.layout.by_layer().items():
@@ -96,7 +126,7 @@ def _layer(weights: Weights, layer: Layer, arrays: tuple[Array, ...]) -> Iterato
     """Yield what is wrong in a layer: arrays of batch normalisation are kept, the others are read in blocks."""
     epsilon = default_epsilon(weights.model.dialect.name)
     for part, channels in channels_of(weights, layer, epsilon).items():
-        yield from examine(layer, part, channels)
+        yield from examine(weights.model, layer, part, channels)
     examined = {array.part for array in arrays if array.field == "rolling_variance"}
     for array in arrays:
         if array.field == "weights" or array.part not in examined:

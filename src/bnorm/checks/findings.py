@@ -46,18 +46,28 @@ _ERROR, _WARNING, _NOTE = SEVERITIES
 
 _CFG = (
     Kind("cfg-bom", _ERROR, "begins with a UTF-8 byte order mark", "saved by a Windows editor"),
-    Kind("cfg-not-text", _ERROR, "is not UTF-8 text", "another encoding, or the weights file given as CFG"),
+    Kind("cfg-not-text", _ERROR, "is not UTF-8 text", "another encoding, or another kind of file given as CFG"),
+    Kind("cfg-html", _ERROR, "is a web page", "a download page was saved instead of the file"),
+    Kind("cfg-lfs", _ERROR, "is a Git LFS pointer", "the repository was cloned without git-lfs"),
     Kind("cfg-cr", _WARNING, "lines end in CR LF or in CR alone", "a Windows or old Mac editor"),
     Kind("cfg-duplicate-key", _WARNING, "a key is given twice", "the first one counts; hank refuses it"),
-    Kind("cfg-inline-comment", _WARNING, "# within a value", "only hank allows comments there"),
+    Kind("cfg-inline-comment", _WARNING, "# within a value", "only hank allows comments there; a note after a number"),
+    Kind("cfg-number", _NOTE, "text after a number", "a typo; darknet stops there, other readers fail"),
     Kind("cfg-crash", _WARNING, "the fork's own program crashes on it", "a bug in that fork"),
+    Kind("cfg-miscomputed", _WARNING, "the fork's CPU path misreads the input of a convolution", "a bug in that fork"),
+    Kind("cfg-assertion", _WARNING, "an assertion fails that the fork's build leaves out", "layers of other sizes"),
     Kind("cfg-list", _WARNING, "a list that is not read the way it looks", "a missing comma, or one too many"),
+    Kind("cfg-anchors", _WARNING, "fewer anchors than `num` and `mask` need", "the missing ones are 0.5, a default"),
     Kind("cfg-activation", _WARNING, "an activation that the dialect lacks", "a typo, or a name from another fork"),
+    Kind(
+        "cfg-no-weights", _WARNING, "a layer whose input does not matter", "more groups than channels, or a size of 0"
+    ),
     Kind("cfg-no-value", _WARNING, "a key without a readable value", "the line is dropped, or hides a later one"),
     Kind("cfg-unknown-key", _NOTE, "a key that the dialect ignores", "a typo, or a key from another fork"),
     Kind("cfg-unknown-section", _ERROR, "a section that the dialect lacks", "a typo, or a cfg for another fork"),
     Kind("cfg-index", _ERROR, "a layer number out of range", "layers were added or removed above it"),
     Kind("cfg-filters", _ERROR, "`filters` does not match its [yolo]", "only one of classes and filters was changed"),
+    Kind("cfg-heads", _WARNING, "detection layers with different classes", "only one of them was changed"),
     Kind("cfg-refused", _ERROR, "anything else that the fork rejects", "see the message"),
 )
 
@@ -72,12 +82,15 @@ _WEIGHTS = (
     Kind("weights-zeros", _ERROR, "is all zeros from some byte on", "an interrupted download or copy"),
     Kind("weights-header-offset", _ERROR, "the header is 4 bytes off", "its version and its size disagree"),
     Kind("weights-classes", _ERROR, "fits another number of classes", "the cfg is for another data set"),
-    Kind("weights-folded", _ERROR, "fits without batch normalisation", "the weights were folded, the cfg was not"),
-    Kind("weights-unfolded", _ERROR, "fits with batch normalisation", "the cfg was folded, the weights were not"),
+    Kind("weights-folded", _ERROR, "fits without batch normalisation", "trained without it, or folded"),
+    Kind("weights-unfolded", _ERROR, "fits with batch normalisation", "its lines were lost, or the cfg was folded"),
+    Kind("weights-channels", _ERROR, "fits another number of image channels", "the cfg was changed for other images"),
+    Kind("weights-value", _ERROR, "fits another value in one layer", "the cfg was changed after training"),
+    Kind("weights-layer", _ERROR, "fits with a layer more, or fewer", "a section was added to the cfg, or lost"),
     Kind("weights-dialect", _ERROR, "fits another dialect", "the wrong --dialect"),
     Kind("weights-partial", _ERROR, "ends between two layers", "a partial file, NAME.conv.N"),
     Kind("weights-cut", _ERROR, "ends too early", "an interrupted download or copy"),
-    Kind("weights-left-over", _ERROR, "has extra bytes at the end", "layers are missing at the end of the cfg"),
+    Kind("weights-left-over", _ERROR, "has extra bytes at the end", "layers missing in the cfg, or bytes added"),
     Kind("weights-other-cfg", _ERROR, "belongs to another cfg", "files of two different networks"),
     Kind("header-version", _WARNING, "a version that no fork writes", "another program, or a damaged header"),
     Kind("header-seen", _WARNING, "implausibly many images seen", "a damaged header"),
@@ -92,7 +105,9 @@ _VALUES = (
     Kind("variance-tiny", _WARNING, "a rolling variance below ε = 1e-5", "the channel's input hardly changed"),
     Kind("epsilon-sensitive", _WARNING, "the choice of ε changes the gain by more than 1 %", "a small variance"),
     Kind("scale-diverged", _WARNING, "scales far larger than the layer's others", "training diverged"),
-    Kind("untrained", _WARNING, "scales and statistics as initialised", "never trained, or `darknet reset`"),
+    Kind(
+        "untrained", _WARNING, "scales as initialised, with statistics or biases", "never trained, or `darknet reset`"
+    ),
     Kind("dead-channels", _NOTE, "output does not depend on the input", "training switched the channel off"),
     Kind(
         "near-dead-channels", _NOTE, "output hardly varies, or a relu cuts it", "training is switching the channel off"
@@ -114,11 +129,15 @@ def make_finding(
     part: str | None = None,
     channel: int | None = None,
     cause: str | None = None,
+    severity: str | None = None,
 ) -> Finding:
-    """Return a finding of this kind with the severity of its row; KeyError for an id that is not in the table."""
+    """Return a finding of this kind; KeyError for an id that is not in the table.
+
+    `severity` is by default that of the kind's row; another one is for a milder case of the same kind.
+    """
     return Finding(
         id=kind,
-        severity=KINDS[kind].severity,
+        severity=severity or KINDS[kind].severity,
         layer=layer,
         channel=channel,
         message=message,
@@ -135,5 +154,4 @@ def worst_first(findings: Iterable[Finding]) -> tuple[Finding, ...]:
 
 def from_error(error: BnormError) -> Finding:
     """Return an exception that stops every dialect in question as a finding of severity error."""
-    finding = make_finding(error.finding, error.what, line=error.line, cause=error.cause or None)
-    return finding._replace(severity=_ERROR)
+    return make_finding(error.finding, error.what, line=error.line, cause=error.cause or None, severity=_ERROR)

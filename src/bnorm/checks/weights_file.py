@@ -32,20 +32,24 @@ MOST_SEEN = 1 << 32  # more images than anyone has trained on
 
 INTERRUPTED = "an interrupted download or copy"
 
+ACCEPTED = "then --trailing keep or --trailing drop of inspect, fold and run goes on without them"
 
-def file_finding(weights: Weights) -> Finding | None:
-    """Return the most likely reason why the file is not what the cfg plans; None where nothing speaks against it."""
+
+def file_findings(weights: Weights) -> tuple[Finding, ...]:
+    """Return the most likely reason why the file is not what the cfg plans, or two; none if nothing speaks against it.
+
+    Two are edits of the cfg that explain the size equally well.
+    """
     damage = _reencoded(weights) or _zero_tail(weights)
     if damage:
-        return damage
+        return (damage,)
     mismatch = weights.mismatch()
     if mismatch is None:
-        return _same_size_by_chance(weights)
-    candidate = likeliest(weights)
-    if candidate:
-        return candidate
+        chance = _same_size_by_chance(weights)
+        return (chance,) if chance else ()
     misplaced = [array for array, values in variances(weights, weights.layout) if misread(values)]
-    return _other_cfg(weights, misplaced[0]) if misplaced else _wrong_size(weights, mismatch)
+    given = _other_cfg(weights, misplaced[0]) if misplaced else _wrong_size(weights, mismatch)
+    return likeliest(weights, given)
 
 
 def header_findings(header: Header) -> Iterator[Finding]:
@@ -158,7 +162,7 @@ def _wrong_size(weights: Weights, mismatch: SizeMismatch) -> Finding:
     """Return a finding for a file that is too long, or cut: in an array, or between layers by `darknet partial`."""
     array, difference = mismatch.array, worded(mismatch).sentence
     if array is None:
-        cause = "layers are missing at the end of the cfg, or bytes were added"
+        cause = f"layers are missing in the cfg, at its end or before, or a program appended the bytes: {ACCEPTED}"
         return make_finding("weights-left-over", difference, cause=cause)
     if mismatch.between_layers:
         before = max(other.layer for other in weights.layout.arrays if other.end <= weights.nbytes)

@@ -65,6 +65,18 @@ class Commands(click.Group):
         with formatter.section("Commands"):
             formatter.write_dl(list(COMMANDS.items()))
 
+    def invoke(self, ctx: click.Context) -> Any:
+        """Answer a command with `--format json` by a document, also where it fails; `main` tells people."""
+        try:
+            return super().invoke(ctx)
+        except (BnormError, OSError) as error:
+            from bnorm.cli import documents, render, terminal
+
+            named = isinstance(error, BnormError) or error.filename is not None  # stdout itself has no name
+            if named and ctx.meta.get(terminal.FORMAT) == "json":
+                click.echo(render.json_text(documents.error_document(error)), nl=False)
+            raise
+
     def main(self, *args: Any, **kwargs: Any) -> NoReturn:
         signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # so that temporary files are removed
         for stream in (sys.stdout, sys.stderr):

@@ -18,13 +18,14 @@ from bnorm.text import plural
 PROBLEMS = 3  # the exit code
 
 
-@click.command(name="check")
+@click.command(name="check", cls=options.Command)
 @click.argument("cfg", type=options.FILE, required=False)
-@options.optional_weights_argument
+@options.weights_argument
 @click.option("--strict", is_flag=True, help="Exit with 3 on warnings as well.")
 @click.option("--list", "listing", is_flag=True, help="List every finding and its likely cause.")
 @options.dialect_option
 @options.format_option
+@options.quiet_option
 @click.pass_context
 def command(
     context: click.Context,
@@ -40,6 +41,7 @@ def command(
     \b
     bnorm check yolov4.cfg yolov4.weights
     bnorm check yolov4.cfg                        the cfg alone
+    bnorm check yolov4_last.weights               the cfg of its name
     bnorm check yolov4.cfg yolov4.weights --strict --format json
 
     An error means that the network cannot work with these files: exit code 3. A warning means that it may compute
@@ -51,7 +53,10 @@ def command(
         return
     if cfg is None:
         raise click.UsageError("Missing argument 'CFG'.")
-    report = check(cfg, weights, dialect)
+    files = options.given_pair(cfg, weights)
+    if files.cfg is None:
+        raise options.cfg_missing(cfg)
+    report = check(files.cfg, files.weights, dialect)
     if report.model:
         terminal.note(report.model)
     render.show(_page(report), format_)

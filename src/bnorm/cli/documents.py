@@ -7,17 +7,25 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from bnorm.batchnorm.arithmetic import ARITHMETICS
 from bnorm.checks.findings import SEVERITIES, Finding, Kind
+from bnorm.darknet.weights import misfit_error
+from bnorm.errors import BnormError
+from bnorm.statistics.quantiles import quantiles
 
 if TYPE_CHECKING:  # a command need not wait for the modules of the others
+    from bnorm.batchnorm.epsilon import Epsilon
     from bnorm.checks.check import Check
+    from bnorm.darknet.header import Header
     from bnorm.darknet.model import Model
     from bnorm.exchange.export import ExportReport
     from bnorm.exchange.importing import ImportReport
-    from bnorm.replay.job import ResultRow, RunReport
+    from bnorm.replay.job import RankedArithmetic, ResultRow, RunReport
+    from bnorm.reports.header import HeaderReport
     from bnorm.reports.inspect import ChannelRow, Inspection, LayerReport
     from bnorm.statistics.channels import Statistics
-    from bnorm.transforms.fold.fold import FoldReport
+    from bnorm.statistics.filters import Filters
+    from bnorm.transforms.fold.fold import FoldedLayer, FoldReport
 
 Document = dict[str, Any]
 
@@ -26,22 +34,59 @@ def _path(path: Path | None) -> str | None:
     return str(path) if path else None
 
 
-def _findings(findings: Sequence[Finding]) -> list[Document]:
-    return [finding._asdict() for finding in findings]
+def _common(
+    *,
+    fits: bool | None = None,
+    header: Document | None = None,
+    verified: bool | None = None,
+    worst: Document | None = None,
+    epsilon: Epsilon | None = None,
+    findings: Sequence[Finding] = (),
+) -> Document:
+    """Return the keys that the documents of all commands have, null where they do not apply."""
+    return {
+        "fits": fits,
+        "header": header,
+        "verified": verified,
+        "worst": worst,
+        "epsilon": {"value": epsilon.value, "inside": epsilon.inside} if epsilon else None,
+        "findings": [finding._asdict() for finding in findings],
+    }
+
+
+def error_document(error: BnormError | OSError) -> Document:
+    """Return the document of a command that could not do its work."""
+    return {"error": _error(error)}
+
+
+def _error(error: BnormError | OSError) -> Document:
+    if isinstance(error, OSError):
+        what = (error.strerror or str(error)).lower()
+        return {"path": str(error.filename), "line": None, "what": what, "cause": None}
+    return {"path": str(error.args[0]), "line": error.line, "what": error.what, "cause": error.cause or None}
 
 
 # --- inspect ----------------------------------------------------------------------------------------------------------
 
 
 def inspect_document(report: Inspection, layers: Iterable[Document]) -> Document:
-    """Return the document of `bnorm inspect`, with layers as `layer_document` makes them."""
+    """Return the document of `bnorm inspect`, with layers as `layer_document` makes them.
+
+    It has an `error` where the pair does not fit, as that is one; the rest is what the file holds in spite of it.
+    """
     model = report.model
     entry = model.network.input
     return {
         "cfg": str(model.network.text.path),
         "weights": _path(model.weights),
         "dialect": model.dialect.name,
-        "header": _header(model),
+        **_common(
+            fits=report.fits,
+            header=_model_header(model),
+            epsilon=report.epsilon if model.weights else None,
+            findings=report.findings,
+        ),
+        "written_by": list(model.header.writers) if model.weights else None,
         "input": {
             "channels": entry.channels,
             "height": entry.height,
@@ -50,14 +95,37 @@ def inspect_document(report: Inspection, layers: Iterable[Document]) -> Document
         },
         "expected_bytes": model.layout.nbytes,
         "actual_bytes": model.nbytes,
+        "trailing_bytes": report.trailing_bytes,
         "parameters": model.layout.parameters,
         "layers": list(layers),
-        "findings": _findings(report.findings),
+        **({"error": _error(misfit_error(model.weights, report.misfit))} if model.weights and report.misfit else {}),
     }
 
 
-def _header(model: Model) -> Document:
-    header = model.header
+def header_only_document(report: HeaderReport) -> Document:
+    """Return the document of `bnorm inspect` for weights without a cfg."""
+    return {
+        "cfg": None,
+        "weights": str(report.weights),
+        "dialect": None,
+        **_common(header=_header(report.header), findings=report.findings),
+        "written_by": list(report.header.writers),
+        "input": None,
+        "expected_bytes": None,
+        "actual_bytes": report.nbytes,
+        "floats": report.floats,
+        "rest_bytes": report.rest,
+        "parameters": None,
+        "layers": [],
+    }
+
+
+def _model_header(model: Model | None) -> Document | None:
+    """Return the header of the model's weights file, None without a file."""
+    return _header(model.header) if model and model.weights else None
+
+
+def _header(header: Header) -> Document:
     return {
         "major": header.major,
         "minor": header.minor,
@@ -84,6 +152,7 @@ def layer_document(report: LayerReport, channels: Sequence[ChannelRow] | None = 
         "parameters": report.parameters,
         "arrays": [{"name": array.name, "shape": array.shape, "offset": array.offset} for array in report.arrays],
         "statistics": _layer_statistics(report),
+        "weights": _layer_weights(report),
         "channels": [_channel(row) for row in channels] if channels is not None and report.channels else None,
     }
 
@@ -97,6 +166,24 @@ def _layer_statistics(report: LayerReport) -> Document | None:
         return None
     parts = {name: _statistics(part) for name, part in report.parts.items() if name}
     return _statistics(report.statistics) | {"parts": parts or None}
+
+
+def _layer_weights(report: LayerReport) -> Document | None:
+    """Return what quantisation has to cover in any layer with weights, normalised or not."""
+    whole = report.all_filters
+    if whole is None:
+        return None
+    parts = {name: _weights(filters) for name, filters in report.filters.items() if name}
+    return _weights(whole) | {"parts": parts or None}
+
+
+def _weights(filters: Filters) -> Document:
+    columns = {"weight_norm": filters.norm, "weight_max": filters.largest, "folded_max": filters.folded}
+    return {
+        "channels": filters.norm.size,
+        **{name: spread._asdict() for name, spread in quantiles(columns).items()},
+        "range": filters.range._asdict(),
+    }
 
 
 def _statistics(statistics: Statistics) -> Document:
@@ -120,11 +207,10 @@ def check_document(report: Check) -> Document:
         "cfg": str(report.cfg),
         "weights": _path(report.weights),
         "dialect": model.dialect.name if model else None,
-        "fits": model.fits if model else None,
+        **_common(fits=model.fits if model else None, header=_model_header(model), findings=report.findings),
         "expected_bytes": model.layout.nbytes if model else None,
         "actual_bytes": model.nbytes if model else None,
         **{f"{severity}s": report.count(severity) for severity in SEVERITIES},
-        "findings": _findings(report.findings),
     }
 
 
@@ -136,9 +222,29 @@ def kinds_document(kinds: Sequence[Kind]) -> list[Document]:
 # --- fold -------------------------------------------------------------------------------------------------------------
 
 
-def fold_document(report: FoldReport) -> Document:
+def fold_document(report: FoldReport, model: Model) -> Document:
     """Return the document of `bnorm fold`."""
-    return asdict(report) | {"output": _path(report.output), "output_cfg": _path(report.output_cfg)}
+    return {
+        "cfg": str(model.network.text.path),
+        "weights": _path(model.weights),
+        "dialect": model.dialect.name,
+        **asdict(report),
+        "output": _path(report.output),
+        "output_cfg": _path(report.output_cfg),
+        **_common(
+            fits=True,  # a file that does not fit is refused
+            header=_model_header(model),
+            verified=report.verified,
+            worst=_worst(report.worst),
+            epsilon=report.epsilon,
+            findings=report.findings,
+        ),
+    }
+
+
+def _worst(layer: FoldedLayer | None) -> Document | None:
+    """Return the largest relative error and its layer."""
+    return {"layer": layer.index, "part": layer.part, "max_rel_error": layer.max_rel_error} if layer else None
 
 
 # --- run --------------------------------------------------------------------------------------------------------------
@@ -153,24 +259,51 @@ def run_document(report: RunReport, results: Sequence[Document]) -> Document:
         "dialect": source.model.dialect.name if source else None,
         "layer": source.layer if source else None,
         "part": source.part if source else None,
+        **_common(
+            fits=True if source else None,  # a file that does not fit is refused
+            header=_model_header(source.model if source else None),
+            epsilon=ARITHMETICS[report.arithmetic].forward,
+        ),
         "arithmetic": report.arithmetic,
         "train": request.train,
         "output": _path(request.output),
+        "epsilon": _epsilon(request.epsilon),
+        "against": _path(request.against),
+        "ranking": [ranked_arithmetic(ranked) for ranked in report.ranking] or None,
+        "other_sizes": [
+            {"input": other.input, "size": other.size._asdict(), "expected": other.expected._asdict()}
+            for other in report.other_sizes
+        ],
         "results": list(results),
     }
 
 
+def _epsilon(epsilon: Epsilon | None) -> Document | None:
+    return epsilon._asdict() if epsilon else None
+
+
+def ranked_arithmetic(ranked: RankedArithmetic) -> Document:
+    """Return one entry of `ranking`: an arithmetic, and its result that is furthest from the reference."""
+    worst = run_result(ranked.worst)
+    keys = ("input", "result", "max_abs", "max_rel", "channel")
+    return {"arithmetic": ranked.arithmetic, **{key: worst[key] for key in keys}}
+
+
 def run_result(row: ResultRow) -> Document:
-    """Return one entry of `results`; min, max and not_finite are None for a tensor that was written, and not read."""
+    """Return one entry of `results`; max_abs, max_rel and channel are None for one that was not compared."""
+    difference = row.difference
     return {
         "input": row.input,
         "result": row.name,
         "dtype": row.dtype,
         "shape": list(row.shape),
-        "min": row.range.low if row.range else None,
-        "max": row.range.high if row.range else None,
-        "not_finite": row.range.not_finite if row.range else None,
+        "min": row.range.low,
+        "max": row.range.high,
+        "not_finite": row.range.not_finite,
         "path": row.path,
+        "max_abs": difference.max_abs if difference else None,
+        "max_rel": difference.max_rel if difference else None,
+        "channel": difference.channel if difference else None,
     }
 
 

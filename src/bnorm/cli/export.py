@@ -17,10 +17,9 @@ from bnorm.exchange.encoding import DTYPES, SCALE_PER, Rounding
 from bnorm.exchange.export import FORMATS, ExportedArray, ExportReport, check_choices, export
 from bnorm.exchange.names import NAMES
 from bnorm.text import plural
-from bnorm.transforms.fold.fold import POLICIES
 
 
-@click.command(name="export")
+@click.command(name="export", cls=options.Command)
 @options.cfg_argument
 @options.weights_argument
 @click.option(
@@ -33,13 +32,7 @@ from bnorm.transforms.fold.fold import POLICIES
 @click.option("--fold", is_flag=True, help="Fold batch normalisation first, as `bnorm fold` does.")
 @click.option("--keep-batchnorm", is_flag=True, help="Do not fold for a format that is folded by default.")
 @options.epsilon_option("darknet")
-@click.option(
-    "--bad-variance",
-    type=click.Choice(POLICIES),
-    default="error",
-    show_default=True,
-    help="What folding does about a variance that is negative, infinite or NaN: see bnorm fold.",
-)
+@options.bad_variance_option
 @options.layers_option
 @click.option(
     "--names",
@@ -64,12 +57,13 @@ from bnorm.transforms.fold.fold import POLICIES
 )
 @click.option("--opset", type=int, metavar="N", help="Version of the ONNX operators.")
 @click.option("--head", type=click.Choice(["boxes", "raw"]), help="Outputs of an ONNX graph.")
-@click.option("--force", is_flag=True, help="Overwrite existing outputs, but never an input.")
+@options.force_option
 @options.dialect_option
 @options.format_option
+@options.quiet_option
 def command(
     cfg: Path,
-    weights: Path,
+    weights: Path | None,
     output: Path,
     fold: bool,
     keep_batchnorm: bool,
@@ -96,7 +90,8 @@ def command(
     The suffix of the output chooses the format; .h is written with a .c beside it, a folder holds .bin files and
     layout.json. Weights keep darknet's order: (filters, channels, height, width), and (outputs, inputs).
     """
-    model = read_model(cfg, weights, dialect)
+    files = options.full_pair(cfg, weights)
+    model = read_model(*files, dialect)
     selection = options.selection(layers, model)
     try:
         check_choices(output, names=names, dtype=dtype, opset=opset, head=head)

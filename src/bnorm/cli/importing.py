@@ -18,7 +18,7 @@ from bnorm.exchange.matching import ORDER
 from bnorm.text import plural
 
 
-@click.command(name="import")
+@click.command(name="import", cls=options.Command)
 @options.cfg_argument
 @click.argument("arrays", type=options.FILE)
 @click.option("-o", "--output", type=options.FILE, required=True, help="Weights file to write.")
@@ -42,9 +42,10 @@ from bnorm.text import plural
     metavar="N",
     help="Number of training images for the header; 0 by default.",
 )
-@click.option("--force", is_flag=True, help="Overwrite an existing output, but never an input.")
+@options.force_option
 @options.dialect_option
 @options.format_option
+@options.quiet_option
 def command(
     cfg: Path,
     arrays: Path,

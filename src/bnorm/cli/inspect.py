@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 
 import click
@@ -11,6 +11,7 @@ import click
 from bnorm.batchnorm.epsilon import Epsilon
 from bnorm.cli import options, render, terminal
 from bnorm.cli.documents import Document, inspect_document, layer_document
+from bnorm.cli.inspect_header import header_page
 from bnorm.cli.inspect_tables import (
     CHANNEL_TABLE,
     LAYER_RECORD,
@@ -21,35 +22,41 @@ from bnorm.cli.inspect_tables import (
     sorted_rows,
 )
 from bnorm.cli.page import BLANK, Line, Page, Records, Table
-from bnorm.cli.sentences import fitting, not_fitting
+from bnorm.cli.sentences import fitting, not_fitting, written_by
 from bnorm.darknet.autodetect import read_model
 from bnorm.darknet.model import Model
+from bnorm.darknet.pairing import Pair, cfg_names
 from bnorm.darknet.shapes import size_text
 from bnorm.darknet.weights import misfit_error
-from bnorm.files import check_outputs
-from bnorm.reports import plot
+from bnorm.files import FORCE, check_outputs
+from bnorm.reports.header import inspect_header
 from bnorm.reports.inspect import ChannelRow, Inspection, channel_rows, inspect
 from bnorm.text import plural
 
 
-@click.command(name="inspect")
+@click.command(name="inspect", cls=options.Command)
 @options.cfg_argument
-@options.optional_weights_argument
+@options.weights_argument
 @options.layers_option
-@click.option("--channels", is_flag=True, help="One row per normalised channel; also reads the layer weights.")
+@click.option("--channels", is_flag=True, help="One row per normalised channel.")
 @click.option(
     "--sort",
     type=options.sorting,
     metavar="COLUMN[:asc]",
-    help="Sort by a column of the CSV, largest first; with :asc smallest first.",
+    help="Sort by a column of the table or the CSV, largest first; with :asc smallest first.",
 )
 @click.option("--top", type=click.IntRange(1), metavar="N", help="Show only the first N rows.")
 @options.epsilon_option(None)
 @click.option("--plot", "picture", type=options.FILE, help="Draw scale, variance and gain per layer: .png, .svg, .pdf.")
-@click.option("-o", "--output", type=options.FILE, help="Write to this file instead of stdout.")
+@click.option("-o", "--output", type=options.FILE, help="Write to this file instead of stdout; - is stdout.")
+@options.force_option
+@options.trailing_option
 @options.dialect_option
-@options.format_option
+@options.report_format_option
+@options.quiet_option
+@click.pass_context
 def command(
+    context: click.Context,
     cfg: Path,
     weights: Path | None,
     layers: tuple[range, ...],
@@ -59,48 +66,72 @@ def command(
     epsilon: Epsilon | None,
     picture: Path | None,
     output: Path | None,
+    force: bool,
+    trailing: str,
     dialect: str,
-    format_: str,
+    format_: str | None,
 ) -> None:
     """Show what is in a model: its header, whether the pair fits, and one row per layer or per channel.
 
     \b
     bnorm inspect yolov4.cfg yolov4.weights
     bnorm inspect yolov4.cfg                      what the cfg alone says
+    bnorm inspect yolov4.weights                  the cfg of its name, or none
     bnorm inspect yolov4.cfg yolov4.weights --channels --sort gain --top 20
-    bnorm inspect yolov4.cfg yolov4.weights --layer 0-12 --format json -o v4.json
+    bnorm inspect yolov4.cfg yolov4.weights --sort range --top 10
+    bnorm inspect yolov4.cfg yolov4.weights --layer 0-12,81 -o v4.json
     bnorm inspect yolov4.cfg yolov4.weights --plot v4.png
 
-    |scale|, variance (the rolling one) and |gain| are shown from a layer's smallest channel to its largest; gain is
-    scale / deviation, the factor that the layer applies at inference. A dead channel has a constant output. The last
-    column is a histogram of |scale| on a fixed axis from .01 to 10, half a decade per character.
+    scale and gain (magnitudes) and variance (the rolling one) are shown from a layer's smallest channel to its largest;
+    gain is scale / deviation, the factor that the layer applies at inference. A dead channel has a constant output.
+    folded_max is the largest weight once gains are folded in, range the widest channel's over the narrowest's, which
+    INT8 for whole tensors has to cover. The last column is a histogram of the scales on a fixed axis from .01 to 10,
+    half a decade per character. Columns that do not fit the terminal are left out.
     """
-    _check_needs(weights, {"--channels": channels, "--epsilon": epsilon, "--plot": picture})
-    _check_outputs(cfg, weights, picture, output)
-    model = read_model(cfg, weights, dialect)
-    report = inspect(model, options.selection(layers, model), epsilon=epsilon, weights=channels)
+    output = None if output == options.STDOUT else output
+    form = options.report_format(format_, output)
+    files = options.given_pair(cfg, weights)
+    of_values = {"--channels": channels, "--epsilon": epsilon, "--plot": picture}
+    _check_needs(files, of_values, {"--layer": layers, "--sort": sort, "--top": top})
+    _check_outputs(files, picture, output, force)
+    if files.cfg is None:
+        render.show(header_page(inspect_header(cfg, dialect)), form, output)
+        return
+    model = read_model(files.cfg, files.weights, dialect)
+    selection = options.selection(layers, model)
+    report = inspect(model, selection, epsilon=epsilon, weights=True, trailing=trailing)
     page = _by_channel(report, sort, top) if channels else _by_layer(report, sort, top)
     if picture:
+        from bnorm.reports import plot
+
         plot.save(report, picture)
     if report.misfit is None:
         terminal.note(model)
-    render.show(page, format_, output)
-    if report.misfit is not None and weights:
-        raise misfit_error(weights, report.misfit)
+    render.show(page, form, output)
+    if report.misfit is not None and model.weights:
+        terminal.fail(misfit_error(model.weights, report.misfit))  # not raised: JSON on stdout is one document
+        context.exit(1)
 
 
-def _check_needs(weights: Path | None, given: dict[str, object]) -> None:
-    """Refuse options that show values of the weights where there are none."""
-    for option, value in given.items():
-        if value and not weights:
+def _check_needs(files: Pair, of_values: Mapping[str, object], of_layers: Mapping[str, object]) -> None:
+    """Refuse options that show values of the weights where there are none, or layers where there is no cfg."""
+    for option, value in of_values.items():
+        if value and not files.weights:
             raise click.UsageError(f"{option} needs WEIGHTS")
+    for option, value in (*of_values.items(), *of_layers.items()):
+        if value and files.weights and not files.cfg:
+            what = f"{option} needs CFG: no {' or '.join(cfg_names(files.weights))} beside {files.weights} or in ../cfg"
+            raise click.UsageError(what)
 
 
-def _check_outputs(cfg: Path, weights: Path | None, picture: Path | None, output: Path | None) -> None:
-    if picture and picture.suffix.lower() not in plot.SUFFIXES:
-        raise click.BadParameter(f"{picture}, expected a name in {', '.join(plot.SUFFIXES)}", param_hint="--plot")
-    inputs = [path for path in (cfg, weights) if path]
-    check_outputs([path for path in (picture, output) if path], inputs, force=True)
+def _check_outputs(files: Pair, picture: Path | None, output: Path | None, force: bool) -> None:
+    if picture:
+        from bnorm.reports.plot import SUFFIXES
+
+        if picture.suffix.lower() not in SUFFIXES:
+            raise click.BadParameter(f"{picture}, expected a name in {', '.join(SUFFIXES)}", param_hint="--plot")
+    inputs = [path for path in files[:2] if path]
+    check_outputs([path for path in (picture, output) if path], inputs, force=force, cause=FORCE)
 
 
 def _by_layer(report: Inspection, sort: options.Sorting | None, top: int | None) -> Page:
@@ -172,16 +203,15 @@ def _summary(report: Inspection) -> Iterator[Line]:
 
 def _header(model: Model) -> Iterator[Line]:
     header, batch = model.header, model.network.images_per_batch
-    writer = f"as written by {' or '.join(header.writers)}" if header.writers else "which no known fork writes"
     # batch is 0 where subdivisions > batch
     batches = f" = {header.seen // batch:,} batches of {batch}" if batch and header.seen >= 0 else ""
-    yield Line("", f"header {header.version}, {writer}")
+    yield Line("", f"header {header.version}, {written_by(header)}")
     yield Line("", f"{header.seen:,} images seen{batches}")
 
 
 def _verdict(report: Inspection) -> Iterator[Line]:
     if report.misfit is None:
-        yield Line("verdict", fitting(report.model))
+        yield Line("verdict", fitting(report.model, report.trailing_bytes))
         return
     yield Line("verdict", "does not fit:")
     yield from (Line("", text) for text in not_fitting(report.misfit))
@@ -191,14 +221,14 @@ def _total(report: Inspection) -> str:
     total = f"{report.parameters:,} parameters in {plural(len(report.layers), 'layer')}"
     if report.channels:
         return f"{total}; {report.dead:,} of {report.channels:,} normalised channels dead"
-    return f"{total}; no normalised channels" if report.model.fits else total
+    return f"{total}; no normalised channels" if report.fits else total
 
 
 def _widest(report: Inspection) -> Iterator[Line]:
     """Yield the layer that per-tensor quantisation harms most, if weights were read."""
-    ranges = [(layer.layer.index, layer.statistics.weight_range) for layer in report.layers if layer.statistics]
-    known = [(found.after, found.before, index) for index, found in ranges if found and found.after < math.inf]
+    ranges = [(layer.layer.index, layer.all_filters.range) for layer in report.layers if layer.all_filters]
+    known = [(found.after, found.before, index) for index, found in ranges if found.after < math.inf]
     if known:
         after, before, index = max(known)
-        times = f"{render.number(after)} times the narrowest, {render.number(before)} before folding"
-        yield Line("range", f"layer {index}: widest channel {times}")
+        folding = f", {render.number(before)} before folding" if before != after else ""
+        yield Line("range", f"layer {index}: widest channel {render.number(after)} times the narrowest{folding}")

@@ -13,16 +13,18 @@ import numpy as np
 from bnorm.batchnorm.epsilon import Vector
 from bnorm.cli import options, render, terminal
 from bnorm.cli.page import Cell, Column
+from bnorm.darknet.geometry import geometry
 from bnorm.darknet.shapes import size_text
 from bnorm.reports.inspect import ChannelRow, LayerReport
 from bnorm.statistics.channels import Statistics
+from bnorm.statistics.filters import Filters
 from bnorm.statistics.quantiles import Quantiles
 
 # --- by layer ---------------------------------------------------------------------------------------------------------
 
 LAYER_RECORD = """index type line channels height width outputs batch_normalize parameters scale_min scale_max
     variance_min variance_max gain_min gain_max dead near_dead constant scale_median variance_median
-    gain_median""".split()
+    gain_median kernel stride groups activation weight_max folded_max range_before range""".split()
 
 QUANTITIES = {"scale": "scale_magnitude", "variance": "rolling_variance", "gain": "gain_magnitude"}
 
@@ -41,6 +43,8 @@ def layer_record(report: LayerReport) -> list[Cell]:
         "batch_normalize": int(layer.batch_normalize),
         "parameters": report.parameters,
         **(_spread(report.statistics) if report.statistics else {}),
+        **geometry(layer)._asdict(),
+        **_widths(report.all_filters),
     }
     return [values.get(name) for name in LAYER_RECORD]
 
@@ -58,21 +62,46 @@ def _spread(statistics: Statistics) -> dict[str, Cell]:
     }
 
 
+def _widths(filters: Filters | None) -> dict[str, Cell]:
+    """Return the columns of a layer with weights; the range is empty where no channel counts."""
+    if filters is None or not filters.largest.size:
+        return {}
+    before, after = filters.range
+    return {
+        "weight_max": float(filters.largest.max()),
+        "folded_max": float(filters.folded.max()),
+        "range_before": None if math.isnan(before) else before,
+        "range": None if math.isnan(after) else after,
+    }
+
+
 def _span(span: Quantiles) -> str:
     return f"{render.number(span.low)}..{render.number(span.high)}"
 
 
 LAYER_TABLE = (
-    Column("layer", "layer"),
+    Column("index", "index"),
     Column("type", "type", right=False),
     Column("output", "output"),
-    Column("params", "parameters", render.count),
-    Column("|scale|", "scale", _span),
-    Column("variance", "variance", _span),
-    Column("|gain|", "gain", _span),
-    Column("dead", "dead"),
-    Column(".01-10", "histogram", right=False, drop_order=1),
+    Column("kernel", "kernel", drop_order=3),
+    Column("stride", "stride", drop_order=2),
+    Column("groups", "groups", drop_order=1),
+    Column("activation", "activation", right=False, drop_order=4),
+    Column("parameters", "parameters", render.count, drop_order=6),
+    Column("scale", "scale", _span, drop_order=9),
+    Column("variance", "variance", _span, drop_order=10),
+    Column("gain", "gain", _span, drop_order=11),
+    Column("dead", "dead", drop_order=8),
+    Column("folded_max", "folded_max", render.number, drop_order=5),
+    Column("range", "range", render.number, drop_order=12),
+    Column(".01-10", "histogram", right=False, drop_order=7),
 )
+
+# Headings of the table with several columns of the CSV: the ones that they are sorted by, falling and rising.
+SPANS = {
+    "output": ("outputs", "outputs"),
+    **{name: (f"{name}_max", f"{name}_min") for name in QUANTITIES},
+}
 
 
 def layer_rows(report: LayerReport) -> Iterator[dict[str, Any]]:
@@ -80,16 +109,27 @@ def layer_rows(report: LayerReport) -> Iterator[dict[str, Any]]:
     layer = report.layer
     scales = [channels.scale for channels in report.channels.values()]
     yield {
-        "layer": layer.index,
+        "index": layer.index,
         "type": layer.type,
         "output": size_text(layer.output),
         "parameters": report.parameters or None,
+        **geometry(layer)._asdict(),
         **_numbers(report.statistics, scales),
+        **_widths(report.all_filters),
     }
-    for name, part in report.parts.items():
+    for name in dict.fromkeys((*report.parts, *report.filters)):
         if name:
-            stored = sum(array.size for array in report.arrays if array.part == name)
-            yield {"type": f"  {name}", "parameters": stored, **_numbers(part, [report.channels[name].scale])}
+            yield _part_row(report, name)
+
+
+def _part_row(report: LayerReport, name: str) -> dict[str, Any]:
+    scales = [report.channels[name].scale] if name in report.channels else []
+    return {
+        "type": f"  {name}",
+        "parameters": sum(array.size for array in report.arrays if array.part == name),
+        **_numbers(report.parts.get(name), scales),
+        **_widths(report.filters.get(name)),
+    }
 
 
 def _numbers(statistics: Statistics | None, scales: Sequence[Vector]) -> dict[str, Any]:
@@ -114,15 +154,15 @@ CHANNEL_TABLE = (
     Column("layer", "layer", right=False),
     Column("channel", "channel"),
     Column("scale", "scale", render.number),
-    Column("bias", "bias", render.number),
-    Column("mean", "mean", render.number, drop_order=2),
+    Column("bias", "bias", render.number, drop_order=6),
+    Column("mean", "mean", render.number, drop_order=3),
     Column("variance", "variance", render.number),
     Column("gain", "gain", render.number),
-    Column("offset", "offset", render.number),
-    Column("norm", "weight_norm", render.number, drop_order=1),
-    Column("max|w|", "weight_max", render.number, drop_order=3),
-    Column("folded", "folded_max", render.number),
-    Column(">0", "above_zero", lambda share: f"{share:.0%}"),
+    Column("offset", "offset", render.number, drop_order=5),
+    Column("weight_norm", "weight_norm", render.number, drop_order=1),
+    Column("weight_max", "weight_max", render.number, drop_order=2),
+    Column("folded_max", "folded_max", render.number),
+    Column("above_zero", "above_zero", lambda share: f"{share:.0%}", drop_order=4),
     Column("state", "state", right=False),
 )
 
@@ -139,11 +179,13 @@ def sorted_rows(columns: Sequence[str], rows: Sequence[Sequence[Any]], sort: opt
     """Return the order of the rows: NaN first, empty cells last, equal rows as in the file."""
     if sort is None:
         return list(range(len(rows)))
-    if sort.column not in columns:
+    spans = {} if columns is ChannelRow._fields else SPANS
+    name = spans[sort.column][sort.ascending] if sort.column in spans else sort.column
+    if name not in columns:
         hint = "" if columns is ChannelRow._fields else "; with --channels others"
-        what = f"{sort.column!r}, expected one of {', '.join(columns)}{hint}"
+        what = f"{sort.column!r}, expected one of {', '.join((*columns, *spans))}{hint}"
         raise click.BadParameter(what, param_hint="--sort")
-    column = columns.index(sort.column)
+    column = columns.index(name)
     values = {number: row[column] for number, row in enumerate(rows) if row[column] not in (None, "")}
     nan = [number for number, value in values.items() if isinstance(value, float) and math.isnan(value)]
     known = sorted(values.keys() - nan, key=lambda number: (values[number], number if sort.ascending else -number))

@@ -10,27 +10,57 @@ import re
 from collections.abc import Callable
 from itertools import chain
 from pathlib import Path
-from typing import NamedTuple, TypeVar
+from typing import Any, NamedTuple, TypeVar
 
 import click
 
 from bnorm.batchnorm.epsilon import RUNTIMES, Epsilon, parse_epsilon
+from bnorm.cli import terminal
 from bnorm.darknet.dialects import DIALECTS
 from bnorm.darknet.model import Model
+from bnorm.darknet.pairing import Pair, cfg_names, pair
+from bnorm.darknet.weights import TRAILING
+from bnorm.errors import WeightsError
+from bnorm.reports.header import inspect_header
+from bnorm.statistics.bad_variance import POLICIES
 
-Command = TypeVar("Command", bound=Callable[..., object])
+Function = TypeVar("Function", bound=Callable[..., object])
 
 FILE = click.Path(path_type=Path)
+
+STDOUT = Path("-")
+
+
+class Command(click.Command):
+    """A command that refuses an option of one value which is given more than once, instead of taking the last value."""
+
+    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        if not ctx.resilient_parsing:
+            _, _, given = self.make_parser(ctx).parse_args(args=list(args))
+            for option in given:
+                if given.count(option) > 1 and isinstance(option, click.Option) and takes_one_value(option):
+                    name = max(option.opts, key=len)
+                    raise click.UsageError(f"{name} is given {given.count(option)} times, expected it once", ctx)
+        return super().parse_args(ctx, args)
+
+
+def takes_one_value(option: click.Option) -> bool:
+    """Return whether the option has a value, and a second one would replace the first."""
+    return not (option.multiple or option.is_flag or option.count)
 
 
 # --- types ------------------------------------------------------------------------------------------------------------
 
 
-def layer_range(text: str) -> range:
-    """Return `3` or `0-12` as a range of layer numbers."""
-    match = re.fullmatch(r"([0-9]{1,9})(?:-([0-9]{1,9}))?", text)
+def layer_ranges(text: str) -> tuple[range, ...]:
+    """Return `3`, `0-12` or a list such as `5,18,20-22` as ranges of layer numbers."""
+    return tuple(_layer_range(entry, text) for entry in text.split(","))
+
+
+def _layer_range(entry: str, text: str) -> range:
+    match = re.fullmatch(r"([0-9]{1,9})(?:-([0-9]{1,9}))?", entry)
     if match is None or int(match[1]) > int(match[2] or match[1]):
-        raise click.BadParameter(f"{text!r} is not a layer such as 3, or layers such as 0-12")
+        raise click.BadParameter(f"{text!r} is not a layer such as 3, or layers such as 0-12 or 5,18")
     return range(int(match[1]), int(match[2] or match[1]) + 1)
 
 
@@ -40,6 +70,10 @@ class LayerPart(NamedTuple):
     layer: int
     part: str
 
+    def __str__(self) -> str:
+        """Return it as `layer_part` takes it."""
+        return f"{self.layer}.{self.part}" if self.part else str(self.layer)
+
 
 def layer_part(text: str) -> LayerPart:
     """Return `12`, or `3.wf` for a part of a recurrent layer."""
@@ -47,6 +81,11 @@ def layer_part(text: str) -> LayerPart:
     if match is None:
         raise click.BadParameter(f"{text!r} is not a layer such as 12, or a part such as 3.wf")
     return LayerPart(layer=int(match[1]), part=match[2] or "")
+
+
+def layer_parts(text: str) -> tuple[LayerPart, ...]:
+    """Return one layer or part, or several with commas: `3,5,12`, each once."""
+    return tuple(dict.fromkeys(map(layer_part, text.split(","))))
 
 
 def shape(text: str) -> tuple[int, ...]:
@@ -91,9 +130,38 @@ def epsilon(text: str) -> Epsilon:
 
 cfg_argument = click.argument("cfg", type=FILE)
 
-weights_argument = click.argument("weights", type=FILE)
+weights_argument = click.argument("weights", type=FILE, required=False)
 
-optional_weights_argument = click.argument("weights", type=FILE, required=False)
+
+def given_pair(first: Path, second: Path | None, *, needs_weights: bool = False) -> Pair:
+    """Return which argument is the cfg and which the weights, and say on stderr what was not as the arguments say.
+
+    `cfg` is None for weights that no cfg belongs to; UsageError without weights that are needed.
+    """
+    files = pair(first, second)
+    if files.weights is None and needs_weights:
+        raise click.UsageError("Missing argument 'WEIGHTS'.")
+    if files.is_swapped:
+        terminal.say(f"arguments swapped: {files.cfg} is the cfg, {files.weights} the weights")
+    if files.is_named:
+        terminal.say(f"cfg {files.cfg}, found by the name of the weights")
+    return files
+
+
+def full_pair(first: Path, second: Path | None) -> tuple[Path, Path]:
+    """Return a cfg and weights as `given_pair` does; UsageError or `WeightsError` without one of them."""
+    files = given_pair(first, second, needs_weights=True)
+    if files.weights is None or files.cfg is None:
+        raise cfg_missing(files.weights or first)
+    return files.cfg, files.weights
+
+
+def cfg_missing(weights: Path) -> WeightsError:
+    """Return the error of weights without a cfg; `WeightsError` at once for another kind of file."""
+    inspect_header(weights)
+    what = f"has no cfg of its name beside it or in ../cfg, expected {' or '.join(cfg_names(weights))}"
+    return WeightsError(weights, what, cause="give CFG and WEIGHTS")
+
 
 dialect_option = click.option(
     "--dialect",
@@ -103,22 +171,71 @@ dialect_option = click.option(
     help="The fork whose file rules apply. auto decides by the names in the cfg, the size and the version.",
 )
 
-format_option = click.option(
-    "--format",
-    "format_",
-    type=click.Choice(["table", "json", "csv", "markdown"]),
-    default="table",
+trailing_option = click.option(
+    "--trailing",
+    type=click.Choice(TRAILING),
+    default="error",
     show_default=True,
-    help="Output format.",
+    help="What to do with bytes after the last array of WEIGHTS: refuse the file, or read it and keep or drop them in "
+    "what is written.",
+)
+
+FORMATS = ("table", "json", "csv", "markdown")
+
+SUFFIXES = {".json": "json", ".csv": "csv", ".md": "markdown", ".markdown": "markdown"}
+
+
+def _keep_setting(context: click.Context, parameter: click.Parameter, value: Any) -> Any:
+    """Keep an option's value where the group of commands and the notes find it, and return it."""
+    context.meta[f"bnorm.{parameter.name}"] = value
+    return value
+
+
+def _format_option(help_: str, default: str | None) -> Callable[[Function], Function]:
+    return click.option(
+        "--format",
+        "format_",
+        type=click.Choice(FORMATS),
+        default=default,
+        show_default=default is not None,
+        help=help_,
+        callback=_keep_setting,
+    )
+
+
+format_option = _format_option("Output format.", "table")
+
+report_format_option = _format_option("Output format. By default that of OUTPUT's suffix, or a table.", None)
+
+
+def report_format(format_: str | None, output: Path | None) -> str:
+    """Return the format that was given, that of the output's suffix, or a table."""
+    return format_ or SUFFIXES.get(output.suffix.lower() if output else "", "table")
+
+
+quiet_option = click.option(
+    "-q", "--quiet", is_flag=True, expose_value=False, callback=_keep_setting, help="Leave out the notes on stderr."
+)
+
+force_option = click.option("--force", is_flag=True, help="Replace existing outputs, but never an input.")
+
+bad_variance_option = click.option(
+    "--bad-variance",
+    type=click.Choice(POLICIES),
+    default="error",
+    show_default=True,
+    help="What to do about a variance that gives no finite gain, or that is negative by more than rounding leaves: "
+    "fail, use the nearest valid variance (NaN becomes 0), or leave the layer as it is.",
 )
 
 layers_option = click.option(
     "--layer",
     "layers",
-    type=layer_range,
-    metavar="N[-M]",
+    type=layer_ranges,
+    metavar="N[-M],...",
     multiple=True,
-    help="Only these layers, such as 3 or 0-12; repeatable.",
+    callback=lambda _context, _parameter, lists: tuple(chain(*lists)),
+    help="Only these layers, such as 3, 5,18 or 0-12; repeatable.",
 )
 
 
@@ -130,9 +247,9 @@ def selection(layers: tuple[range, ...], model: Model) -> set[int] | None:
     return set(chain(*layers)) if layers else None
 
 
-def epsilon_option(default: str | None) -> Callable[[Command], Command]:
-    """Return `--epsilon` with a command's own default, None for that of the dialect."""
-    by_default = "" if default else " By default that of the dialect's CPU path."
+def epsilon_option(default: str | None, owner: str = "dialect's CPU path") -> Callable[[Function], Function]:
+    """Return `--epsilon` with a command's own default, None for that of the `owner`."""
+    by_default = "" if default else f" By default that of the {owner}."
     return click.option(
         "--epsilon",
         type=epsilon,

@@ -39,8 +39,8 @@ PROGRAMS = ("json", "csv")  # formats for programs, which want every character
 
 
 def show(page: Page, format_: str, output: Path | None = None) -> None:
-    """Print the page on stdout, or write it to a file without colours."""
-    text = FORMATS[format_](page)
+    """Print the page on stdout; or write it to a file, without colours, and as wide as it is."""
+    text = FORMATS[format_](page, width() if output is None else None)
     if output is None:
         click.echo(text if format_ in PROGRAMS else spelled(text), nl=False)
         return
@@ -51,10 +51,14 @@ def show(page: Page, format_: str, output: Path | None = None) -> None:
 # --- for programs -----------------------------------------------------------------------------------------------------
 
 
-def _json(page: Page) -> str:
+def _json(page: Page, _width: int | None) -> str:
+    return json_text(page.document(), indent=len(page.records.rows) <= READABLE)
+
+
+def json_text(document: object, *, indent: bool = True) -> str:
     """Return one document; numbers that JSON cannot hold become the strings "nan", "inf" and "-inf"."""
-    indent = 1 if len(page.records.rows) <= READABLE else None
-    return json.dumps(_jsonable(page.document()), indent=indent, ensure_ascii=False, allow_nan=False) + "\n"
+    spaces = 1 if indent else None
+    return json.dumps(_jsonable(document), indent=spaces, ensure_ascii=False, allow_nan=False) + "\n"
 
 
 def _jsonable(value: object) -> object:
@@ -67,7 +71,7 @@ def _jsonable(value: object) -> object:
     return value
 
 
-def _csv(page: Page) -> str:
+def _csv(page: Page, _width: int | None) -> str:
     """Return a heading and the records; None becomes an empty field."""
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
@@ -79,36 +83,36 @@ def _csv(page: Page) -> str:
 # --- for people -------------------------------------------------------------------------------------------------------
 
 
-def _table(page: Page) -> str:
-    """Return the page as text for a terminal of this width."""
+def _table(page: Page, room: int | None) -> str:
+    """Return the page as text for a terminal of this width; None is as wide as the page is."""
     lines = [
-        *_wrapped(page.summary),
-        *_aligned(page.table),
-        *_wrapped(page.footer),
-        *_wrapped(_few(page.findings)),
-        *_aligned(page.totals),
+        *_wrapped(page.summary, room),
+        *_aligned(page.table, room),
+        *_wrapped(page.footer, room),
+        *_wrapped(_few(page.findings), room),
+        *([""] if page.findings and page.totals.rows else []),
+        *_aligned(page.totals, room),
     ]
     return "".join(f"{line}\n" for line in lines)
 
 
-def _wrapped(lines: Sequence[Line]) -> Iterator[str]:
+def _wrapped(lines: Sequence[Line], room: int | None) -> Iterator[str]:
     """Yield the lines, each on as many lines of the terminal as its words need; control characters are spelled out."""
     for line in lines:
         if line.label is None:
             yield printable(line.text)
             continue
-        first, *others = _filled(line)
+        first, *others = _filled(line, room)
         label = styled(f"{line.label:{LABEL}}", line.colour) if line.colour else f"{line.label:{LABEL}}"
         yield f"{label}{first}".rstrip()
         yield from (" " * LABEL + other for other in others)
 
 
-def _filled(line: Line) -> list[str]:
+def _filled(line: Line, room: int | None) -> list[str]:
     text = printable(line.text)
-    if not line.wrap:
+    if room is None or not line.wrap:
         return [text]
-    room = max(width(), MIN_WIDTH) - LABEL
-    return textwrap.wrap(text, room, break_long_words=False, break_on_hyphens=False) or [""]
+    return textwrap.wrap(text, max(room, MIN_WIDTH) - LABEL, break_long_words=False, break_on_hyphens=False) or [""]
 
 
 def _few(findings: Sequence[Finding]) -> list[Line]:
@@ -130,12 +134,12 @@ def _finding_line(finding: Finding) -> Line:
     return Line(finding.severity, f"{described(finding)} [{finding.id}]", colour=COLOURS[finding.severity])
 
 
-def _aligned(table: Table) -> list[str]:
+def _aligned(table: Table, room: int | None) -> list[str]:
     """Return a heading, a rule and the rows, each column as wide as its widest cell; nothing without rows."""
     if not table.rows:
         return []
     shown = [(column, _cells(column, table.rows)) for column in table.columns]
-    padded = [_padded(column, cells) for column, cells in _fitting(shown, width())]
+    padded = [_padded(column, cells) for column, cells in _fitting(shown, room)]
     heading, *rows = [" ".join(cells) for cells in zip(*padded, strict=True)]
     return [styled(heading.rstrip(), bold=True), "-" * len(heading), *(row.rstrip() for row in rows)]
 
@@ -143,12 +147,12 @@ def _aligned(table: Table) -> list[str]:
 Shown = tuple[Column, list[str]]  # a column, its heading and cells
 
 
-def _fitting(shown: Sequence[Shown], room: int) -> list[Shown]:
+def _fitting(shown: Sequence[Shown], room: int | None) -> list[Shown]:
     """Return the columns without droppable ones that are empty, and without as many others as the room demands."""
     kept = [pair for pair in shown if pair[0].drop_order is None or any(pair[1][1:])]
     droppable = [pair for pair in kept if pair[0].drop_order is not None]
     for pair in sorted(droppable, key=lambda pair: pair[0].drop_order or 0):
-        if sum(max(map(len, cells)) + 1 for _, cells in kept) > room + 1:
+        if room is not None and sum(max(map(len, cells)) + 1 for _, cells in kept) > room + 1:
             kept.remove(pair)
     return kept
 
@@ -163,7 +167,7 @@ def _padded(column: Column, cells: Sequence[str]) -> list[str]:
     return [cell.rjust(size) if column.right else cell.ljust(size) for cell in cells]
 
 
-def _markdown(page: Page) -> str:
+def _markdown(page: Page, _width: int | None) -> str:
     """Return the lines as a list, the table, the other lines as a list, and the totals."""
     findings = [Line(f"{finding.severity}:", f"{described(finding)} [{finding.id}]") for finding in page.findings]
     parts = [_items(page.summary), _grid(page.table), _items([*page.footer, *findings]), _grid(page.totals)]

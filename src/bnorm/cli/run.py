@@ -4,26 +4,32 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import NamedTuple
 
 import click
 
-from bnorm.batchnorm.arithmetic import ARITHMETICS
+from bnorm.batchnorm.arithmetic import ALIASES, ARITHMETICS
 from bnorm.batchnorm.engine import LEAST_MEMORY, MEMORY
+from bnorm.batchnorm.engines import ENGINES, has_numba
+from bnorm.batchnorm.epsilon import Epsilon
 from bnorm.cli import options, render, terminal
-from bnorm.cli.documents import Document, run_document, run_result
-from bnorm.cli.page import BLANK, Column, Line, Page, Records, Table
 from bnorm.cli.progress import progress
+from bnorm.cli.run_page import layers_page, run_page, sizes_text
 from bnorm.darknet.autodetect import read_model
-from bnorm.replay.job import RunReport, run
-from bnorm.replay.request import ROLLING
+from bnorm.replay.job import ALL, run
+from bnorm.replay.request import ROLLING, tensor_names
 from bnorm.tensors.tensor import LAYOUTS
 
 
-@click.command(name="run")
+@click.command(name="run", cls=options.Command)
 @click.argument("cfg", type=options.FILE, required=False)
-@click.argument("weights", type=options.FILE, required=False)
+@options.weights_argument
 @click.option(
-    "--layer", type=options.layer_part, metavar="N[.PART]", help="Layer, or part of a recurrent one: 12, 3.wf."
+    "--layer",
+    "layers",
+    type=options.layer_parts,
+    metavar="N[.PART]",
+    help="Layer, or part of a recurrent one: 12, 3.wf. For several, 3,5,12, with {layer} in the names of all files.",
 )
 @click.option(
     "--params",
@@ -36,7 +42,8 @@ from bnorm.tensors.tensor import LAYOUTS
     metavar="TENSOR",
     multiple=True,
     required=True,
-    help="Input tensor; repeat it for consecutive mini-batches.",
+    help="Input tensor: the layer's own output before bias, normalisation and activation. Repeat it, or give a pattern "
+    "such as 'x*.npy', for consecutive mini-batches.",
 )
 @click.option(
     "--delta",
@@ -47,11 +54,22 @@ from bnorm.tensors.tensor import LAYOUTS
 )
 @click.option("--train", is_flag=True, help="Normalise by the mini-batch's own moments, and update rolling statistics.")
 @click.option("-o", "--output", type=options.FILE, help="Folder for .npy files, or FILE.npz. Default: a summary.")
+@options.force_option
+@click.option(
+    "--against",
+    type=options.FILE,
+    metavar="REF",
+    help="Compare with these results: a folder or .npz with the names that -o writes, such as y and dx.",
+)
 @click.option(
     "--arithmetic",
-    type=click.Choice(list(ARITHMETICS)),
-    help="Whose formulas to use. By default the CPU path of the dialect, with --params pjreddie's.",
+    type=click.Choice([*ARITHMETICS, *ALIASES, ALL]),
+    metavar="NAME",
+    help=f"Whose formulas to use: {', '.join(ARITHMETICS)}. torch is paper; all compares each of them with --against. "
+    "By default the CPU path of the dialect, with --params pjreddie's.",
 )
+@options.epsilon_option(None, "arithmetic")
+@options.bad_variance_option
 @click.option(
     "--rolling",
     type=click.Choice(ROLLING),
@@ -88,18 +106,31 @@ from bnorm.tensors.tensor import LAYOUTS
     show_default=True,
     help="Working memory, such as 1GiB.",
 )
+@options.trailing_option
+@click.option(
+    "--engine",
+    type=click.Choice(ENGINES),
+    default="auto",
+    show_default=True,
+    help="NumPy, or compiled loops (bnorm[fast]); auto takes the latter where they repay their start.",
+)
 @options.dialect_option
 @options.format_option
+@options.quiet_option
 def command(
     cfg: Path | None,
     weights: Path | None,
-    layer: options.LayerPart | None,
+    layers: Sequence[options.LayerPart] | None,
     params: Path | None,
     inputs: tuple[str, ...],
     deltas: tuple[str, ...],
     train: bool,
     output: Path | None,
+    force: bool,
+    against: Path | None,
     arithmetic: str | None,
+    epsilon: Epsilon | None,
+    bad_variance: str,
     rolling: str,
     keep: float | None,
     update_weights: Path | None,
@@ -108,6 +139,8 @@ def command(
     shape: tuple[int, ...] | None,
     threads: int | None,
     memory: int,
+    trailing: str,
+    engine: str,
     dialect: str,
     format_: str,
 ) -> None:
@@ -117,53 +150,101 @@ def command(
     bnorm run net.cfg net.weights --layer 12 --input x.npy -o out
     bnorm run net.cfg net.weights --layer 3.wf --input x.npy --delta d.npy --train
     bnorm run --params p.npz --input a.npy --input b.npy --train -o out
+    bnorm run net.cfg net.weights --layer 12 --input x.npy --against port.npz
+    bnorm run net.cfg net.weights --layer 3,5 --input 'x{layer}.npy' -o 'y{layer}'
 
-    Tensors are .npy, .npz (with one array, or FILE.npz:KEY), or raw little-endian float32 with --shape; their axes are
-    (N,C), (C,H,W) or (N,C,H,W), their type is float16, float32 or float64. The results are y, dx, mean, variance,
-    rolling_mean, rolling_variance, scale_updates and bias_updates, as far as they apply. Neither --threads nor --memory
-    changes any bit of a result.
+    x is what the layer itself computes, before bias, normalisation and activation: not the layer's input. Tensors are
+    .npy, .npz (with one array, or FILE.npz:KEY), or raw little-endian float32 with --shape; their axes are (N,C),
+    (C,H,W) or (N,C,H,W), their type is float16, float32 or float64. The results are y, dx, mean, variance,
+    rolling_mean, rolling_variance, scale_updates and bias_updates, as far as they apply. None of --threads, --memory
+    and --engine changes any bit of a result.
     """
-    _check_source(cfg, weights, layer, params)
-    _check_tensors(inputs, deltas, output)
+    _check_source(cfg, layers, params)
+    if trailing != "error" and params:
+        raise click.UsageError("--trailing needs CFG WEIGHTS")
     _check_rolling(rolling, keep, train)
+    if arithmetic == ALL and (not against or output or update_weights):
+        raise click.UsageError("--arithmetic all needs --against, and writes nothing")
     if memory < LEAST_MEMORY:
         raise click.UsageError(f"--memory is {memory:,} bytes, expected at least {LEAST_MEMORY >> 20}MiB")
+    if engine == "numba" and not has_numba():
+        raise click.ClickException("--engine numba needs Numba: install bnorm[fast]")
     if update_weights and not (cfg and train):
         raise click.UsageError("--update-weights needs CFG WEIGHTS and --train")
-    model = read_model(cfg, weights, dialect) if cfg else None
+    model = read_model(*options.full_pair(cfg, weights), dialect) if cfg else None
+    chosen: Sequence[options.LayerPart | None] = layers or (None,)
+    if len(chosen) > 1:
+        _check_patterns([*inputs, *deltas, *(str(path) for path in (output, update_weights, against) if path)])
+    runs = [_named(layer, inputs, deltas, output, update_weights, against) for layer in chosen]
+    for each in runs:
+        _check_tensors(each.inputs, each.deltas, each.output)
     with progress("running") as advance:
-        report = run(
-            model,
-            layer,
-            params=params,
-            inputs=inputs,
-            deltas=deltas,
-            train=train,
-            arithmetic=arithmetic,
-            rolling=rolling,
-            keep=keep,
-            stages=stages,
-            layout=layout,
-            shape=shape,
-            output=output,
-            update_weights=update_weights,
-            memory=memory,
-            threads=threads,
-            progress=advance,
-        )
+        reports = [
+            run(
+                model,
+                layer,
+                params=params,
+                train=train,
+                arithmetic=arithmetic,
+                rolling=rolling,
+                keep=keep,
+                stages=stages,
+                layout=layout,
+                shape=shape,
+                force=force,
+                epsilon=epsilon,
+                bad_variance=bad_variance,
+                trailing=trailing,
+                memory=memory,
+                threads=threads,
+                engine=engine,
+                progress=advance,
+                **each._asdict(),
+            )
+            for layer, each in zip(chosen, runs, strict=True)
+        ]
     if model:
         terminal.note(model)
-    render.show(_page(report), format_)
+    for report in reports:
+        if report.other_sizes:
+            terminal.say(sizes_text(report.other_sizes))
+    page = layers_page([str(layer) for layer in chosen], reports) if len(chosen) > 1 else run_page(reports[0])
+    render.show(page, format_)
 
 
-def _check_source(cfg: Path | None, weights: Path | None, layer: options.LayerPart | None, params: Path | None) -> None:
+LAYER = "{layer}"  # in a name, replaced by the layer or part
+
+
+class Names(NamedTuple):
+    """The names of what a run reads and writes, for one layer."""
+
+    inputs: tuple[str, ...]
+    deltas: tuple[str, ...]
+    output: Path | None
+    update_weights: Path | None
+    against: Path | None
+
+
+def _named(layer: options.LayerPart | None, inputs: Sequence[str], deltas: Sequence[str], *paths: Path | None) -> Names:
+    """Return the names with the layer filled in, and patterns as the files that they match."""
+    name = str(layer)
+    inputs, deltas = (tensor_names([text.replace(LAYER, name) for text in texts]) for texts in (inputs, deltas))
+    return Names(inputs, deltas, *(Path(str(path).replace(LAYER, name)) if path else None for path in paths))
+
+
+def _check_patterns(names: Sequence[str]) -> None:
+    """Refuse names that are the same for several layers."""
+    for name in names:
+        if LAYER not in name:
+            raise click.UsageError(f"{name}: expected {LAYER} in it, which becomes the number of each --layer")
+
+
+def _check_source(cfg: Path | None, layers: Sequence[options.LayerPart] | None, params: Path | None) -> None:
     if bool(cfg) == bool(params):
         raise click.UsageError("expected either CFG WEIGHTS or --params")
-    if cfg and not weights:
-        raise click.UsageError("Missing argument 'WEIGHTS'.")
-    if cfg and layer is None:
+    if cfg and not layers:
         raise click.UsageError("Missing option '--layer', which CFG WEIGHTS need.")
-    if params and layer is not None:
+    if params and layers:
         raise click.UsageError("--layer needs CFG WEIGHTS; --params are those of one layer")
 
 
@@ -181,39 +262,3 @@ def _check_rolling(rolling: str, keep: float | None, train: bool) -> None:
         raise click.UsageError("--rolling-keep needs --rolling ema")
     if (rolling != "ema" or keep is not None) and not train:
         raise click.UsageError("--rolling and --rolling-keep need --train")
-
-
-# --- what it prints ---------------------------------------------------------------------------------------------------
-
-
-def _shape_text(shape: Sequence[int]) -> str:
-    return "x".join(map(str, shape))
-
-
-COLUMNS = (
-    Column("result", "result", right=False),
-    Column("type", "dtype", right=False),
-    Column("shape", "shape", _shape_text),
-    Column("min", "min", render.number),
-    Column("max", "max", render.number),
-    Column("not finite", "not_finite"),
-)
-
-
-def _page(report: RunReport) -> Page:
-    request = report.request
-    results = [run_result(row) for row in report.results]
-    by_input = [Column("input", "input", lambda name: Path(name).name, right=False)] if len(request.inputs) > 1 else []
-    mode = "training" if request.train else "inference"
-    return Page(
-        document=lambda: run_document(report, results),
-        records=_records(results),
-        summary=(Line(None, f"{mode} in the arithmetic of {report.arithmetic}"), BLANK),
-        table=Table([*by_input, *COLUMNS], results),
-        footer=[Line(None, f"written to {request.output}")] if request.output else (),
-    )
-
-
-def _records(results: Sequence[Document]) -> Records:
-    rows = [result | {"shape": _shape_text(result["shape"])} for result in results]
-    return Records(list(rows[0]), [list(row.values()) for row in rows])

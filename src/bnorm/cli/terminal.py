@@ -8,7 +8,11 @@ import sys
 
 import click
 
+from bnorm.cli.sentences import rival_text
 from bnorm.darknet.model import Model
+from bnorm.text import printable
+
+FORMAT, QUIET = "bnorm.format_", "bnorm.quiet"  # the keys of these options in the `meta` of click's context
 
 BARS = "·▁▂▃▄▅▆▇█"  # of a histogram, from an empty bin to the fullest
 
@@ -40,7 +44,19 @@ def styled(text: str, colour: str | None = None, *, bold: bool = False) -> str:
     return text if os.environ.get("NO_COLOR") else click.style(text, fg=colour, bold=bold or None)
 
 
+def say(text: str) -> None:
+    """Print a note on stderr, unless the command was given `--quiet`."""
+    context = click.get_current_context(silent=True)
+    if not (context and context.meta.get(QUIET)):
+        click.echo(f"note: {printable(text)}", err=True)
+
+
+def fail(error: Exception) -> None:
+    """Print an error on stderr."""
+    click.echo(f"error: {error}", err=True)
+
+
 def note(model: Model) -> None:
-    """Print on stderr which dialect `--dialect auto` chose and why, where the choice makes a difference."""
-    if model.reason:
-        click.echo(f"note: dialect {model.dialect.name}: {model.reason}", err=True)
+    """Print on stderr which dialect `--dialect auto` chose and why, where another one gives another answer."""
+    if model.rivals:
+        say(f"dialect {model.dialect.name}: {'; '.join(rival_text(model, rival) for rival in model.rivals)}")

@@ -2,9 +2,10 @@
 
 With the dialect `auto`, every fork's rules are tried, and these steps decide:
 
-1. A fork that cannot read the cfg or the header is out. If the one that recognises most lines of the cfg is out, its
-   error is raised, because the others could read the cfg only by ignoring lines; unless another fork recognises as many
-   lines, or its plan has the file's size.
+1. A fork that cannot read the cfg or the header is out, and one that reads the cfg only because an assertion was left
+   out when it was built, unless the file has the planned size. If the one that recognises most lines of the cfg is out,
+   its error is raised, because the others could read the cfg only by ignoring lines; unless another fork recognises as
+   many lines, or its plan has the file's size.
 2. The clues in `CLUES` narrow the forks down, one after the other: the planned size; the header's version if the
    network has gated layers, whose arrays have another order in each fork at the same size; the keys; the version again.
 3. If several forks are left, the first of `DIALECTS` is taken.
@@ -28,6 +29,8 @@ from bnorm.darknet.header import read_header, written_by
 from bnorm.darknet.layout import plan
 from bnorm.darknet.model import Model
 from bnorm.darknet.network import Network, build
+from bnorm.darknet.refusals import left_out
+from bnorm.darknet.rivals import rivals
 from bnorm.darknet.section_types import SECTIONS, TYPES
 from bnorm.darknet.vocabulary import KEYS
 from bnorm.errors import BnormError, CfgError, WeightsError
@@ -66,9 +69,15 @@ def _read_all(
     errors: dict[str, BnormError] = {}
     for fork in forks:
         try:
-            models.append(_read(text, file, path, fork))
+            model = _read(text, file, path, fork)
         except (CfgError, WeightsError) as error:
             errors[fork.name] = error
+            continue
+        failed = next(left_out(model.network.layers), None)
+        if failed and not fork.asserts and not model.fits:
+            errors[fork.name] = failed  # it goes on by accident: an assertion was left out when it was built
+        else:
+            models.append(model)
     return models, errors
 
 
@@ -130,18 +139,26 @@ def recognised_lines(text: CfgText, dialect: Dialect) -> int:
 
 def narrow_down(models: list[Model], errors: Errors) -> Model:
     """Let each clue in turn reduce the models, and take the first that is left; its `reason` says what decided."""
-    reasons = [
-        f"{name} refuses line {error.line} of the cfg ({error.what})" for name, error in errors.items() if error.line
-    ]
+    why = {name: _refusal(name, error) for name, error in errors.items()}
+    reasons = [why[name] for name, error in errors.items() if error.line]
+    left = models
     for clue in CLUES:
-        favoured = clue.favoured(models)
-        if favoured and len(favoured) < len(models):
-            others = " and ".join(model.dialect.name for model in models if model not in favoured)
-            reasons.append(clue.wording.format(others))
-            models = favoured
-    if equals := " or ".join(model.dialect.name for model in models[1:]):
+        favoured = clue.favoured(left)
+        if favoured and len(favoured) < len(left):
+            out = [model.dialect.name for model in left if model not in favoured]
+            why |= {name: clue.wording.format(name) for name in out}
+            reasons.append(clue.wording.format(" and ".join(out)))
+            left = favoured
+    if equals := " or ".join(model.dialect.name for model in left[1:]):
         reasons.append(f"{equals} fits equally well" if reasons else "nothing in the files tells the dialects apart")
-    return models[0]._replace(reason="; ".join(reasons))
+    chosen = left[0]
+    others = [model for model in models if model is not chosen]
+    return chosen._replace(reason="; ".join(reasons), rivals=tuple(rivals(chosen, others, errors, why)))
+
+
+def _refusal(name: str, error: BnormError) -> str:
+    refused = f"line {error.line} of the cfg" if error.line else "the weights file"
+    return f"{name} refuses {refused} ({error.what})"
 
 
 class Clue(NamedTuple):

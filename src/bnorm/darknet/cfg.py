@@ -8,17 +8,18 @@ from __future__ import annotations
 import codecs
 import re
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple, TypeVar
 
 from bnorm.darknet.dialects import Dialect
+from bnorm.darknet.foreign import BEGINNING, refuse_foreign_cfg
 from bnorm.darknet.grammar import GRAMMARS, INT_MAX, Assignment, Heading
 from bnorm.darknet.section_types import SECTIONS
 from bnorm.darknet.vocabulary import KEYS
 from bnorm.errors import CfgError
 from bnorm.files import open_regular
-from bnorm.text import short
+from bnorm.text import plural, short
 
 MOST_BYTES = 512 << 10  # the largest cfg that any fork ships has 31 kB, and a few hundred lines and sections
 
@@ -42,6 +43,9 @@ class CfgText(NamedTuple):
         """Return the file's bytes."""
         return "".join(self.lines).encode()
 
+    def __repr__(self) -> str:
+        return f"<CfgText: {self.path}, {plural(len(self.lines), 'line')}>"
+
 
 class Option(NamedTuple):
     """One line of a section; `value` is None where there is no `=`, empty where the parser drops the line."""
@@ -56,16 +60,19 @@ class Option(NamedTuple):
         return self.value == ""
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, repr=False)
 class Section:
     """One section, as `dialect` reads it: `type` is darknet's long name, `name` the spelling between the brackets."""
 
     path: Path
-    dialect: Dialect = field(repr=False)
+    dialect: Dialect
     type: str
     name: str
     line: int
     options: tuple[Option, ...]
+
+    def __repr__(self) -> str:
+        return f"<Section: [{self.name}] at line {self.line}, {plural(len(self.options), 'option')}>"
 
     def find(self, key: str) -> Option | None:
         """Return the option that the fork uses: None where it is absent, or where the fork never asks for the key."""
@@ -105,6 +112,10 @@ class Section:
         """Return the option's list as the fork splits it, None where it is absent."""
         return self._convert(key, lambda _: GRAMMARS[self.dialect.name].integers(self.listed(key)))
 
+    def count(self, key: str) -> int:
+        """Return how many numbers the fork finds in a list, 0 where the option is absent."""
+        return GRAMMARS[self.dialect.name].count(self.listed(key))
+
     def listed(self, key: str) -> str:
         """Return the text of a list, as far as the fork reads it."""
         value = self.text(key)
@@ -140,6 +151,7 @@ def read(path: Path) -> CfgText:
     """Read a cfg's text; a `CfgError` unless it is UTF-8 text of a cfg's size."""
     with open_regular(path, CfgError) as file:
         data = file.read(MOST_BYTES + 1)
+    refuse_foreign_cfg(path, data[:BEGINNING])
     if len(data) > MOST_BYTES:
         what = f"more than {MOST_BYTES:,} bytes, expected a cfg of a few kilobytes"
         raise CfgError(path, what, cause=MIXED_UP, finding="cfg-not-text")
@@ -187,7 +199,7 @@ def sections(text: CfgText, dialect: Dialect) -> tuple[Section, ...]:
     raw = _raw_sections(text, dialect)
     if not raw:
         raise CfgError(text.path, "no section, expected [net]", cause="the file is empty or is not a darknet cfg")
-    net, *layers = raw
+    net, *layers = _without_replaced(raw) if dialect.strict else raw
     result = (_net(text, dialect, net), *(_layer(text, dialect, layer) for layer in layers))
     if not layers:
         raise CfgError(text.path, "no layer after [net]", line=net.line)
@@ -216,6 +228,13 @@ def _raw_sections(text: CfgText, dialect: Dialect) -> list[_RawSection]:
         elif entry and (entry.value or not dialect.strict):  # hank drops a line without value before it looks further
             what = f"{short(line.strip())} appears before the first section, expected [net]"
             raise CfgError(text.path, what, line=number)
+    return raw
+
+
+def _without_replaced(raw: list[_RawSection]) -> list[_RawSection]:
+    """Drop the first sections as long as they are empty: hank takes the next one in their place (`CfgFile::read`)."""
+    while len(raw) > 1 and raw[0].name in SECTIONS["hank"] and not any(option.value for option in raw[0].options):
+        raw = raw[1:]
     return raw
 
 

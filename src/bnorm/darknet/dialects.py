@@ -8,10 +8,10 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from bnorm.darknet.gates import ALEXEYAB_GRU, ALEXEYAB_LSTM, PJREDDIE_GRU, PJREDDIE_LSTM, Gate
+from bnorm.darknet.gate_order import ALEXEYAB_GRU, ALEXEYAB_LSTM, PJREDDIE_GRU, PJREDDIE_LSTM, Gate
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, repr=False)
 class Dialect:
     """One fork's rules for its files."""
 
@@ -26,16 +26,22 @@ class Dialect:
     reads_first_only: frozenset[str] = frozenset()  # layers that read only the first layer of their list
     fixed_crnn: bool = False  # [crnn] convolutions are 3x3, and their width and height are swapped
     repairs_groups: bool = True  # groups < 1 means 1, and xnor=1 forces it to 1 (make_convolutional_layer)
+    repairs_batch: bool = True  # a batch and a number of time steps below 1 mean 1 (parse_network_cfg_custom)
     flips_whole: bool = False  # flipped=1 turns a matrix of all input channels, also with groups
     weights_types: tuple[str, ...] = ("none",)  # of [shortcut]
     weights_normalizations: tuple[str, ...] = ()  # of a [shortcut] with weights
     commented_lists: frozenset[tuple[str, str]] = frozenset()  # sections and keys of lists that end at `#`
     strict: bool = False  # it stops at a duplicated key, or at one that it never asks for
+    asserts: bool = True  # its program is built with assertions
     schedules: frozenset[str] = frozenset({"steps"})  # policies of [net] for which it reads steps and scales
     unloadable: frozenset[str] = frozenset()  # layers whose weights it can write, but crashes when it reads them
     unbounded_anchors: frozenset[str] = frozenset()  # layers that accept more anchors than they have room for
     averages_images: bool = False  # parse_network_cfg divides by the number of layers wider and higher than 1
+    skips_costs: bool = False  # its output is that of the last layer that is not a [cost] (get_network_output_layer)
     whole_strides: frozenset[str] = frozenset()  # last layers for which width and height must be multiples of 32
+
+    def __repr__(self) -> str:
+        return f"<Dialect: {self.name}>"
 
 
 PJREDDIE = Dialect(
@@ -49,9 +55,11 @@ PJREDDIE = Dialect(
     reads_first_only=frozenset({"shortcut"}),
     fixed_crnn=True,
     repairs_groups=False,
+    repairs_batch=False,
     flips_whole=True,
     unloadable=frozenset({"deconvolutional"}),
     unbounded_anchors=frozenset({"yolo", "region"}),
+    skips_costs=True,
 )
 
 ALEXEYAB = Dialect(
@@ -84,6 +92,7 @@ HANK = Dialect(
     batchnorm=(),
     shaped_recurrent=frozenset({"rnn", "lstm"}),
     strict=True,
+    asserts=False,
     weights_types=("none", "per_feature", "per_channel"),
     weights_normalizations=("none", "relu", "avg_relu", "softmax"),
     schedules=frozenset({"steps", "sgdr"}),

@@ -119,14 +119,18 @@ def without_layers(network: Network, removed: Mapping[int, int]) -> Edit:
 
     Numbers that point past a removed layer are rewritten, so that every layer keeps its inputs.
     """
-    new_numbers = _new_numbers(len(network.layers), removed)
-    rewritten = {
+    rewritten = renumbered(network, _new_numbers(len(network.layers), removed), removed)
+    return {**rewritten, **dropped(line for layer in removed for line in section_lines(network, layer))}
+
+
+def renumbered(network: Network, new_numbers: Mapping[int, int], removed: Collection[int] = ()) -> Edit:
+    """Return the edit that rewrites the layer numbers in the sections that stay, where a layer gets another number."""
+    return {
         reference.option.line: _rewritten(network.text, reference, new_numbers)
         for reference in references(network)
         if reference.layer not in removed
         and any(number.moved(new_numbers) != number.written for number in reference.numbers)
     }
-    return {**rewritten, **dropped(line for layer in removed for line in _lines(network, layer))}
 
 
 def without(network: Network, removed: Mapping[int, int], lines: Collection[int]) -> bytes:
@@ -167,7 +171,7 @@ def agree(old: Network, new: Network, removed: Mapping[int, int]) -> bool:
     return expected == actual
 
 
-def _lines(network: Network, layer: int) -> range:
+def section_lines(network: Network, layer: int) -> range:
     """Return the lines of a layer's section, from its heading to its last option, and the empty lines after."""
     section = network.layers[layer].section
     last = max([section.line, *(option.line for option in section.options)])

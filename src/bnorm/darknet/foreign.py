@@ -1,16 +1,21 @@
-"""How other programs' files begin: files that are given as weights by mistake."""
+"""How other programs' files begin: files that are given as a cfg or as weights by mistake."""
 
 from __future__ import annotations
 
 import codecs
+import re
+import struct
 from pathlib import Path
 from typing import NamedTuple
 
-from bnorm.errors import WeightsError
+from bnorm.errors import CfgError, WeightsError
 
 
 class Foreign(NamedTuple):
-    """How another kind of file begins: one of `starts` at `offset`, in lower case, and `within` soon after."""
+    """How another kind of file begins: one of `starts` at `offset`, in lower case, and `within` soon after.
+
+    `finding` and `cfg_finding` are the ids that it is reported by, given as weights and given as a cfg.
+    """
 
     kind: str
     finding: str
@@ -18,9 +23,20 @@ class Foreign(NamedTuple):
     starts: tuple[bytes, ...]
     offset: int = 0
     within: bytes = b""
+    cfg_finding: str = "cfg-not-text"
 
+
+BEGINNING = 512  # bytes in which every kind shows
+
+SHORTEST = 16  # bytes of a header
+
+MOST_VERSION = 10_000  # more than the major or minor version of any file: 1000 means transposed weights
+
+_HEADING = re.compile(rb"^[ \t]*\[[ \t]*[A-Za-z_][^\]\n]*\]", re.MULTILINE)
 
 _ALONE = "bnorm only reads darknet's files"
+
+_ANSWER = "a server's answer, such as an error message, was saved instead of the file"
 
 _PAGE = "a download page was saved instead of the file"
 
@@ -30,11 +46,19 @@ _ONNX = tuple(
     bytes((8, version, tag)).lower() for version in range(1, 32) for tag in (0x12, 0x1A, 0x22, 0x28, 0x32, 0x3A, 0x42)
 )
 
-# No darknet header looks like any of these: its first int is 0 or small.
+# No darknet header looks like any of these: its first int is 0 or small. No line of a cfg begins like those of text.
 FOREIGN = (
-    Foreign("a Git LFS pointer", "weights-lfs", "fetch the file with `git lfs pull`", (b"version https://git-lfs",)),
-    Foreign("HTML", "weights-html", _PAGE, (b"<!doctype", b"<html", b"<head")),
-    Foreign("a cfg", "weights-text", "the arguments are CFG WEIGHTS, in that order", (b"[net",)),
+    Foreign(
+        "a Git LFS pointer",
+        "weights-lfs",
+        "fetch the file with `git lfs pull`",
+        (b"version https://git-lfs",),
+        cfg_finding="cfg-lfs",
+    ),
+    Foreign("HTML", "weights-html", _PAGE, (b"<!doctype", b"<html", b"<head"), cfg_finding="cfg-html"),
+    Foreign("HTML", "weights-html", _PAGE, (b"<!--", b"<?xml"), within=b"<html", cfg_finding="cfg-html"),
+    Foreign("XML", "weights-text", _ANSWER, (b"<?xml", b"<error"), cfg_finding="cfg-refused"),
+    Foreign("JSON", "weights-text", _ANSWER, (b"{",), within=b'"', cfg_finding="cfg-refused"),
     Foreign("a PyTorch model", "weights-foreign", _ALONE, _ZIP, within=b"data.pkl"),
     Foreign("a NumPy archive", "weights-foreign", _ALONE, _ZIP, within=b".npy"),
     Foreign("a ZIP archive", "weights-archive", "unpack it first; PyTorch writes such files as well", _ZIP),
@@ -58,14 +82,49 @@ FOREIGN = (
 
 def refuse_foreign(path: Path, data: bytes) -> None:
     """Raise a `WeightsError` where `data`, the beginning of the file, is another program's or text."""
-    small = data.removeprefix(codecs.BOM_UTF8).lower()
-    for row in FOREIGN:
-        if small[row.offset :].lstrip().startswith(row.starts) and row.within in small:
-            what = f"is {row.kind}, expected darknet's weights"
-            raise WeightsError(path, what, cause=row.cause, finding=row.finding)
+    row = foreign(data)
+    if row:
+        what = f"is {row.kind}, expected darknet's weights"
+        raise WeightsError(path, what, cause=row.cause, finding=row.finding)
+    if is_cfg(data):
+        cause = "the arguments are CFG WEIGHTS, in that order"
+        raise WeightsError(path, "is a cfg, expected darknet's weights", cause=cause, finding="weights-text")
     if data and _is_text(data):
         cause = "an error message that was saved as a file, or a cfg?"
         raise WeightsError(path, "is text, expected darknet's weights", cause=cause, finding="weights-text")
+
+
+def refuse_foreign_cfg(path: Path, data: bytes) -> None:
+    """Raise a `CfgError` where `data`, the beginning of the file, is another program's, or that of weights."""
+    row = foreign(data)
+    if row:
+        raise CfgError(path, f"is {row.kind}, expected a cfg", cause=row.cause, finding=row.cfg_finding)
+    if is_weights(data):
+        cause = "the arguments are CFG WEIGHTS, in that order"
+        raise CfgError(path, "is a weights file, expected a cfg", cause=cause, finding="cfg-not-text")
+
+
+def foreign(data: bytes) -> Foreign | None:
+    """Return the row of another program's file that begins with `data`, None for any other."""
+    small = data[:BEGINNING].removeprefix(codecs.BOM_UTF8).lower()
+    for row in FOREIGN:
+        # magic letters at an offset may be words of a text
+        if small[row.offset :].lstrip().startswith(row.starts) and row.within in small:
+            return None if row.offset and _is_text(small) else row
+    return None
+
+
+def is_weights(data: bytes) -> bool:
+    """Return whether a file that begins with `data` has a darknet header: three small ints, then `seen`."""
+    if len(data) < SHORTEST or foreign(data):
+        return False
+    return all(0 <= number < MOST_VERSION for number in struct.unpack_from("<3i", data))
+
+
+def is_cfg(data: bytes) -> bool:
+    """Return whether a file that begins with `data` has the heading of a section on a line of its own."""
+    text = data.removeprefix(codecs.BOM_UTF8)
+    return b"\0" not in data and foreign(data) is None and _HEADING.search(text) is not None
 
 
 def _is_text(data: bytes) -> bool:

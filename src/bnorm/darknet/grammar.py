@@ -15,6 +15,7 @@ from __future__ import annotations
 import re
 import struct
 from collections.abc import Callable
+from itertools import takewhile
 from typing import NamedTuple
 
 from bnorm.text import short
@@ -36,14 +37,15 @@ class Assignment(NamedTuple):
 
 
 class Grammar(NamedTuple):
-    """How a parser reads one line (None: a comment or blank), a number and a list.
+    """How a parser reads one line (None: a comment or blank), a number and a list, and how many numbers a list has.
 
-    Each function raises ValueError with the value that it expected.
+    Each function but `count` raises ValueError with the value that it expected.
     """
 
     read_line: Callable[[str], Heading | Assignment | None]
     integer: Callable[[str], int]
     integers: Callable[[str], list[int]]
+    count: Callable[[str], int]
 
 
 def _blank_free(blanks: str) -> Callable[[str], Heading | Assignment | None]:
@@ -112,11 +114,19 @@ def _atoi(value: str) -> int:
     return _within_int(match[1]) if match else 0
 
 
+PLAIN_NUMBER = "a plain decimal number: hank refuses anything else"
+
+
+def is_plain_number(value: str) -> bool:
+    """Return whether hank takes this for a number: it has no other characters than digits, points and minus signs."""
+    return _STOF.match(value) is not None and not value.strip(_NUMERIC)
+
+
 def _hank_integer(value: str) -> int:
     """Convert a plain decimal number, which hank holds in a float32 on the way."""
     match = _STOF.match(value)
-    if match is None or value.strip(_NUMERIC):
-        raise ValueError("a plain decimal number: hank refuses anything else")
+    if match is None or not is_plain_number(value):
+        raise ValueError(PLAIN_NUMBER)
     if abs(float(match[0])) > 2 * INT_MAX:
         raise ValueError("a number that fits a 32-bit int")
     (number,) = struct.unpack("<f", struct.pack("<f", float(match[0])))
@@ -138,8 +148,17 @@ def _atoi_list(value: str) -> list[int]:
     return [_atoi(item) for item in value.split(",")]
 
 
+def _commas(value: str) -> int:
+    return value.count(",") + 1 if value else 0
+
+
+def _hank_count(value: str) -> int:
+    """Return the number of runs that `find_float_array` converts, up to the first that it cannot."""
+    return sum(1 for _ in takewhile(_STOF.match, re.findall(r"[-.0-9]+", value)))
+
+
 GRAMMARS: dict[str, Grammar] = {
-    "pjreddie": Grammar(read_line=_blank_free(" \t\n"), integer=_atoi, integers=_atoi_list),
-    "alexeyab": Grammar(read_line=_blank_free(" \t\n\r"), integer=_atoi, integers=_atoi_list),
-    "hank": Grammar(read_line=_hank_line, integer=_hank_integer, integers=_hank_integers),
+    "pjreddie": Grammar(read_line=_blank_free(" \t\n"), integer=_atoi, integers=_atoi_list, count=_commas),
+    "alexeyab": Grammar(read_line=_blank_free(" \t\n\r"), integer=_atoi, integers=_atoi_list, count=_commas),
+    "hank": Grammar(read_line=_hank_line, integer=_hank_integer, integers=_hank_integers, count=_hank_count),
 }

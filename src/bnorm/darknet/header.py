@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import BinaryIO, NamedTuple
 
 from bnorm.darknet.dialects import Dialect
-from bnorm.darknet.foreign import refuse_foreign
+from bnorm.darknet.foreign import BEGINNING, refuse_foreign
 from bnorm.errors import WeightsError
 
 VERSION = struct.Struct("<3i")
@@ -79,7 +79,7 @@ def written_by(dialect: Dialect) -> Header:
 def read_header(file: BinaryIO, path: Path, dialect: Dialect) -> Header:
     """Read the header as `dialect` does; a `WeightsError` if the file is too short or of another kind."""
     file.seek(0)
-    data = file.read(512)
+    data = file.read(BEGINNING)
     refuse_foreign(path, data)
     if len(data) < VERSION.size:
         raise _too_short(path, len(data), "16 or 20")

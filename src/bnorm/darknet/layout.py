@@ -89,12 +89,13 @@ class Layout:
         return {(array.layer, array.name): array for array in self.arrays}
 
     def array(self, layer: int, name: str) -> Array:
-        """Return one array; the KeyError of a wrong name lists the arrays of the layer."""
-        if (layer, name) not in self.by_name:
-            names = [array.name for array in self.arrays if array.layer == layer]
-            expected = f"expected one of {', '.join(names)}" if names else "the layer stores no arrays"
-            raise KeyError(f"layer {layer} has no array {name!r}: {expected}")
-        return self.by_name[layer, name]
+        """Return one array; the KeyError of a wrong name or layer lists those that there are."""
+        if (layer, name) in self.by_name:
+            return self.by_name[layer, name]
+        if names := [array.name for array in self.arrays if array.layer == layer]:
+            raise KeyError(f"layer {layer} has no array {name!r}, expected one of {', '.join(names)}")
+        layers = ", ".join(map(str, self.by_layer())) or "none: no layer stores arrays"
+        raise KeyError(f"layer {layer!r} stores no arrays, expected {layers}")
 
     def __repr__(self) -> str:
         return f"<Layout: {len(self.arrays):,} arrays, {self.nbytes:,} bytes>"
@@ -109,13 +110,13 @@ def plan(network: Network, header: Header) -> Layout:
     arrays: list[Array] = []
     offset = header.nbytes
     for layer in network.layers:
-        for array in _layer(layer, network.dialect, header.transposed):
+        for array in arrays_of(layer, network.dialect, header.transposed):
             arrays.append(array._replace(offset=offset))
             offset = arrays[-1].end
     return Layout(arrays=tuple(arrays), nbytes=offset)
 
 
-def _layer(layer: Layer, dialect: Dialect, transposed: bool) -> Iterator[Array]:
+def arrays_of(layer: Layer, dialect: Dialect, transposed: bool) -> Iterator[Array]:
     """Yield the stored arrays of a layer in file order, all at offset 0."""
     if layer.section.flag("dontload"):
         return

@@ -11,8 +11,23 @@ from bnorm.darknet.layout import Layout
 from bnorm.darknet.network import Network
 
 
+class Rival(NamedTuple):
+    """A dialect that gives another answer than the chosen one.
+
+    `why` it was not chosen, what `differs` (a `rivals.Differs`), and in which `layer` first, None outside of layers.
+    """
+
+    dialect: str
+    why: str
+    differs: str
+    layer: int | None
+
+
 class Model(NamedTuple):
-    """A cfg as one dialect reads it, with the plan of its file; `reason` says why, if bnorm chose the dialect."""
+    """A cfg as one dialect reads it, with the plan of its file.
+
+    If bnorm chose the dialect, `reason` says why, and `rivals` are the dialects that give another answer.
+    """
 
     network: Network
     header: Header
@@ -20,6 +35,7 @@ class Model(NamedTuple):
     nbytes: int | None  # the size of the given weights file
     weights: Path | None
     reason: str
+    rivals: tuple[Rival, ...] = ()
 
     @property
     def dialect(self) -> Dialect:

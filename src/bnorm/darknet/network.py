@@ -6,41 +6,16 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from math import prod
 
-from bnorm.darknet import cfg, hank
+from bnorm.darknet import cfg, hank, refusals
 from bnorm.darknet.cfg import CfgText, Section
 from bnorm.darknet.dialects import Dialect
 from bnorm.darknet.grammar import INT_MAX
-from bnorm.darknet.parts import Part, parts
+from bnorm.darknet.layer import Layer as Layer
+from bnorm.darknet.parts import parts
 from bnorm.darknet.shape_rules import output_shape
-from bnorm.darknet.shapes import LayerContext, Shape, image, layers_read, passed_on, size_text
+from bnorm.darknet.shapes import LayerContext, Shape, c_division, image, layers_read, passed_on, size_text
 
 MOST_PARTS = 2000  # of all layers together; the largest network that any fork ships has a few hundred
-
-
-@dataclass(frozen=True, slots=True)
-class Layer:
-    """One section after [net], with its shapes, inputs and parts.
-
-    Its inputs are the layer before it (of [route] too, which ignores it) and those in `reads`. `output` is the shape
-    that the fork reports; the next layer may receive a blurred one, see `shapes.passed_on`.
-    """
-
-    index: int
-    section: Section
-    incoming: Shape
-    reads: tuple[int, ...]  # the layers that it reads by number, besides the one before it
-    output: Shape
-    parts: tuple[Part, ...]
-
-    @property
-    def type(self) -> str:
-        """Return darknet's long name of the section's type."""
-        return self.section.type
-
-    @property
-    def batch_normalize(self) -> bool:
-        """Return whether any part of it normalises."""
-        return any(part.batch_normalize for part in self.parts)
 
 
 @dataclass(frozen=True, slots=True, repr=False)
@@ -70,6 +45,7 @@ def build(text: CfgText, dialect: Dialect) -> Network:
         for section in (net, *sections):
             hank.check(section)
     entry = _input(net)
+    refusals.check_net(net)
     layers = _layers(sections, entry)
     _check_whole_strides(entry, layers[-1])
     return Network(
@@ -107,14 +83,15 @@ def _layer(section: Section, incoming: Shape, earlier: Sequence[Layer]) -> Layer
         index=index, section=section, incoming=incoming, reads=reads, output=output, parts=parts(context, output)
     )
     _check_counts(layer)
-    _check_shared(layer, earlier)
+    refusals.check_layer(layer, earlier)
     return layer
 
 
 def _input(net: Section) -> Shape:
+    """Return the input's shape. The forks need an image or `inputs`; with inputs=0 the image still counts."""
     shape = image(*(net.natural(key) for key in ("channels", "height", "width")))
     inputs = net.natural("inputs", shape.outputs)
-    if not 1 <= inputs <= INT_MAX:
+    if inputs > INT_MAX or not (inputs or all(shape[:3])):
         raise net.error(
             f"has {inputs} inputs, expected 1 to {INT_MAX}",
             cause="width, height and channels, or inputs, must be given",
@@ -125,10 +102,15 @@ def _input(net: Section) -> Shape:
 def _images_per_batch(net: Section) -> int:
     """Return the images of one iteration: batch rounded down to whole subdivisions, times the time steps.
 
-    AlexeyAB, `parser.c: parse_net_options`.
+    AlexeyAB's and hank's programs replace a batch or a number of steps below 1 (`parser.c: parse_net_options,
+    parse_network_cfg_custom`).
     """
     subdivisions = net.positive("subdivisions")
-    return net.positive("batch") // subdivisions * net.positive("time_steps") * subdivisions
+    steps, images = net.integer("time_steps", 1), c_division(net.integer("batch", 1), subdivisions)
+    images *= steps
+    if net.dialect.repairs_batch:
+        images = max(images, steps, 1)
+    return images * subdivisions
 
 
 def _check_counts(layer: Layer) -> None:
@@ -138,18 +120,6 @@ def _check_counts(layer: Layer) -> None:
         if count > INT_MAX:
             what = f"{part.name} has {count:,} weights".strip()
             raise layer.section.error(f"{what}, expected a number that fits a 32-bit int")
-
-
-def _check_shared(layer: Layer, earlier: Sequence[Layer]) -> None:
-    """Require of `share_index` a convolution of the same shape (AlexeyAB, `make_convolutional_layer`)."""
-    part = layer.parts[0] if layer.parts else None
-    if part is None or part.shared is None:
-        return
-    base = earlier[part.shared]
-    same = base.type == "convolutional" and base.incoming.channels == layer.incoming.channels
-    if not same or base.parts[0].weights != part.weights:
-        what = f"shares the weights of layer {base.index}, [{base.section.name}], expected a convolution of the same"
-        raise layer.section.error(f"{what} channels, filters, groups and size", "share_index")
 
 
 def _check_whole_strides(entry: Shape, last: Layer) -> None:

@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterator
 from typing import NamedTuple
 
 from bnorm.darknet.cfg import Section
-from bnorm.darknet.gates import Gate
+from bnorm.darknet.gate_order import Gate
 from bnorm.darknet.shapes import LayerContext, Shape, c_division, kernel, resolve
 
 SWITCHES = frozenset({"batch_normalize", "cbn"})  # the keys that turn batch normalisation on
@@ -24,6 +24,7 @@ class Part(NamedTuple):
 
     `biases` and the arrays of batch normalisation hold `channels` values each, except for `local`, whose biases have
     the shape of its output. `shared` is the layer whose arrays the part uses (`share_index`): the file then holds none.
+    A convolution has the channels of its input as `inputs`, and is cut into `groups`, which need not divide them.
     """
 
     name: str
@@ -33,6 +34,8 @@ class Part(NamedTuple):
     biases: tuple[int, ...] = ()
     batch_normalize: bool = False
     shared: int | None = None
+    inputs: int = 0
+    groups: int = 1
 
 
 def array_name(part: str, field: str) -> str:
@@ -52,10 +55,10 @@ def parts(layer: LayerContext, output: Shape) -> tuple[Part, ...]:
 def _convolution(
     section: Section, name: str, *, filters: int, channels: int, size: int, shared: int | None = None
 ) -> Part:
-    """Return a convolution with weights (filters, channels / groups, size, size)."""
+    """Return a convolution with weights (filters, channels / groups, size, size): none if groups > channels."""
     groups = groups_of(section)
-    if not 1 <= groups <= channels:
-        raise section.error(f"groups={groups}, expected 1 to {channels}, the number of input channels", "groups")
+    if groups < 1:
+        raise section.error(f"groups={groups}, expected at least 1", "groups")
     return Part(
         name=name,
         kind="convolutional",
@@ -64,6 +67,8 @@ def _convolution(
         biases=(filters,),
         batch_normalize=_normalises(section),
         shared=shared,
+        inputs=channels,
+        groups=groups,
     )
 
 
@@ -74,14 +79,14 @@ def groups_of(section: Section) -> int:
 
 
 def _fully_connected(section: Section, name: str, *, inputs: int, outputs: int) -> Part:
-    """Return a fully connected layer with weights (outputs, inputs)."""
+    """Return a fully connected layer with weights (outputs, inputs). Without outputs, all its arrays are empty."""
     return Part(
         name=name,
         kind="connected",
         channels=outputs,
         weights=(outputs, inputs),
         biases=(outputs,),
-        batch_normalize=_normalises(section),
+        batch_normalize=outputs > 0 and _normalises(section),
     )
 
 
@@ -138,7 +143,7 @@ def _local(layer: LayerContext, output: Shape) -> Iterator[Part]:
 
 def _rnn(layer: LayerContext, output: Shape) -> Iterator[Part]:
     section, inputs, outputs = layer.section, layer.incoming.outputs, output.outputs
-    hidden = section.positive("hidden") if section.knows("hidden") else outputs
+    hidden = section.natural("hidden", 1) if section.knows("hidden") else outputs
     yield _fully_connected(section, "input_layer", inputs=inputs, outputs=hidden)
     yield _fully_connected(section, "self_layer", inputs=hidden, outputs=hidden)
     yield _fully_connected(section, "output_layer", inputs=hidden, outputs=outputs)

@@ -22,7 +22,7 @@ class SectionType(NamedTuple):
     reads_numbered: bool = False  # the numbered layers are inputs, in addition to the layer before
     reads_several: bool = False  # the numbers are a list; otherwise only the first one counts
     needs_image: bool = False  # cannot follow a layer that reports no channels, height and width
-    keeps_input_size: bool = True  # the layer's w and h are those of its input
+    keeps_input_size: bool = True  # the fields w and h of the layer are those of its input
     is_pool: bool = False  # takes its strides as they are given
     is_gated: bool = False  # its parts have the same size but another order in each fork's file
     loads_filters: bool = False  # loaded by load_convolutional_weights, which reads numload
@@ -30,69 +30,71 @@ class SectionType(NamedTuple):
     is_head: bool = False  # usually follows a layer without batch normalisation
 
 
-_ALL = frozenset({"pjreddie", "alexeyab", "hank"})
+ALL = frozenset({"pjreddie", "alexeyab", "hank"})
 
-_PJREDDIE = frozenset({"pjreddie"})
+PJREDDIE = frozenset({"pjreddie"})
 
-_ALEXEYAB = frozenset({"alexeyab"})
+ALEXEYAB = frozenset({"alexeyab"})
 
-_NOT_HANK = _PJREDDIE | _ALEXEYAB
+HANK = frozenset({"hank"})
 
-_NOT_PJREDDIE = _ALL - _PJREDDIE
+NOT_HANK = PJREDDIE | ALEXEYAB
+
+NOT_PJREDDIE = ALL - PJREDDIE
 
 _ROWS = (
-    SectionType("net", _ALL, short="network"),
+    SectionType("net", ALL, short="network"),
     # linear layers
     SectionType(
         "convolutional",
-        _ALL,
+        ALL,
         short="conv",
         numbers_in="share_index",
         needs_image=True,
         loads_filters=True,
         skips_scales=True,
     ),
-    SectionType("deconvolutional", _PJREDDIE, short="deconv", needs_image=True, loads_filters=True, skips_scales=True),
-    SectionType("local", _NOT_HANK, needs_image=True),
-    SectionType("connected", _ALL, short="conn", keeps_input_size=False, skips_scales=True),
+    SectionType("deconvolutional", PJREDDIE, short="deconv", needs_image=True, loads_filters=True, skips_scales=True),
+    SectionType("local", NOT_HANK, needs_image=True),
+    SectionType("connected", ALL, short="conn", keeps_input_size=False, skips_scales=True),
     # recurrent layers
-    SectionType("rnn", _ALL, keeps_input_size=False),
-    SectionType("crnn", _ALL, needs_image=True),
-    SectionType("gru", _NOT_HANK, keeps_input_size=False, is_gated=True),
-    SectionType("lstm", _ALL, keeps_input_size=False, is_gated=True),
-    SectionType("conv_lstm", _ALEXEYAB, needs_image=True),
+    SectionType("rnn", ALL, keeps_input_size=False),
+    SectionType("crnn", ALL, needs_image=True),
+    SectionType("gru", NOT_HANK, keeps_input_size=False, is_gated=True),
+    SectionType("lstm", ALL, keeps_input_size=False, is_gated=True),
+    SectionType("conv_lstm", ALEXEYAB, needs_image=True),
     # pooling and resizing
-    SectionType("maxpool", _ALL, short="max", needs_image=True, is_pool=True),
-    SectionType("local_avgpool", _NOT_PJREDDIE, short="local_avg", needs_image=True, is_pool=True),
-    SectionType("avgpool", _ALL, short="avg", needs_image=True, is_head=True),
-    SectionType("upsample", _ALL),
-    SectionType("reorg", _NOT_HANK, needs_image=True),
-    SectionType("reorg3d", _NOT_PJREDDIE, needs_image=True),
-    SectionType("crop", _NOT_HANK, needs_image=True),
+    SectionType("maxpool", ALL, short="max", needs_image=True, is_pool=True),
+    SectionType("local_avgpool", NOT_PJREDDIE, short="local_avg", needs_image=True, is_pool=True),
+    SectionType("avgpool", ALL, short="avg", needs_image=True, is_head=True),
+    SectionType("upsample", ALL),
+    SectionType("reorg", NOT_HANK, needs_image=True),
+    SectionType("reorg3d", NOT_PJREDDIE, needs_image=True),
+    SectionType("crop", NOT_HANK, needs_image=True),
     # layers that read others by number
-    SectionType("route", _ALL, numbers_in="layers", reads_numbered=True, reads_several=True),
-    SectionType("shortcut", _ALL, numbers_in="from", reads_numbered=True, reads_several=True),
-    SectionType("scale_channels", _NOT_PJREDDIE, numbers_in="from", reads_numbered=True),
-    SectionType("sam", _NOT_PJREDDIE, numbers_in="from", reads_numbered=True),
+    SectionType("route", ALL, numbers_in="layers", reads_numbered=True, reads_several=True),
+    SectionType("shortcut", ALL, numbers_in="from", reads_numbered=True, reads_several=True),
+    SectionType("scale_channels", NOT_PJREDDIE, numbers_in="from", reads_numbered=True),
+    SectionType("sam", NOT_PJREDDIE, numbers_in="from", reads_numbered=True),
     # layers that keep their input's shape, or bring values of their own
-    SectionType("dropout", _ALL),
-    SectionType("activation", _NOT_HANK),
-    SectionType("batchnorm", _NOT_HANK),
-    SectionType("normalization", _NOT_HANK, short="lrn"),
-    SectionType("l2norm", _PJREDDIE),
-    SectionType("empty", _ALEXEYAB, short="silence"),
-    SectionType("history", _ALEXEYAB),
-    SectionType("implicit", _ALEXEYAB),
+    SectionType("dropout", ALL),
+    SectionType("activation", NOT_HANK),
+    SectionType("batchnorm", NOT_HANK),
+    SectionType("normalization", NOT_HANK, short="lrn"),
+    SectionType("l2norm", PJREDDIE),
+    SectionType("empty", ALEXEYAB, short="silence"),
+    SectionType("history", ALEXEYAB),
+    SectionType("implicit", ALEXEYAB, keeps_input_size=False),
     # heads
-    SectionType("softmax", _ALL, short="soft", is_head=True),
-    SectionType("logistic", _PJREDDIE, is_head=True),
-    SectionType("cost", _ALL, keeps_input_size=False, is_head=True),
-    SectionType("contrastive", _NOT_PJREDDIE, numbers_in="yolo_layer"),
-    SectionType("detection", _NOT_HANK, is_head=True),
-    SectionType("region", _ALL, is_head=True),
-    SectionType("yolo", _ALL, numbers_in="embedding_layer", is_head=True),
-    SectionType("Gaussian_yolo", _NOT_PJREDDIE, is_head=True),
-    SectionType("iseg", _PJREDDIE, is_head=True),
+    SectionType("softmax", ALL, short="soft", is_head=True),
+    SectionType("logistic", PJREDDIE, is_head=True),
+    SectionType("cost", ALL, keeps_input_size=False, is_head=True),
+    SectionType("contrastive", NOT_PJREDDIE, numbers_in="yolo_layer"),
+    SectionType("detection", NOT_HANK, is_head=True),
+    SectionType("region", ALL, is_head=True),
+    SectionType("yolo", ALL, numbers_in="embedding_layer", is_head=True),
+    SectionType("Gaussian_yolo", NOT_PJREDDIE, is_head=True),
+    SectionType("iseg", PJREDDIE, is_head=True),
 )
 
 TYPES: dict[str, SectionType] = {row.name: row for row in _ROWS}
@@ -104,4 +106,4 @@ def spellings(fork: str) -> dict[str, str]:
     return {spelling: row.name for row in rows for spelling in (row.name, row.short) if spelling}
 
 
-SECTIONS: dict[str, dict[str, str]] = {fork: spellings(fork) for fork in sorted(_ALL)}
+SECTIONS: dict[str, dict[str, str]] = {fork: spellings(fork) for fork in sorted(ALL)}

@@ -84,11 +84,7 @@ def _crnn(layer: LayerContext) -> Shape:
     if layer.section.dialect.fixed_crnn:  # pjreddie, parser.c: parse_crnn passes width and height in the wrong order
         return image(filters, layer.incoming.width, layer.incoming.height)
     size, padding = kernel(layer.section, 3)
-    output = _windows(layer, filters, size, 2 * padding)
-    if output[1:3] != layer.incoming[1:3]:
-        sizes = f"{size_text(output[1:3])}, expected the input's {size_text(layer.incoming[1:3])}"
-        raise layer.section.error(f"has an output of {sizes}", cause="crnn needs pad=1 and stride=1")
-    return output
+    return _windows(layer, filters, size, 2 * padding)
 
 
 def _conv_lstm(layer: LayerContext) -> Shape:
@@ -137,31 +133,8 @@ def _route(layer: LayerContext) -> Shape:
     return Shape(c_division(channels, groups), height, width, c_division(outputs, groups))
 
 
-def _shortcut(layer: LayerContext) -> Shape:
-    expected = layer.incoming[1:3]
-    for index, other in zip(layer.reads, layer.numbered, strict=True):
-        if layer.section.type not in layer.section.dialect.reads_first_only and other[1:3] != expected:
-            sizes = f"{size_text(other[1:3])}, expected {size_text(expected)}"
-            raise layer.section.error(f"from layer {index}, which has a size of {sizes} as the layer before", "from")
-    return _volume(layer)
-
-
-def _scale_channels(layer: LayerContext) -> Shape:
-    (index,), (scaled,) = layer.reads, layer.numbered
-    expected = (1, *scaled[1:3]) if layer.section.flag("scale_wh") else (scaled.channels, 1, 1)
-    if layer.incoming[:3] != expected:
-        raise layer.section.error(
-            f"gets {size_text(layer.incoming)} scales for layer {index}, expected {size_text(expected)}", "from"
-        )
-    return image(*scaled[:3])
-
-
-def _sam(layer: LayerContext) -> Shape:
-    (index,), (other,) = layer.reads, layer.numbered
-    if other[:3] != layer.incoming[:3]:
-        sizes = f"{size_text(other)}, expected {size_text(layer.incoming)} as in the layer before"
-        raise layer.section.error(f"from layer {index}, which has {sizes}", "from")
-    return _volume(layer)
+def _scaled(layer: LayerContext) -> Shape:
+    return image(*layer.numbered[0][:3])
 
 
 def _implicit(layer: LayerContext) -> Shape:
@@ -179,13 +152,6 @@ def _history(layer: LayerContext) -> Shape:
         layer.incoming.height,
         layer.incoming.width,
     )
-
-
-def _softmax(layer: LayerContext) -> Shape:
-    groups = layer.section.positive("groups")
-    if layer.incoming.outputs % groups:
-        raise layer.section.error(f"groups={groups}, expected a divisor of {layer.incoming.outputs}", "groups")
-    return flat(layer.incoming.outputs)
 
 
 def _detector(boxes: Callable[[Section], int]) -> Rule:
@@ -210,11 +176,14 @@ def _yolo_channels(extra: int) -> Callable[[Section], int]:
     """Return the count of channels of a layer with classes + `extra` channels for each box in `mask`."""
 
     def channels(section: Section) -> int:
-        mask, boxes = section.integers("mask"), section.natural("num", 1)
-        boxes = boxes if mask is None else len(mask)
-        return boxes * (section.natural("classes", 20) + extra)
+        return boxes(section) * (section.natural("classes", 20) + extra)
 
     return channels
+
+
+def boxes(section: Section) -> int:
+    """Return the boxes of each cell of a detection layer: those in `mask`, or all."""
+    return len(section.integers("mask") or ()) or section.natural("num", 1)
 
 
 def _region_channels(section: Section) -> int:
@@ -224,12 +193,6 @@ def _region_channels(section: Section) -> int:
 
 def _iseg_channels(section: Section) -> int:
     return section.natural("classes", 20) + section.natural("ids", 32)
-
-
-def _contrastive(layer: LayerContext) -> Shape:
-    if not layer.section.integer("yolo_layer", 0):
-        raise layer.section.error("has no yolo_layer, expected the number of a [yolo] layer")
-    return flat(layer.incoming.outputs)
 
 
 def _detection(layer: LayerContext) -> Shape:
@@ -267,9 +230,9 @@ RULES: dict[str, Rule] = {
     "reorg": _reorg,
     "reorg3d": _reorg,
     "route": _route,
-    "shortcut": _shortcut,
-    "scale_channels": _scale_channels,
-    "sam": _sam,
+    "shortcut": _volume,
+    "scale_channels": _scaled,
+    "sam": _scaled,
     "implicit": _implicit,
     "crop": _crop,
     "history": _history,
@@ -280,9 +243,9 @@ RULES: dict[str, Rule] = {
     "empty": _same,
     "normalization": _volume,
     "batchnorm": _volume,
-    "softmax": _softmax,
+    "softmax": _no_image,
     "cost": _no_image,
-    "contrastive": _contrastive,
+    "contrastive": _no_image,
     "detection": _detection,
     "iseg": _detector(_iseg_channels),
     **{name: _detector(channels) for name, channels in DETECTORS.items()},

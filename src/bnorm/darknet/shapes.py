@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import NamedTuple
 
 from bnorm.darknet.cfg import Section
-from bnorm.darknet.section_types import TYPES
+from bnorm.darknet.section_types import TYPES, SectionType
 
 
 class Shape(NamedTuple):
@@ -76,12 +76,17 @@ def layers_read(section: Section, index: int) -> tuple[int, ...]:
     kind = TYPES[section.type]
     if not kind.reads_numbered:
         return ()
-    numbers = section.integers(kind.numbers_in)
+    numbers = _numbers(section, kind)
     if not numbers:
         raise section.error(f"has no {kind.numbers_in}, expected the number of a layer", kind.numbers_in)
-    if not reads_list(section):
-        numbers = numbers[:1]
     return tuple(resolve(section, kind.numbers_in, number, index) for number in numbers)
+
+
+def _numbers(section: Section, kind: SectionType) -> list[int]:
+    """Return the numbers as the fork reads them: a list, or one number (of which hank drops a fraction)."""
+    if reads_list(section):
+        return section.integers(kind.numbers_in) or []
+    return [section.integer(kind.numbers_in, 0)] if section.find(kind.numbers_in) else []
 
 
 def reads_list(section: Section) -> bool:
@@ -113,5 +118,5 @@ def strides(section: Section) -> tuple[int, int]:
 
 def kernel(section: Section, size: int = 1) -> tuple[int, int]:
     """Return size and padding of a convolution: `pad` is a switch for a padding of size/2, and overrides `padding`."""
-    size = section.positive("size", size)
+    size = section.natural("size", size)
     return size, size // 2 if section.flag("pad") else section.natural("padding")

@@ -7,6 +7,8 @@ from typing import NamedTuple
 from bnorm.darknet.layout import FLOAT, Array, Layout, ends_at_layer
 from bnorm.text import size
 
+WAY_ON = "--trailing keep or --trailing drop accepts bytes that another program appended"
+
 
 class SizeMismatch(NamedTuple):
     """The planned and the actual size, in bytes, and where the file ends.
@@ -64,10 +66,15 @@ def worded(mismatch: SizeMismatch) -> Wording:
         where=_where(mismatch),
         amount=f"{size(missing)} missing" if missing > 0 else f"{size(-missing)} left over",
         sizes=f"expected {mismatch.expected:,} bytes, got {mismatch.actual:,}",
-        cause="it ends between two layers: a partial file such as NAME.conv.N?"
-        if mismatch.between_layers
-        else "wrong cfg or --dialect? Run `bnorm check` to find out",
+        cause=_cause(mismatch),
     )
+
+
+def _cause(mismatch: SizeMismatch) -> str:
+    if mismatch.between_layers:
+        return "it ends between two layers: a partial file such as NAME.conv.N?"
+    check = "wrong cfg or --dialect? Run `bnorm check` to find out"
+    return check if mismatch.missing > 0 else f"{check}; {WAY_ON}"
 
 
 def _where(mismatch: SizeMismatch) -> str:

@@ -9,9 +9,10 @@ from __future__ import annotations
 import os
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
+from enum import StrEnum
 from io import FileIO
 from pathlib import Path
-from typing import BinaryIO, Self
+from typing import Any, BinaryIO, Self
 
 import numpy as np
 from numpy.typing import NDArray
@@ -19,6 +20,7 @@ from numpy.typing import NDArray
 from bnorm.darknet.header import Header
 from bnorm.darknet.layout import FLOAT, Array, Layout
 from bnorm.darknet.model import Model
+from bnorm.darknet.model_or_paths import model_or_paths
 from bnorm.darknet.size_mismatch import SizeMismatch, size_mismatch, worded
 from bnorm.errors import WeightsError
 from bnorm.files import naming, read_at, replacing
@@ -28,12 +30,34 @@ Floats = NDArray[np.float32]
 BLOCK = 1 << 17  # values of a streamed block, unless a single row is longer
 
 
+class Trailing(StrEnum):
+    """What to do with bytes after the last array, which pjreddie's and AlexeyAB's programs do not look at."""
+
+    ERROR = "error"  # the file does not fit
+    KEEP = "keep"  # read the arrays, and copy the bytes into what is written
+    DROP = "drop"  # read the arrays, and leave the bytes out of what is written
+
+
+TRAILING = tuple(choice.value for choice in Trailing)
+
+
+def trailing_by_name(name: Trailing | str) -> Trailing:
+    """Return the choice of this name; ValueError for any other name."""
+    if name not in TRAILING:
+        raise ValueError(f"trailing {name!r}, expected one of {', '.join(TRAILING)}")
+    return Trailing(name)
+
+
 @dataclass(frozen=True, slots=True, repr=False)
 class Weights:
-    """A model's open weights file: close it, or use it in a `with` statement."""
+    """A model's open weights file: close it, or use it in a `with` statement.
+
+    `trailing` says whether bytes after the last array are accepted, and whether they are copied.
+    """
 
     model: Model
     file: FileIO
+    trailing: Trailing = Trailing.ERROR
 
     def close(self) -> None:
         """Close the file."""
@@ -55,29 +79,39 @@ class Weights:
         """Return the plan that the file is read by."""
         return self.model.layout
 
-    def __getitem__(self, key: tuple[int, str]) -> Floats:
+    def __getitem__(self, key: Any) -> Floats:
         """Return an array as `read` does: `weights[12, "rolling_mean"]`, `weights[0, "wf.scales"]`.
 
-        The KeyError of another name lists the arrays of the layer.
+        The KeyError of another name or layer lists those that there are.
         """
-        return self.read(self.layout.array(*key))
+        if key in self.layout.by_name:
+            return self.read(self.layout.by_name[key])
+        match key:
+            case (layer, name):
+                return self.read(self.layout.array(layer, name))
+        raise KeyError(f"{key!r}, expected a layer and a name, such as weights[0, 'biases']")
 
     def __repr__(self) -> str:
         return f"<Weights: {self.path}, {self.layout!r}>"
 
     def read(self, array: Array) -> Floats:
         """Return one array, float32, in its shape in memory."""
-        stored = self._floats(array.offset, array.size, array).reshape(array.stored)
+        stored = self._fill(np.empty(array.size, "<f4"), array.offset, array).reshape(array.stored)
         return stored if array.axes is None else stored.transpose(array.axes)
 
     def blocks(self, array: Array) -> Iterator[Floats]:
-        """Yield the array as it is stored, float32, in blocks of whole rows of its first axis."""
+        """Yield the array as it is stored, float32, in blocks of whole rows of its first axis.
+
+        A block is valid until the next one is read into the same memory, because new pages for each would cost more
+        than reading it: copy what is kept.
+        """
         length, *rest = array.stored
         row = int(np.prod(rest, dtype=np.int64))
         step = max(1, BLOCK // max(row, 1))
+        buffer = np.empty(min(step, length) * row, "<f4")
         for start in range(0, length, step):
             rows = min(step, length - start)
-            yield self._floats(array.offset + start * row * FLOAT, rows * row, array).reshape(rows, *rest)
+            yield self._fill(buffer[: rows * row], array.offset + start * row * FLOAT, array).reshape(rows, *rest)
 
     @property
     def nbytes(self) -> int:
@@ -97,15 +131,29 @@ class Weights:
         """Return where and by how much the file's size differs from the plan; None if it does not."""
         return size_mismatch(self.layout, self.nbytes)
 
+    def misfit(self) -> SizeMismatch | None:
+        """Return the mismatch, None also for trailing bytes that are accepted."""
+        accepts = self.trailing is not Trailing.ERROR and self.nbytes > self.layout.nbytes
+        return None if accepts else self.mismatch()
+
     def require_fit(self) -> None:
-        """Raise a `WeightsError` unless the file has exactly the planned size."""
-        mismatch = self.mismatch()
+        """Raise a `WeightsError` unless the file has the planned size, or more where trailing bytes are accepted."""
+        mismatch = self.misfit()
         if mismatch:
             raise misfit_error(self.path, mismatch)
 
-    def _floats(self, offset: int, count: int, array: Array) -> Floats:
-        """Return `count` values from an offset in `array`, shape (count,)."""
-        values = np.empty(count, "<f4")
+    @property
+    def kept_bytes(self) -> int:
+        """Return the number of trailing bytes that are copied into what is written."""
+        return max(0, self.nbytes - self.layout.nbytes) if self.trailing is Trailing.KEEP else 0
+
+    def kept(self) -> Iterator[bytes]:
+        """Yield the trailing bytes that are copied into what is written, in blocks."""
+        for start in range(self.nbytes - self.kept_bytes, self.nbytes, BLOCK):
+            yield self.bytes_at(start, min(BLOCK, self.nbytes - start))
+
+    def _fill(self, values: Floats, offset: int, array: Array) -> Floats:
+        """Read the values that lie at an offset of the file, inside this array."""
         view = memoryview(values.view(np.uint8).data)
         got = 0
         with naming(self.path):
@@ -126,15 +174,30 @@ def misfit_error(path: Path, mismatch: SizeMismatch) -> WeightsError:
     return WeightsError(path, words.sentence, cause=words.cause)
 
 
-def open_weights(model: Model) -> Weights:
-    """Open the model's weights file, for the caller to close; a `WeightsError` if its size has changed since."""
+@model_or_paths
+def open_weights(model: Model, trailing: Trailing | str = Trailing.ERROR, *, allow_misfit: bool = False) -> Weights:
+    """Open the model's weights file, for the caller to close.
+
+    In place of the model, the paths of a cfg and its weights: `open_weights("net.cfg", "net.weights")`.
+    `trailing` says what to do with bytes after the last array: see `Trailing`. `allow_misfit` opens a file of any
+    size: its arrays may hold the values of others, and reading one that it lacks is a `WeightsError`.
+
+    `WeightsError` if the file does not have the planned size, or if its size has changed since the model was read;
+    ValueError for another name, and for a model without weights.
+    """
+    choice = trailing_by_name(trailing)
     if model.weights is None:
-        raise ValueError("the model has no weights file")
-    file = model.weights.open("rb", buffering=0)
-    if os.fstat(file.fileno()).st_size != model.nbytes:
-        file.close()
-        raise WeightsError(model.weights, f"changed while it was read, expected {model.nbytes:,} bytes")
-    return Weights(model=model, file=file)
+        raise ValueError("the model was read without weights, expected read_model(cfg, weights)")
+    weights = Weights(model=model, file=model.weights.open("rb", buffering=0), trailing=choice)
+    try:
+        if os.fstat(weights.file.fileno()).st_size != model.nbytes:
+            raise WeightsError(model.weights, f"changed while it was read, expected {model.nbytes:,} bytes")
+        if not allow_misfit:
+            weights.require_fit()
+    except WeightsError:
+        weights.close()
+        raise
+    return weights
 
 
 def save(path: Path, header: Header, layout: Layout, arrays: Iterable[Floats]) -> None:
@@ -149,15 +212,31 @@ def save(path: Path, header: Header, layout: Layout, arrays: Iterable[Floats]) -
             write_array(file, array, values)
 
 
-def copy(model: Model, output: Path, replaced: Mapping[tuple[int, str], NDArray[np.floating]]) -> None:
-    """Copy the model's weights file with some arrays replaced, by layer and name, each in its shape in memory.
+def copy(
+    model: Model,
+    output: Path,
+    replaced: Mapping[tuple[int, str], NDArray[np.floating]],
+    trailing: Trailing | str = Trailing.ERROR,
+) -> None:
+    """Copy the model's weights file as `copy_to` does."""
+    with replacing(output) as (file,):
+        copy_to(file, model, replaced, trailing)
+
+
+def copy_to(
+    file: BinaryIO,
+    model: Model,
+    replaced: Mapping[tuple[int, str], NDArray[np.floating]],
+    trailing: Trailing | str = Trailing.ERROR,
+) -> None:
+    """Copy the weights to an open file with some arrays replaced, by layer and name, each in its shape in memory.
 
     KeyError for an array that the file does not have, ValueError for a wrong shape; nothing is written then.
     """
     new = {model.layout.array(*key): values for key, values in replaced.items()}
     for array, values in new.items():
         _check_shape(array, values)
-    with open_weights(model) as weights, replacing(output) as (file,):
+    with open_weights(model, trailing) as weights:
         file.write(weights.head())
         for array in model.layout.arrays:
             if array in new:
@@ -165,6 +244,7 @@ def copy(model: Model, output: Path, replaced: Mapping[tuple[int, str], NDArray[
             else:
                 for block in weights.blocks(array):
                     write_block(file, block)
+        file.writelines(weights.kept())
 
 
 def _check_shape(array: Array, values: NDArray[np.floating]) -> None:

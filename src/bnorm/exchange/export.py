@@ -26,9 +26,8 @@ from bnorm.exchange.safetensors import write_safetensors
 from bnorm.exchange.source import Source, open_source
 from bnorm.exchange.wts import write_wts
 from bnorm.files import check_folder, check_outputs, replacing
-from bnorm.transforms.fold.fold import POLICIES
+from bnorm.statistics.bad_variance import POLICIES, BadVariance
 from bnorm.transforms.fold.folded_model import FoldOptions
-from bnorm.transforms.fold.variances import BadVariance
 from bnorm.transforms.pair import Meter, Progress
 
 Files = Callable[[Path, Sequence[Item] | None], tuple[Path, ...]]

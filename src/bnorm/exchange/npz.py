@@ -9,7 +9,7 @@ from typing import BinaryIO
 import numpy as np
 
 from bnorm.exchange.job import Job
-from bnorm.tensors.npz import member_info
+from bnorm.tensors.npz import new_member
 
 
 def write_npz(job: Job, files: Sequence[BinaryIO]) -> None:
@@ -20,7 +20,7 @@ def write_npz(job: Job, files: Sequence[BinaryIO]) -> None:
     with zipfile.ZipFile(files[0], "w", zipfile.ZIP_STORED) as archive:
         for item in job.items:
             header = {"descr": item.dtype, "fortran_order": False, "shape": item.shape}
-            with archive.open(member_info(item.name), "w", force_zip64=True) as member:
+            with new_member(archive, item.name) as member:
                 np.lib.format.write_array_header_1_0(member, header)
                 for block in item.blocks():
                     member.write(np.ascontiguousarray(block, item.dtype).data)

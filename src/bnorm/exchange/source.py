@@ -13,8 +13,8 @@ from bnorm.darknet.layout import Array
 from bnorm.darknet.model import Model
 from bnorm.darknet.weights import Floats, Weights, open_weights
 from bnorm.exchange.axes import reordered
+from bnorm.folding.fates import Kept
 from bnorm.transforms.fold.arrays import TOO_LARGE
-from bnorm.transforms.fold.fates import Kept
 from bnorm.transforms.fold.folded_model import FoldedModel, FoldOptions, fold_model
 
 

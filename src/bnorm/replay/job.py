@@ -3,59 +3,85 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
-from bnorm.batchnorm.batches import Batch, Progress, Results, run_batches
+from bnorm.batchnorm.arithmetic import ARITHMETICS
+from bnorm.batchnorm.batches import Batch, Progress, run_batches
 from bnorm.batchnorm.engine import MEMORY, Normalisation
+from bnorm.batchnorm.engines import kernels_of
+from bnorm.batchnorm.epsilon import Epsilon, as_epsilon
 from bnorm.batchnorm.formulas import Rolling, quiet
 from bnorm.batchnorm.threads import Team, thread_count
 from bnorm.darknet.model import Model
-from bnorm.files import replacing
-from bnorm.replay.layer import StoredLayer, check_tensors, update_weights
+from bnorm.darknet.model_or_paths import model_or_paths
+from bnorm.darknet.weights import Trailing, trailing_by_name
+from bnorm.files import Outputs, replacing_set
+from bnorm.replay.layer import OtherSize, StoredLayer, check_tensors, other_sizes, update_weights
 from bnorm.replay.outputs import FINAL, OutputPlan, plan_outputs
+from bnorm.replay.reference import Difference, References, open_reference, read_reference, vector_difference
 from bnorm.replay.request import Inference, ModelLayer, ParamsFile, Request, Training, parse_layer, tensor_names
 from bnorm.replay.results import (
     ArchiveResults,
+    Destination,
     FolderResults,
-    Summaries,
+    Measured,
+    MeasuredResults,
+    NoResults,
     ValueRange,
     Wanted,
     value_range,
     wanted_results,
 )
+from bnorm.statistics.bad_variance import BadVariance, policy_by_name
 from bnorm.tensors.npy import write_npy
 from bnorm.tensors.open import open_tensor
 from bnorm.tensors.tensor import FileTensor, Tensor
+
+ALL = "all"  # as the name of an arithmetic: each in turn
 
 TensorNames = str | os.PathLike[str] | Sequence[str | os.PathLike[str]]
 
 
 class ResultRow(NamedTuple):
-    """One result of one input. `range` is None for a tensor that was written, which is not read again."""
+    """One result of one input. `difference` is that from its reference, None without one."""
 
     input: str
     name: str
     dtype: str
     shape: tuple[int, ...]
-    range: ValueRange | None
-    path: str | None  # the file that holds it, or FILE.npz:NAME
+    range: ValueRange
+    path: str | None  # the file that holds it, or FILE.npz:NAME; None if it was not written
+    difference: Difference | None = None
 
 
-@dataclass(frozen=True, slots=True, repr=False)
+class RankedArithmetic(NamedTuple):
+    """An arithmetic, and the result that is furthest from its reference."""
+
+    arithmetic: str
+    worst: ResultRow
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, repr=False)
 class RunReport:
-    """The results of a run: a `Batch` of vectors for each input, and a `ResultRow` for each result of each input."""
+    """The results of a run: a `Batch` of vectors for each input, and a `ResultRow` for each result of each input.
+
+    `other_sizes` are inputs of another height and width than the cfg says. `ranking` has all arithmetics, nearest
+    first, if they were compared; the rest of the report is then that of the nearest.
+    """
 
     request: Request
     arithmetic: str
     batches: tuple[Batch, ...]
     results: tuple[ResultRow, ...]
+    other_sizes: tuple[OtherSize, ...] = ()
+    ranking: tuple[RankedArithmetic, ...] = ()
 
     @property
     def model_layer(self) -> ModelLayer | None:
@@ -67,6 +93,12 @@ class RunReport:
         """Return the rolling statistics after the last input."""
         return self.batches[-1].rolling
 
+    @property
+    def compared(self) -> tuple[ResultRow, ...]:
+        """Return the results that were compared, the furthest from its reference first."""
+        rows = (row for row in self.results if row.difference)
+        return tuple(sorted(rows, key=_relative, reverse=True))
+
     def __repr__(self) -> str:
         mode = "training" if self.request.train else "inference"
         output = f", output={str(self.request.output)!r}" if self.request.output else ""
@@ -74,6 +106,7 @@ class RunReport:
         return f"<RunReport: {mode}, {self.arithmetic}, {counts}{output}>"
 
 
+@model_or_paths
 def run(
     model: Model | None = None,
     layer: int | str | tuple[int, str] | None = None,
@@ -90,55 +123,81 @@ def run(
     shape: tuple[int, ...] | None = None,
     output: str | os.PathLike[str] | None = None,
     update_weights: str | os.PathLike[str] | None = None,
+    force: bool = False,
+    against: str | os.PathLike[str] | None = None,
+    epsilon: Epsilon | str | None = None,
+    bad_variance: BadVariance | str = BadVariance.ERROR,
+    trailing: Trailing | str = Trailing.ERROR,
     memory: int = MEMORY,
     threads: int | None = None,
+    engine: str = "auto",
     progress: Progress | None = None,
 ) -> RunReport:
     """Run the batch normalisation of one layer on saved tensors: at inference, in training, and backward.
 
-    model, layer    a model with weights, and a layer of it: 12, or the part "3.wf" or (3, "wf")
+    model, layer    a model with weights, and a layer of it: 12, or the part "3.wf" or (3, "wf"); in place of the model
+                    the paths of a cfg and its weights: run("net.cfg", "net.weights", 12, inputs="x.npy")
     params          instead of these, a .npz archive of scales, biases, rolling_mean and rolling_variance
-    inputs          one tensor or several consecutive mini-batches: X.npy, X.npz, X.npz:KEY; raw float32 with `shape`
+    inputs          one tensor or several consecutive mini-batches: X.npy, X.npz, X.npz:KEY; raw float32 with `shape`;
+                    or a pattern, x*.npy. Each is what the layer computes before bias, normalisation and activation
     deltas          ∂loss/∂y of each input, in the same order: run backward as well
     train           normalise by each mini-batch's own moments, and update the rolling statistics
-    arithmetic      a name in `ARITHMETICS`; default: the CPU path of the model's dialect, or "pjreddie"
+    arithmetic      a name in `ARITHMETICS`; default: the CPU path of the model's dialect, or "pjreddie"; with `against`
+                    also "all"
     rolling, keep   in training, "ema", with the fraction of the old statistics that it keeps, or "average"
     stages          also write x_norm, mean_delta and variance_delta
     layout          "nchw" or "nhwc"
-    output          a folder for .npy files, or FILE.npz; by default nothing is written, and ranges are reported
+    output          a folder for .npy files, or FILE.npz; by default nothing is written
     update_weights  a new file: the model's weights with this layer's rolling statistics replaced
+    force           replace outputs that exist, all results in the folder together; never an input
+    against         a folder or FILE.npz of results to compare with, named as those of `output`
+    epsilon         the guard of the forward normalisation, for "paper" of all of it; default: the arithmetic's
+    bad_variance    a rolling variance that is bad for this ε: "error", "clamp" (take the nearest, 0 for NaN), or "skip"
+                    (use it as it is)
+    trailing        bytes after the weights' last array: "error", or "keep" or "drop" for update_weights
     memory          bytes of tensors in memory at a time, at least 16 MiB; no result depends on it
     threads         default: the processors that this process may use; no result depends on it
+    engine          "numpy", "numba" (needs bnorm[fast]), or "auto": Numba where it is installed and there are enough
+                    values; no result depends on it
     progress        called with the number of finished values, and the total
 
     Raises ValueError for invalid arguments and a `BnormError` for files that do not fit, before anything is written.
     """
     count = thread_count(threads)
     request = Request(
-        source=_source(model, layer, params),
+        source=_source(model, layer, params, trailing),
         inputs=tensor_names(inputs),
         deltas=tensor_names(deltas),
         mode=_mode(train, rolling, keep),
-        arithmetic=arithmetic,
+        arithmetic=None if arithmetic == ALL else arithmetic,
         stages=stages,
         layout=layout,
         shape=shape,
         output=None if output is None else Path(output),
         update_weights=None if update_weights is None else Path(update_weights),
+        force=force,
+        against=None if against is None else Path(against),
+        epsilon=None if epsilon is None else as_epsilon(epsilon),
+        bad_variance=policy_by_name(bad_variance),
         memory=memory,
+        engine=engine,
     )
     with Team(count) as team:
-        return execute(request, team, progress)
+        return rank(request, team, progress) if arithmetic == ALL else execute(request, team, progress)
 
 
 def _source(
-    model: Model | None, layer: int | str | tuple[int, str] | None, params: str | os.PathLike[str] | None
+    model: Model | None,
+    layer: int | str | tuple[int, str] | None,
+    params: str | os.PathLike[str] | None,
+    trailing: Trailing | str,
 ) -> ModelLayer | ParamsFile:
+    trailing_by_name(trailing)
     if params is not None and model is None and layer is None:
         return ParamsFile(Path(params))
     if params is not None or model is None or layer is None:
         raise ValueError("expected a model and a layer, or params alone")
-    return ModelLayer(model, *parse_layer(layer))
+    return ModelLayer(model, *parse_layer(layer), trailing)
 
 
 def _mode(train: bool, rolling: str, keep: float | None) -> Inference | Training:
@@ -146,6 +205,32 @@ def _mode(train: bool, rolling: str, keep: float | None) -> Inference | Training
     if not train and training != Training():
         raise ValueError("rolling or keep without train, expected in training only")
     return training if train else Inference()
+
+
+def rank(request: Request, team: Team, progress: Progress | None = None) -> RunReport:
+    """Compare every arithmetic with the reference, and return the report of the nearest.
+
+    The nearest has the smallest of all largest relative differences; if some are the same, the second largest decide,
+    and so on. ValueError without a reference, or with outputs.
+    """
+    if request.against is None or request.output or request.update_weights:
+        raise ValueError(f"arithmetic={ALL!r}, expected against, and no output or update_weights")
+    reports = []
+    for number, name in enumerate(ARITHMETICS):
+        advance = _share(progress, number, len(ARITHMETICS)) if progress else None
+        reports.append(execute(replace(request, arithmetic=name), team, advance))
+    reports.sort(key=lambda report: [_relative(row) for row in report.compared])
+    ranking = tuple(RankedArithmetic(arithmetic=report.arithmetic, worst=report.compared[0]) for report in reports)
+    return replace(reports[0], ranking=ranking)
+
+
+def _share(progress: Progress, number: int, count: int) -> Progress:
+    """Return the progress of one of `count` runs."""
+    return lambda done, total: progress(number * total + done, count * total)
+
+
+def _relative(row: ResultRow) -> float:
+    return row.difference.max_rel if row.difference else 0.0
 
 
 @quiet
@@ -156,19 +241,29 @@ def execute(request: Request, team: Team, progress: Progress | None = None) -> R
     plan = plan_outputs(
         request.output, request.update_weights, wanted.names, inputs=len(request.inputs), train=request.train
     )
-    plan.check(request.files_read())
-    stored = request.source.read()
+    references = request.references(wanted.names)
+    read = [*request.files_read(), *references.paths()]
+    plan.check(read, force=request.force)
+    stored = request.read_layer()
     layer = Normalisation(
         parameters=stored.parameters, rolling=stored.rolling, arithmetic=arithmetic, train=request.train
     )
-    results = _results(plan, wanted)
+    rule = request.training.rule(arithmetic, connected=stored.connected)
     with ExitStack() as stack:
         inputs, deltas = _open(request, stored, stack)
-        rule = request.training.rule(arithmetic, connected=stored.connected)
-        batches = run_batches(layer, inputs, deltas, rule, results, team, request.memory, progress)
-        _write_final(request, plan, wanted.select(batches[-1]), batches[-1].rolling)
-    rows = tuple(_rows(request, plan, wanted, inputs, batches, results))
-    return RunReport(request=request, arithmetic=arithmetic.name, batches=tuple(batches), results=rows)
+        kernels = kernels_of(request.engine, sum(x.channels * x.length for x in inputs))
+        vectors = _read_references(references, wanted, inputs)
+        outputs = stack.enter_context(replacing_set(lock=plan.root, stale=lambda: plan.stale(read)))
+        results = MeasuredResults(wanted, _destination(plan, wanted), outputs, references)
+        batches = run_batches(layer, inputs, deltas, rule, results, team, request.memory, progress, kernels)
+        _write_final(request, plan, outputs, wanted.select(batches[-1]), batches[-1].rolling)
+    return RunReport(
+        request=request,
+        arithmetic=arithmetic.name,
+        batches=tuple(batches),
+        results=tuple(_rows(request, plan, wanted, inputs, batches, results.tensors, vectors)),
+        other_sizes=other_sizes(request.inputs, inputs, stored.size),
+    )
 
 
 def _open(request: Request, stored: StoredLayer, stack: ExitStack) -> tuple[list[FileTensor], list[FileTensor]]:
@@ -181,20 +276,38 @@ def _open(request: Request, stored: StoredLayer, stack: ExitStack) -> tuple[list
     return inputs, deltas
 
 
-def _results(plan: OutputPlan, wanted: Wanted) -> FolderResults | ArchiveResults | Summaries:
+def _read_references(
+    references: References, wanted: Wanted, inputs: Sequence[FileTensor]
+) -> list[dict[str, NDArray[np.float64]]]:
+    """Check the reference of every tensor, and return those of the vectors, for each input."""
+    vectors = []
+    for files, x in zip(references.files, inputs, strict=True):
+        for name in wanted.tensors:
+            if name in files:
+                open_reference(files[name], x).close()
+        held = [name for name in wanted.vectors if name in files]
+        vectors.append({name: read_reference(files[name], x.channels) for name in held})
+    return vectors
+
+
+def _destination(plan: OutputPlan, wanted: Wanted) -> Destination:
     if plan.archive:
         return ArchiveResults(wanted=wanted, path=plan.archive)
-    return FolderResults(wanted=wanted, folders=plan.folders) if plan.folders else Summaries(wanted)
+    return FolderResults(wanted=wanted, folders=plan.folders) if plan.folders else NoResults()
 
 
-def _write_final(request: Request, plan: OutputPlan, last: dict[str, NDArray[np.floating]], rolling: Rolling) -> None:
+def _write_final(
+    request: Request, plan: OutputPlan, outputs: Outputs, last: Mapping[str, NDArray[np.floating]], rolling: Rolling
+) -> None:
     """Write the rolling statistics after several mini-batches, and the weights that hold them."""
     if plan.final:
-        with replacing(*plan.final) as files:
+        with outputs.open(*plan.final) as files:
             for file, name in zip(files, FINAL, strict=True):
                 write_npy(file, last[name])
-    if plan.updated_weights and isinstance(request.source, ModelLayer):
-        update_weights(request.source.model, request.source.layer, request.source.part, rolling, plan.updated_weights)
+    source = request.source
+    if plan.updated_weights and isinstance(source, ModelLayer):
+        with outputs.open(plan.updated_weights) as (file,):
+            update_weights(file, source.model, source.layer, source.part, rolling, source.trailing)
 
 
 def _rows(
@@ -203,22 +316,24 @@ def _rows(
     wanted: Wanted,
     inputs: Sequence[Tensor],
     batches: Sequence[Batch],
-    results: Results,
+    tensors: Sequence[Mapping[str, Measured]],
+    references: Sequence[Mapping[str, NDArray[np.float64]]],
 ) -> Iterator[ResultRow]:
     """Yield the results of each input: its tensors, then its vectors."""
-    summaries = results.summaries if isinstance(results, Summaries) else []
     for number, (x, batch) in enumerate(zip(inputs, batches, strict=True)):
-        source = request.inputs[number]
-        for name in wanted.tensors:
-            seen = summaries[number].tensors[name].range() if summaries else None
-            path = plan.path_of(number, name)
-            yield ResultRow(input=source, name=name, dtype=str(x.dtype), shape=x.shape, range=seen, path=path)
-        for name, values in wanted.select(batch).items():
+        source, vectors = request.inputs[number], wanted.select(batch)
+        measured = {name: (x.dtype, x.shape, tensors[number][name]) for name in wanted.tensors}
+        for name, values in vectors.items():
+            reference = references[number].get(name)
+            difference = None if reference is None else vector_difference(values, reference)
+            measured[name] = (values.dtype, values.shape, Measured(value_range(values), difference))
+        for name, (dtype, shape, measures) in measured.items():
             yield ResultRow(
                 input=source,
                 name=name,
-                dtype=str(values.dtype),
-                shape=values.shape,
-                range=value_range(values),
+                dtype=str(dtype),
+                shape=shape,
+                range=measures.range,
                 path=plan.path_of(number, name),
+                difference=measures.difference,
             )

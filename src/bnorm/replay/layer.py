@@ -4,16 +4,35 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import BinaryIO, NamedTuple
 
+from bnorm.batchnorm.epsilon import Epsilon
 from bnorm.batchnorm.formulas import Parameters, Rolling
 from bnorm.darknet.layout import NORMALISATION, Array
 from bnorm.darknet.model import Model
-from bnorm.darknet.weights import copy, open_weights
+from bnorm.darknet.weights import Trailing, copy_to, open_weights
 from bnorm.errors import BnormError, CfgError, TensorError
+from bnorm.statistics.bad_variance import BadChannels, BadVariance, bad_channels, clamped
 from bnorm.statistics.normalisers import read_normaliser
 from bnorm.tensors.npz import read_vectors
 from bnorm.tensors.tensor import FileTensor
+
+OWN_OUTPUT = "x is what the layer computes before bias, normalisation and activation, not its input"
+
+
+class Size(NamedTuple):
+    """Height and width of one channel."""
+
+    height: int
+    width: int
+
+
+class OtherSize(NamedTuple):
+    """An input whose height and width are not those that the cfg says for the output of the layer."""
+
+    input: str
+    size: Size
+    expected: Size
 
 
 class StoredLayer(NamedTuple):
@@ -22,18 +41,38 @@ class StoredLayer(NamedTuple):
     parameters: Parameters
     rolling: Rolling
     connected: bool
+    size: Size | None = None  # of its output in the cfg, if there is one
 
 
-def layer_from_model(model: Model, layer: int, part: str = "") -> StoredLayer:
+def layer_from_model(
+    model: Model, layer: int, part: str = "", trailing: Trailing | str = Trailing.ERROR
+) -> StoredLayer:
     """Return the batch normalisation of a layer, or of its part; raises `CfgError` where it has none."""
     normalisation_arrays(model, layer, part)
-    with open_weights(model) as weights:
-        weights.require_fit()
+    with open_weights(model, trailing) as weights:
         item = next(item for item in model.network.layers[layer].parts if item.name == part)
         normaliser = read_normaliser(weights, layer, item)
+    connected = normaliser.kind == "connected"
+    output = model.network.layers[layer].output
+    size = Size(height=1, width=1) if connected else Size(height=output.height, width=output.width)
     return StoredLayer(
-        parameters=normaliser.parameters, rolling=normaliser.rolling, connected=normaliser.kind == "connected"
+        parameters=normaliser.parameters,
+        rolling=normaliser.rolling,
+        connected=connected,
+        size=size if min(size) > 0 else None,  # darknet reports no size of some recurrent layers
     )
+
+
+def judged(stored: StoredLayer, policy: BadVariance, guards: Sequence[Epsilon]) -> StoredLayer | BadChannels:
+    """Return the layer to run, with bad variances clamped or left by the policy; those that are an error otherwise.
+
+    `guards` are the ε that the variances are used with.
+    """
+    variance = stored.rolling.variance
+    bad = bad_channels(variance, *guards) if policy is not BadVariance.SKIP else None
+    if bad is None or policy is BadVariance.ERROR:
+        return bad or stored
+    return stored._replace(rolling=stored.rolling._replace(variance=clamped(variance, bad)))
 
 
 def normalisation_arrays(model: Model, layer: int, part: str) -> dict[str, Array]:
@@ -69,8 +108,9 @@ def check_tensors(inputs: Sequence[FileTensor], deltas: Sequence[FileTensor], ch
     """Raise `TensorError` for an input that does not fit the layer, and for a delta that does not fit its input."""
     for x in inputs:
         if x.channels != channels:
-            what = f"has {x.channels} channels in {x.shape}, expected {channels}, as in the layer"
-            raise TensorError(x.path, what, cause="the wrong --layout?" if len(x.shape) > 2 else "")
+            what = f"has {x.channels} channels in {x.shape}, expected {channels}, as the layer's own output has"
+            cause = f"{OWN_OUTPUT}; or is --layout wrong?" if len(x.shape) > 2 else OWN_OUTPUT
+            raise TensorError(x.path, what, cause=cause)
         if train and x.length == 1:
             raise TensorError(x.path, "has one value per channel, expected more: one value has no variance")
     for delta, x in zip(deltas, inputs, strict=True) if deltas else ():
@@ -78,8 +118,25 @@ def check_tensors(inputs: Sequence[FileTensor], deltas: Sequence[FileTensor], ch
             raise TensorError(delta.path, f"has the shape {delta.shape}, expected its input's, {x.shape}")
 
 
-def update_weights(model: Model, layer: int, part: str, rolling: Rolling, output: Path) -> None:
-    """Write a copy of the model's weights with the rolling statistics of one layer or part replaced."""
+def other_sizes(names: Sequence[str], inputs: Sequence[FileTensor], expected: Size | None) -> tuple[OtherSize, ...]:
+    """Return the inputs of another height and width than expected: perhaps they are not the layer's output."""
+    if expected is None:
+        return ()
+    sizes = zip(names, map(_size, inputs), strict=True)
+    return tuple(OtherSize(input=name, size=size, expected=expected) for name, size in sizes if size != expected)
+
+
+def _size(x: FileTensor) -> Size:
+    """Return height and width of a tensor: 1 each of an (N, C)."""
+    if len(x.shape) == 2:
+        return Size(height=1, width=1)
+    return Size(*(x.shape[-3:-1] if x.layout == "nhwc" else x.shape[-2:]))
+
+
+def update_weights(
+    file: BinaryIO, model: Model, layer: int, part: str, rolling: Rolling, trailing: Trailing | str = Trailing.ERROR
+) -> None:
+    """Copy the model's weights to an open file, with the rolling statistics of one layer or part replaced."""
     arrays = normalisation_arrays(model, layer, part)
     new = {"rolling_mean": rolling.mean, "rolling_variance": rolling.variance}
-    copy(model, output, {(layer, arrays[field].name): values for field, values in new.items()})
+    copy_to(file, model, {(layer, arrays[field].name): values for field, values in new.items()}, trailing)

@@ -1,26 +1,33 @@
-"""All outputs of a run, planned once: what is checked is what is written."""
+"""All outputs of a run, planned once: what is checked is what is written, and what is removed."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+import re
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
 from bnorm.errors import OutputError
-from bnorm.files import check_folder, check_outputs
+from bnorm.files import FORCE, check_folder, check_outputs, is_same
+
+TENSORS = ("y", "x_norm", "dx")
 
 FINAL = ("rolling_mean", "rolling_variance")  # the statistics after several mini-batches, next to their folders
 
+VECTORS = ("mean", "variance", *FINAL, "scale_updates", "bias_updates", "mean_delta", "variance_delta")
 
-@dataclass(frozen=True, slots=True)
+RESULTS = (*TENSORS, *VECTORS)  # the names of all results that a run may have
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class OutputPlan:
     """Every folder and file that a run may write; all are empty for a run that only makes a summary."""
 
-    folders: tuple[Path, ...] = ()  # of the results of each input
+    root: Path | None = None  # the folder of all results
+    folders: tuple[Path, ...] = ()  # of the results of each input: `root`, or for several inputs folders in it
     names: tuple[str, ...] = ()  # of the results, in each folder or in the archive
     archive: Path | None = None
-    parent: Path | None = None  # the folder of several folders
-    final: tuple[Path, ...] = ()  # in `parent`: a file for each name in `FINAL`
+    final: tuple[Path, ...] = ()  # in `root`: a file for each name in `FINAL`
     updated_weights: Path | None = None
 
     def path_of(self, number: int, name: str) -> str | None:
@@ -29,26 +36,41 @@ class OutputPlan:
             return f"{self.archive}:{name}"
         return str(self.folders[number] / f"{name}.npy") if self.folders else None
 
-    def check(self, inputs: Iterable[Path]) -> None:
-        """Raise `OutputError` where an output is impossible, is one of the inputs, or is another output.
+    def check(self, inputs: Iterable[Path], *, force: bool) -> None:
+        """Raise `OutputError` where an output is impossible, is one of the inputs, is another output, or exists.
 
-        Results may replace older results, but never an input; the updated weights never replace a file.
+        A folder may exist, with any files except the results of an earlier run; `force` allows those, too.
         """
         inputs = list(inputs)
-        new = [self.updated_weights] if self.updated_weights else []
-        check_outputs(new, inputs)
-        folders = [self.parent, *self.folders] if self.parent else list(self.folders)
-        for folder in folders:
-            check_folder(folder, new_parent=self.parent not in (None, folder))
-        check_outputs([*self._files_in_old_folders(), *new], inputs, force=True)
-        if self.updated_weights and self.updated_weights.resolve() in [folder.resolve() for folder in folders]:
+        files = [path for path in (self.archive, self.updated_weights) if path]
+        check_outputs(files, inputs, force=force, cause=FORCE)
+        for folder in self._all_folders():
+            check_folder(folder, new_parent=folder != self.root)
+        results = [path for path in self._results() if path.parent.is_dir()]  # a new folder has none to replace
+        check_outputs([*results, *files], inputs, force=True)
+        if self.updated_weights and self.updated_weights.resolve() in map(Path.resolve, self._all_folders()):
             raise OutputError(self.updated_weights, "is the folder for results, expected another name")
+        if self.root and not force and (old := next(self.stale(inputs), None)):
+            what = f"holds results of an earlier run, such as {old.relative_to(self.root)}, expected a new name"
+            raise OutputError(self.root, what, cause=FORCE)
 
-    def _files_in_old_folders(self) -> list[Path]:
-        """Return the files of results; a folder that does not exist yet has none to replace."""
-        results = [folder / f"{name}.npy" for folder in self.folders for name in self.names]
-        files = [path for path in (*self.final, *results) if path.parent.is_dir()]
-        return [self.archive] if self.archive else files
+    def stale(self, inputs: Iterable[Path]) -> Iterator[Path]:
+        """Yield the results of earlier runs in the folder, of any number of inputs; an input is not a result."""
+        if self.root is None or not self.root.is_dir():
+            return
+        inputs = list(inputs)
+        numbered = sorted(path for path in self.root.iterdir() if re.fullmatch("[0-9]{3,}", path.name))
+        for folder in (self.root, *numbered):
+            for path in (folder / f"{name}.npy" for name in RESULTS):
+                is_file = path.is_file() or path.is_symlink()
+                if is_file and not any(is_same(path, other) for other in inputs):
+                    yield path
+
+    def _all_folders(self) -> list[Path]:
+        return [*dict.fromkeys((self.root, *self.folders))] if self.root else []
+
+    def _results(self) -> list[Path]:
+        return [*self.final, *(folder / f"{name}.npy" for folder in self.folders for name in self.names)]
 
 
 def plan_outputs(
@@ -59,12 +81,16 @@ def plan_outputs(
         return OutputPlan(updated_weights=updated_weights)
     if output.suffix == ".npz":
         return OutputPlan(names=names, archive=output, updated_weights=updated_weights)
-    if inputs == 1:
-        return OutputPlan(names=names, folders=(output,), updated_weights=updated_weights)
+    final = tuple(output / f"{name}.npy" for name in FINAL) if train and inputs > 1 else ()
     return OutputPlan(
+        root=output,
+        folders=input_folders(output, inputs),
         names=names,
-        folders=tuple(output / f"{number:03}" for number in range(inputs)),
-        parent=output,
-        final=tuple(output / f"{name}.npy" for name in FINAL) if train else (),
+        final=final,
         updated_weights=updated_weights,
     )
+
+
+def input_folders(folder: Path, inputs: int) -> tuple[Path, ...]:
+    """Return the folder of each input's results: the folder itself, or for several inputs 000, 001 and so on in it."""
+    return (folder,) if inputs == 1 else tuple(folder / f"{number:03}" for number in range(inputs))

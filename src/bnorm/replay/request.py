@@ -2,33 +2,43 @@
 
 from __future__ import annotations
 
+import glob
 import operator
 import os
 import re
 from collections.abc import Iterable
 from dataclasses import dataclass
+from itertools import chain
 from pathlib import Path
 
 from bnorm.batchnorm.arithmetic import Arithmetic, arithmetic_by_name
 from bnorm.batchnorm.engine import LEAST_MEMORY, MEMORY
-from bnorm.batchnorm.formulas import RollingRule, average, exponential
+from bnorm.batchnorm.engines import check_engine
+from bnorm.batchnorm.epsilon import Epsilon
+from bnorm.batchnorm.formulas import ROLLING as ROLLING
+from bnorm.batchnorm.formulas import RollingRule, rolling_rule
 from bnorm.darknet.model import Model
-from bnorm.replay.layer import StoredLayer, layer_from_model, layer_from_params
+from bnorm.darknet.parts import array_name
+from bnorm.darknet.weights import Trailing, trailing_by_name
+from bnorm.errors import BnormError, TensorError, WeightsError
+from bnorm.replay.layer import StoredLayer, judged, layer_from_model, layer_from_params
+from bnorm.replay.reference import References, find_references
+from bnorm.statistics.bad_variance import BadVariance
 from bnorm.tensors.open import file_of
 from bnorm.tensors.tensor import check_layout
-
-ROLLING = ("ema", "average")
 
 
 @dataclass(frozen=True, slots=True)
 class ModelLayer:
-    """A layer of a model, or a part of one: `wf`."""
+    """A layer of a model, or a part of one: `wf`. `trailing`: what to do with bytes after the file's last array."""
 
     model: Model
     layer: int
     part: str = ""
+    trailing: Trailing | str = Trailing.ERROR
 
     def __post_init__(self) -> None:
+        trailing_by_name(self.trailing)
         if self.model.weights is None:
             raise ValueError("the model was read without weights, expected read_model(cfg, weights)")
 
@@ -43,7 +53,12 @@ class ModelLayer:
 
     def read(self) -> StoredLayer:
         """Return the layer; raises `CfgError` if it does not exist or has no batch normalisation."""
-        return layer_from_model(self.model, self.layer, self.part)
+        return layer_from_model(self.model, self.layer, self.part, self.trailing)
+
+    def error(self, what: str, cause: str) -> BnormError:
+        """Return the error of one of the layer's arrays."""
+        array = f"layer {self.layer} {array_name(self.part, what)}"
+        return WeightsError(self.model.weights or Path(), array, cause=cause)
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,6 +79,10 @@ class ParamsFile:
     def read(self) -> StoredLayer:
         """Return the layer; raises `TensorError` for any other archive."""
         return layer_from_params(self.path)
+
+    def error(self, what: str, cause: str) -> BnormError:
+        """Return the error of one of the arrays."""
+        return TensorError(self.path, what, cause=cause)
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,12 +109,15 @@ class Training:
         if self.keep is not None and self.rolling != "ema":
             raise ValueError(f"keep={self.keep!r} with rolling={self.rolling!r}, expected it with 'ema' only")
 
+    @property
+    def forgets(self) -> bool:
+        """Return whether the old rolling statistics have no part in the new ones."""
+        return self.rolling == "average" or self.keep == 0
+
     def rule(self, arithmetic: Arithmetic, *, connected: bool) -> RollingRule:
         """Return the rule that updates the rolling statistics."""
-        if self.rolling == "average":
-            return average
         default = arithmetic.keep_connected if connected else arithmetic.keep
-        return exponential(default if self.keep is None else self.keep, arithmetic)
+        return rolling_rule(self.rolling, default if self.keep is None else self.keep, arithmetic)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -103,7 +125,9 @@ class Request:
     """A layer, the tensors to run through it, and the outputs to write. Raises ValueError for an invalid combination.
 
     `arithmetic` is a name, None for the default of `source`; `shape` is that of raw float32 files; `output` is a
-    folder or FILE.npz, None for a summary; `update_weights` is a new copy of the model's weights.
+    folder or FILE.npz, None for a summary; `update_weights` is a new copy of the model's weights; `force` allows
+    both to exist. `against` holds results to compare with; `epsilon` replaces that of the arithmetic, see
+    `arithmetic_by_name`.
     """
 
     source: ModelLayer | ParamsFile
@@ -116,11 +140,17 @@ class Request:
     shape: tuple[int, ...] | None = None
     output: Path | None = None
     update_weights: Path | None = None
+    force: bool = False
+    against: Path | None = None
+    epsilon: Epsilon | None = None
+    bad_variance: BadVariance = BadVariance.ERROR
     memory: int = MEMORY
+    engine: str = "auto"
 
     def __post_init__(self) -> None:
         self.formulas()
         check_layout(self.layout)
+        check_engine(self.engine)
         self._check_tensors()
         self._check_outputs()
         if self.memory < LEAST_MEMORY:
@@ -153,11 +183,37 @@ class Request:
     def formulas(self) -> Arithmetic:
         """Return the arithmetic."""
         name = self.source.default_arithmetic if self.arithmetic is None else self.arithmetic
-        return arithmetic_by_name(name)
+        return arithmetic_by_name(name, self.epsilon)
+
+    def guards(self) -> tuple[Epsilon, ...]:
+        """Return every ε that the layer's rolling variances are used with; none where they are not used."""
+        arithmetic = self.formulas()
+        if self.train:
+            return () if self.training.forgets else (arithmetic.forward,)
+        return (arithmetic.forward, arithmetic.backward, arithmetic.direct) if self.deltas else (arithmetic.forward,)
 
     def files_read(self) -> list[Path]:
         """Return all files that are read, and therefore must not be written."""
         return self.source.files() + [file_of(name) for name in (*self.inputs, *self.deltas)]
+
+    def references(self, names: tuple[str, ...]) -> References:
+        """Return the results to compare with; raises `TensorError` if there is none of these names."""
+        if self.against is None:
+            return References(path=Path(), files=({},) * len(self.inputs))
+        references = find_references(self.against, len(self.inputs))
+        references.require(names)
+        return references
+
+    def read_layer(self) -> StoredLayer:
+        """Return the layer to run; raises a `BnormError` for bad variances, unless `bad_variance` allows them."""
+        guards = self.guards()
+        stored = self.source.read()
+        layer = judged(stored, self.bad_variance, guards) if guards else stored
+        if isinstance(layer, StoredLayer):
+            return layer
+        raise self.source.error(
+            f"{layer}, expected finite values ≥ 0", "--bad-variance clamp or skip runs the layer; bnorm check says more"
+        )
 
 
 def parse_layer(layer: int | str | tuple[int, str]) -> tuple[int, str]:
@@ -172,7 +228,25 @@ def parse_layer(layer: int | str | tuple[int, str]) -> tuple[int, str]:
 
 
 def tensor_names(tensors: str | os.PathLike[str] | Iterable[str | os.PathLike[str]]) -> tuple[str, ...]:
-    """Return one name or several as a tuple."""
-    if isinstance(tensors, (str, os.PathLike)):
-        return (os.fspath(tensors),)
-    return tuple(os.fspath(name) for name in tensors)
+    """Return the names of one tensor or several; a pattern such as `x*.npy` becomes the files that it matches.
+
+    Numbers in these are in the order of their values: x2.npy before x10.npy. Raises `TensorError` for a pattern that
+    matches nothing.
+    """
+    names = (tensors,) if isinstance(tensors, (str, os.PathLike)) else tensors
+    return tuple(chain.from_iterable(_matches(os.fspath(name)) for name in names))
+
+
+def _matches(name: str) -> list[str]:
+    file = str(file_of(name))
+    if glob.escape(file) == file or os.path.lexists(file):
+        return [name]
+    if not (matches := glob.glob(file)):  # noqa: PTH207  # Path.glob takes no absolute pattern
+        raise TensorError(Path(file), "matches no file, expected one or more")
+    return [match + name.removeprefix(file) for match in sorted(matches, key=_natural)]
+
+
+def _natural(name: str) -> list[tuple[int, str]]:
+    """Return a key that sorts numbers by their values."""
+    pieces = re.split("([0-9]+)", name)
+    return [(int(piece), "") if piece.isdecimal() else (-1, piece) for piece in pieces]

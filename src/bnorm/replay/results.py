@@ -1,23 +1,22 @@
-"""The results of a run, and the three ways to store them: folders, an archive, or a summary."""
+"""The results of a run: stored in folders, in an archive or not at all, and measured on the way."""
 
 from __future__ import annotations
 
-import io
-import tempfile
-from collections.abc import Iterator, Mapping
-from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext, suppress
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
 from pathlib import Path
-from typing import BinaryIO, NamedTuple
+from typing import BinaryIO, NamedTuple, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
 from bnorm.batchnorm.arithmetic import Arithmetic
 from bnorm.batchnorm.batches import Batch, Writer
-from bnorm.files import replacing
+from bnorm.files import Outputs
+from bnorm.replay.reference import Deviation, Difference, References, open_reference
 from bnorm.tensors.npy import new_npy, write_npy
-from bnorm.tensors.npz import write_npz
-from bnorm.tensors.tensor import Span, Tensor, View, buffer_view
+from bnorm.tensors.npz import NpzWriter
+from bnorm.tensors.tensor import Span, Tensor, Values, View, buffer_view
 
 
 class Wanted(NamedTuple):
@@ -53,6 +52,13 @@ def wanted_results(arithmetic: Arithmetic, *, train: bool, backward: bool, stage
 # --- files ------------------------------------------------------------------------------------------------------------
 
 
+class Destination(Protocol):
+    """Receives the results of each mini-batch, as files of one set."""
+
+    def open(self, outputs: Outputs, number: int, like: Tensor) -> AbstractContextManager[Writer]:
+        """Return a writer for one mini-batch."""
+
+
 class NpyFiles(NamedTuple):
     """A writer into open .npy files, by name."""
 
@@ -66,56 +72,68 @@ class NpyFiles(NamedTuple):
             write_npy(self.files[name], vector)
 
 
-def _npy_files(wanted: Wanted, files: Mapping[str, BinaryIO], path: Path, like: Tensor) -> NpyFiles:
-    tensors = {name: new_npy(path, files[name], like) for name in wanted.tensors}
-    return NpyFiles(wanted=wanted, tensors=tensors, files=files)
-
-
 class FolderResults(NamedTuple):
-    """One folder for each mini-batch, with `y.npy` and so on: in the end all of its files exist, or none."""
+    """One folder for each mini-batch, with `y.npy` and so on."""
 
     wanted: Wanted
     folders: tuple[Path, ...]
 
     @contextmanager
-    def open(self, number: int, like: Tensor) -> Iterator[Writer]:
-        """Make the folder; remove it after an error, unless it existed before."""
-        path = self.folders[number]
-        new = not path.exists()
-        path.mkdir(parents=True, exist_ok=True)
-        names = self.wanted.names
-        try:
-            with replacing(*(path / f"{name}.npy" for name in names)) as files:
-                yield _npy_files(self.wanted, dict(zip(names, files, strict=True)), path, like)
-        except BaseException:
-            if new:
-                with suppress(OSError):  # another process may have written files into it
-                    path.rmdir()
-            raise
+    def open(self, outputs: Outputs, number: int, like: Tensor) -> Iterator[Writer]:
+        """Make the folder, and open its files."""
+        path, names = self.folders[number], self.wanted.names
+        outputs.make_folder(path)
+        with outputs.open(*(path / f"{name}.npy" for name in names)) as opened:
+            files = dict(zip(names, opened, strict=True))
+            tensors = {name: new_npy(path, files[name], like) for name in self.wanted.tensors}
+            yield NpyFiles(wanted=self.wanted, tensors=tensors, files=files)
+
+
+class NpzFile(NamedTuple):
+    """A writer into a new archive."""
+
+    wanted: Wanted
+    tensors: Mapping[str, Tensor]
+    archive: NpzWriter
+
+    def finish(self, batch: Batch) -> None:
+        """Write the vectors, and complete the archive."""
+        self.archive.finish(self.wanted.select(batch))
 
 
 class ArchiveResults(NamedTuple):
-    """One .npz archive for a single mini-batch; tensors are in unnamed files in its folder until they are complete."""
+    """One .npz archive for a single mini-batch."""
 
     wanted: Wanted
     path: Path
 
     @contextmanager
-    def open(self, _number: int, like: Tensor) -> Iterator[Writer]:
-        """Collect the members, then write the archive."""
-        with ExitStack() as stack:
-            files: dict[str, BinaryIO] = {
-                name: stack.enter_context(tempfile.TemporaryFile(dir=self.path.parent))
-                if name in self.wanted.tensors
-                else io.BytesIO()
-                for name in self.wanted.names
-            }
-            yield _npy_files(self.wanted, files, self.path, like)
-            with replacing(self.path) as (target,):
-                write_npz(target, files.items())
+    def open(self, outputs: Outputs, _number: int, like: Tensor) -> Iterator[Writer]:
+        """Open the archive."""
+        with outputs.open(self.path) as (file,):
+            archive = NpzWriter(self.path, file)
+            tensors = {name: archive.tensor(name, like) for name in self.wanted.tensors}
+            yield NpzFile(wanted=self.wanted, tensors=tensors, archive=archive)
 
 
-# --- summaries --------------------------------------------------------------------------------------------------------
+class NoResults(NamedTuple):
+    """No files."""
+
+    def open(self, _outputs: Outputs, _number: int, _like: Tensor) -> AbstractContextManager[Writer]:
+        """Return a writer that stores nothing."""
+        return nullcontext(NothingWritten(tensors={}))
+
+
+class NothingWritten(NamedTuple):
+    """The writer of no files."""
+
+    tensors: Mapping[str, Tensor]
+
+    def finish(self, batch: Batch) -> None:
+        """Do nothing: the caller has the batch."""
+
+
+# --- what is measured while results are computed ----------------------------------------------------------------------
 
 
 class ValueRange(NamedTuple):
@@ -128,22 +146,22 @@ class ValueRange(NamedTuple):
 
 def value_range(values: NDArray[np.floating]) -> ValueRange:
     """Return the range of an array of any shape."""
+    low, high = float(values.min()), float(values.max())
+    if np.isfinite(low) and np.isfinite(high):  # neither is NaN if a value is
+        return ValueRange(low=low, high=high, not_finite=0)
     finite = values[np.isfinite(values)]
     low, high = (float(finite.min()), float(finite.max())) if finite.size else (np.nan, np.nan)
     return ValueRange(low=low, high=high, not_finite=values.size - finite.size)
 
 
-class SummaryTensor(Tensor):
-    """A tensor that keeps the range of the values written to it, and not the values."""
+class RangeMeter:
+    """The range of a tensor's values, measured as they are written."""
 
-    def __init__(self, like: Tensor) -> None:
-        super().__init__(like.shape, like.dtype, like.layout)
+    def __init__(self) -> None:
         self._ranges: list[ValueRange] = []
 
-    def buffer(self, span: Span) -> View:
-        return buffer_view(np.empty(span.size, self.dtype), span, self)
-
-    def write(self, span: Span, values: NDArray[np.floating]) -> None:
+    def __call__(self, _span: Span, values: Values) -> None:
+        """Measure the values of a span."""
         self._ranges.append(value_range(values))
 
     def range(self) -> ValueRange:
@@ -152,23 +170,75 @@ class SummaryTensor(Tensor):
         return ValueRange(float(np.fmin.reduce(lows)), float(np.fmax.reduce(highs)), sum(not_finite))
 
 
-class Summary(NamedTuple):
-    """A writer that keeps ranges only."""
+class MeasuredTensor(Tensor):
+    """A tensor whose values are measured, and written to `target` unless that is None."""
 
-    tensors: Mapping[str, SummaryTensor]
+    def __init__(self, like: Tensor, meters: Sequence[Callable[[Span, Values], None]], target: Tensor | None) -> None:
+        super().__init__(like.shape, like.dtype, like.layout)
+        self._meters, self._target = meters, target
+
+    def buffer(self, span: Span) -> View:
+        if self._target:
+            return self._target.buffer(span)
+        return buffer_view(np.empty(span.size, self.dtype), span, self)
+
+    def write(self, span: Span, values: Values) -> None:
+        for measure in self._meters:
+            measure(span, values)
+        if self._target:
+            self._target.write(span, values)
+
+
+class Measured(NamedTuple):
+    """The measures of one result of one input; `difference` is None without a reference."""
+
+    range: ValueRange
+    difference: Difference | None
+
+
+class MeasuredWriter(NamedTuple):
+    """A writer whose tensors are measured."""
+
+    writer: Writer
+    tensors: Mapping[str, Tensor]
 
     def finish(self, batch: Batch) -> None:
-        """Do nothing: the caller has the batch."""
+        """Pass the results per channel on."""
+        self.writer.finish(batch)
 
 
-class Summaries:
-    """Results that are not written: one `Summary` for each mini-batch so far."""
+class MeasuredResults:
+    """Results that are measured, compared with references, and stored by a `Destination`."""
 
-    def __init__(self, wanted: Wanted) -> None:
-        self._wanted = wanted
-        self.summaries: list[Summary] = []
+    def __init__(self, wanted: Wanted, destination: Destination, outputs: Outputs, references: References) -> None:
+        self._wanted, self._destination, self._outputs = wanted, destination, outputs
+        self._references = references
+        self.tensors: list[dict[str, Measured]] = []  # of each mini-batch so far
 
-    def open(self, _number: int, like: Tensor) -> AbstractContextManager[Writer]:
-        """Begin the next summary."""
-        self.summaries.append(Summary({name: SummaryTensor(like) for name in self._wanted.tensors}))
-        return nullcontext(self.summaries[-1])
+    @contextmanager
+    def open(self, number: int, like: Tensor) -> Iterator[Writer]:
+        """Return a writer for one mini-batch."""
+        files, names = self._references.files[number], self._wanted.tensors
+        ranges = {name: RangeMeter() for name in names}
+        with ExitStack() as stack:
+            writer = stack.enter_context(self._destination.open(self._outputs, number, like))
+            deviations = {
+                name: Deviation(stack.enter_context(open_reference(files[name], like)))
+                for name in names
+                if name in files
+            }
+            tensors = {
+                name: MeasuredTensor(
+                    like,
+                    [ranges[name], *([deviations[name]] if name in deviations else [])],
+                    writer.tensors.get(name),
+                )
+                for name in names
+            }
+            yield MeasuredWriter(writer=writer, tensors=tensors)
+        self.tensors.append(
+            {
+                name: Measured(ranges[name].range(), deviations[name].difference() if name in deviations else None)
+                for name in names
+            }
+        )

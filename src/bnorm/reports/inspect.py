@@ -15,12 +15,15 @@ from bnorm.batchnorm.formulas import quiet
 from bnorm.checks.cfg_rules import cfg_findings
 from bnorm.checks.channel_rules import examine
 from bnorm.checks.findings import Finding, worst_first
+from bnorm.checks.weights_file import file_findings
 from bnorm.darknet.layout import Array
 from bnorm.darknet.model import Model
+from bnorm.darknet.model_or_paths import model_or_paths
 from bnorm.darknet.network import Layer
 from bnorm.darknet.size_mismatch import SizeMismatch
-from bnorm.darknet.weights import Weights, open_weights
-from bnorm.statistics.channels import Channels, Statistics, channels_of, summary
+from bnorm.darknet.weights import Trailing, Weights, open_weights, trailing_by_name
+from bnorm.statistics.channels import ByPart, Channels, Statistics, channels_of, filters_of, summary
+from bnorm.statistics.filters import Filters
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -28,8 +31,9 @@ class LayerReport:
     """One layer, its stored arrays, and the statistics of its batch normalisation.
 
     The keys of `channels` and `parts` are the names of the parts that normalise, "" for a layer that is its only part.
-    Both are empty and `statistics` is None without weights, in a layer without batch normalisation, and in a layer that
-    the file does not hold completely.
+    Both are empty and `statistics` is None without weights, in a layer without batch normalisation, and in a layer
+    whose batch normalisation the file does not hold. `filters` are those of every part with weights, whether it
+    normalises or not; it is empty if weights were not read.
     """
 
     layer: Layer
@@ -37,6 +41,12 @@ class LayerReport:
     channels: dict[str, Channels]
     statistics: Statistics | None  # of the channels of all parts together
     parts: dict[str, Statistics]
+    filters: dict[str, Filters]
+
+    @property
+    def all_filters(self) -> Filters | None:
+        """Return the filters of all parts as one; None without any."""
+        return Filters.concatenate(self.filters.values()) if self.filters else None
 
     @property
     def parameters(self) -> int:
@@ -68,13 +78,22 @@ class ChannelRow(NamedTuple):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Inspection:
-    """Everything that `bnorm inspect` shows. `misfit` is how the file's size differs from the plan, None if it fits."""
+    """Everything that `bnorm inspect` shows. `misfit` is how the file's size differs from the plan, None if it fits.
+
+    It is also None if the difference is `trailing_bytes` that were accepted.
+    """
 
     model: Model
     epsilon: Epsilon
     layers: tuple[LayerReport, ...]
     findings: tuple[Finding, ...]
     misfit: SizeMismatch | None
+    trailing_bytes: int = 0
+
+    @property
+    def fits(self) -> bool | None:
+        """Whether the file holds what the cfg plans, and nothing more than was accepted; None without a file."""
+        return None if self.model.weights is None else self.misfit is None
 
     @property
     def parameters(self) -> int:
@@ -100,6 +119,7 @@ class Inspection:
         return f"<Inspection: {self.model!r}, layers={len(self.layers)}, findings={len(self.findings)}>"
 
 
+@model_or_paths
 @quiet
 def inspect(
     model: Model,
@@ -107,26 +127,34 @@ def inspect(
     *,
     epsilon: Epsilon | str | None = None,
     weights: bool = False,
+    trailing: Trailing | str = Trailing.ERROR,
 ) -> Inspection:
     """Report on the selected layers, by default all. `epsilon` sets the gains; its default is the dialect's CPU path.
 
-    Only the arrays of batch normalisation are read; with `weights` also the weights of the normalised layers, which
-    norms and ranges need. ValueError for layers that the network lacks, and for an unknown `epsilon`.
+    In place of the model, the paths of a cfg and its weights, or of a cfg alone: `inspect("net.cfg", "net.weights")`.
+    The findings are those on the cfg and on the channels shown; of a file that does not fit, its likeliest cause.
+    Only the arrays of batch normalisation are read; with `weights` also the weights of all layers, which norms and
+    ranges need. With `trailing` keep or drop, bytes after the last array are accepted. ValueError for layers
+    that the network lacks, and for an unknown `epsilon` or `trailing`; TypeError if `weights` is not a bool.
     """
+    if weights not in (True, False):
+        raise TypeError(f"weights={weights!r}, expected True or False; the path of a file is the second argument")
     chosen = _chosen(model, selection)
+    trailing_by_name(trailing)
     guard = default_epsilon(model.dialect.name) if epsilon is None else as_epsilon(epsilon)
     by_layer = model.layout.by_layer()
     with ExitStack() as stack:
-        file = stack.enter_context(open_weights(model)) if model.weights else None
+        file = stack.enter_context(open_weights(model, trailing, allow_misfit=True)) if model.weights else None
         reports = tuple(_report(file, layer, by_layer.get(layer.index, ()), guard, weights) for layer in chosen)
-        misfit = file.mismatch() if file else None
-    numbers = () if misfit else channel_findings(reports)
+        misfit = file.misfit() if file else None
+        findings = file_findings(file) if file and misfit else tuple(channel_findings(model, reports))
     return Inspection(
         model=model,
         epsilon=guard,
         layers=reports,
-        findings=worst_first((*numbers, *cfg_findings(model.network))),
+        findings=worst_first((*findings, *cfg_findings(model.network))),
         misfit=misfit,
+        trailing_bytes=0 if misfit else max(0, (model.nbytes or 0) - model.layout.nbytes),
     )
 
 
@@ -141,11 +169,11 @@ def _chosen(model: Model, selection: Iterable[int] | None) -> list[Layer]:
     return [layer for layer in layers if layer.index in chosen]
 
 
-def channel_findings(reports: Sequence[LayerReport]) -> Iterator[Finding]:
-    """Yield the findings on the statistics of these layers."""
+def channel_findings(model: Model, reports: Sequence[LayerReport]) -> Iterator[Finding]:
+    """Yield the findings on the statistics of these layers of the model."""
     for report in reports:
         for part, channels in report.channels.items():
-            yield from examine(report.layer, part, channels)
+            yield from examine(model, report.layer, part, channels)
 
 
 def channel_rows(reports: Sequence[LayerReport]) -> list[ChannelRow]:
@@ -194,16 +222,18 @@ def _report(
     weights: Weights | None, layer: Layer, arrays: tuple[Array, ...], epsilon: Epsilon, measure: bool
 ) -> LayerReport:
     channels = _channels(weights, layer, arrays, epsilon, measure) if weights else {}
-    parts = {name: summary(part) for name, part in channels.items()}
+    filters = ByPart(filters_of(weights, layer, channels) if weights and measure else {})
+    parts = ByPart({name: summary(part) for name, part in channels.items()})
     whole = parts.get("") or (summary(Channels.concatenate(channels.values())) if parts else None)
-    return LayerReport(layer=layer, arrays=arrays, channels=channels, statistics=whole, parts=parts)
+    return LayerReport(
+        layer=layer, arrays=arrays, channels=ByPart(channels), statistics=whole, parts=parts, filters=filters
+    )
 
 
 def _channels(
     weights: Weights, layer: Layer, arrays: tuple[Array, ...], epsilon: Epsilon, measure: bool
 ) -> dict[str, Channels]:
     """Return the channels of a layer by part; none if a cut file lacks one of the arrays needed."""
-    needed = [array for array in arrays if measure or array.field != "weights"]
-    if any(array.end > weights.nbytes for array in needed):
+    if any(array.end > weights.nbytes for array in arrays if array.field != "weights"):
         return {}
     return channels_of(weights, layer, epsilon, measure=measure)

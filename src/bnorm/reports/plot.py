@@ -1,14 +1,14 @@
-"""One figure of a model's batch normalisation: scale, rolling variance and gain, layer by layer.
+"""One figure of a model: scale, rolling variance and gain of its channels, and what quantisation has to cover.
 
-For each layer or part: a light bar from the 10th to the 90th percentile of its channels, a dark bar from the 25th to
-the 75th, a tick at the median, and a dot for each channel outside the light bar. Dead channels are red crosses. Values
-that a logarithmic axis cannot show (zero, negative, infinite and NaN) are red crosses at the bottom, and values more
-than a factor of `REACH` from the median are drawn at the edge.
+By layer or part, from the first to the last: a light bar from the 10th to the 90th percentile of the channels, a dark
+bar from the 25th to the 75th, a tick at the median, and a dot for each channel outside the light bar. The last panel
+has the range of the weights of every layer, normalised or not, before and after folding. A report of one layer has a
+bar for each channel instead. What an axis cannot show is in `plot_marks`.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -18,9 +18,9 @@ from bnorm.batchnorm.epsilon import Vector
 from bnorm.errors import OutputError
 from bnorm.files import replacing
 from bnorm.reports.inspect import Inspection
-from bnorm.statistics.channel_state import Mask
+from bnorm.reports.plot_marks import INK, Series, draw_bars, draw_ranges, draw_spreads, legend
 from bnorm.statistics.channels import Channels
-from bnorm.statistics.quantiles import median, quantiles
+from bnorm.statistics.filters import Filters
 from bnorm.text import plural
 
 if TYPE_CHECKING:
@@ -30,15 +30,13 @@ if TYPE_CHECKING:
 # Metadata without a date, so that the same report gives the same bytes.
 SUFFIXES: dict[str, dict[str, Any]] = {".png": {}, ".svg": {"Date": None}, ".pdf": {"CreationDate": None}}
 
-INK, DARK, LIGHT, DOT, RED = "#1f2933", "#2f6fb0", "#b5d0ea", "#7b8794", "#d1352b"
+WIDEST, NARROWEST, PER_SLOT = 20.0, 10.0, 0.13  # inches
 
-WIDEST, NARROWEST, PER_LAYER = 20.0, 10.0, 0.13  # inches
+PANEL_HEIGHT = 2.4  # inches
 
-REACH = 1e4  # an axis ends at this factor above and below the median channel
+LABELS = 40  # layers, parts or channels that can be labelled on the axis
 
-LABELS = 40  # layers that can be labelled on the axis
-
-NOTHING = (0.1, 10.0)  # the limits of an axis without values
+STEPS = (1, 2, 5)  # of the numbers on the axis, times a power of ten
 
 
 class Panel(NamedTuple):
@@ -55,131 +53,156 @@ PANELS = (
 )
 
 
+class Column(NamedTuple):
+    """A layer or part in the figure; it has channels if it normalises, and filters if its weights were read."""
+
+    layer: int
+    part: str
+    channels: Channels | None
+    filters: Filters | None
+
+
 def save(report: Inspection, path: Path) -> None:
     """Draw the figure into a .png, .svg or .pdf.
 
-    ValueError for another suffix; an `OutputError` where matplotlib is missing or nothing normalises.
+    ValueError for another suffix; an `OutputError` where matplotlib is missing or there is nothing to draw.
     """
     suffix = path.suffix.lower()
     if suffix not in SUFFIXES:
         raise ValueError(f"{path}, expected a name in {', '.join(SUFFIXES)}")
-    if not report.channels:
-        raise OutputError(path, "has nothing to show, expected layers with batch normalisation in the weights file")
+    if not _columns(report):
+        raise OutputError(path, "has nothing to show, expected layers with weights or batch normalisation in the file")
     try:
         import matplotlib
     except ImportError:
-        raise OutputError(path, "drawing needs matplotlib: install bnorm[plot]") from None
+        raise OutputError(path, "drawing needs matplotlib", cause="pip install matplotlib") from None
     with matplotlib.rc_context({"svg.hashsalt": "bnorm", "font.size": 9}), replacing(path) as (file,):
         draw(report).savefig(file, format=suffix[1:], dpi=120, metadata=SUFFIXES[suffix])
 
 
 def draw(report: Inspection) -> Figure:
-    """Return the figure: a panel per quantity, from top to bottom, with a column per layer or part."""
+    """Return the figure: a panel per quantity, from top to bottom; those without any value are left out."""
     from matplotlib.figure import Figure
 
-    columns = {
-        f"{layer.layer.index} {part}".strip(): channels
-        for layer in report.layers
-        for part, channels in layer.channels.items()
-    }
-    width = min(WIDEST, max(NARROWEST, PER_LAYER * len(columns) + 2))
-    figure = Figure(figsize=(width, 7.5), layout="constrained")
-    axes = figure.subplots(len(PANELS), 1, sharex=True)
-    figure.suptitle(_title(report), x=0.01, ha="left", color=INK, fontsize=12, fontweight="bold")
-    for axis, panel in zip(axes, PANELS, strict=True):
-        _draw_panel(axis, panel, list(columns.values()))
-    _legend(axes[0])
-    _name_layers(axes[-1], list(columns))
+    columns = _columns(report)
+    by_channel = len(columns) == 1
+    slots = _channel_slots(columns[0]) if by_channel else _layer_slots(columns)
+    normalised = [column.channels is not None for column in columns]
+    panels = PANELS if any(normalised) else ()
+    has_weights = any(column.filters for column in columns)
+    count = len(panels) + has_weights
+    width = min(WIDEST, max(NARROWEST, PER_SLOT * slots.span + 2))
+    figure = Figure(figsize=(width, PANEL_HEIGHT * count + 0.8), layout="constrained")
+    axes: list[Axes] = list(figure.subplots(count, 1, sharex=True, squeeze=False)[:, 0])
+    figure.suptitle(_title(report, by_channel), x=0.01, ha="left", color=INK, fontsize=12, fontweight="bold")
+    for axis in axes:
+        axis.set_xlim(slots.places[0] - 1, slots.places[-1] + 1)
+    marks: set[str] = set()
+    for axis, panel in zip(axes, panels, strict=False):
+        axis.set_ylabel(panel.label, color=INK)
+        marks |= _draw_panel(axis, panel, columns, slots)
+    if has_weights:
+        axes[-1].set_ylabel("largest |weight|" if by_channel else "range of |weights|", color=INK)
+        shown = _draw_weights(axes[-1], columns, slots)
+        legend(axes[-1], shown)
+    if panels:
+        legend(axes[0], marks)
+    _number_axis(axes[-1], slots)
     return figure
 
 
-def _title(report: Inspection) -> str:
+def _columns(report: Inspection) -> list[Column]:
+    """Return the layers and parts that have something to show."""
+    return [
+        Column(layer.layer.index, part, layer.channels.get(part), layer.filters.get(part))
+        for layer in report.layers
+        for part in dict.fromkeys((*layer.channels, *layer.filters))
+    ]
+
+
+def _title(report: Inspection, by_channel: bool) -> str:
     name = report.model.weights.name if report.model.weights else ""
+    if by_channel:
+        (column,) = _columns(report)
+        layer = report.model.network.layers[column.layer]
+        name = f"{name}, layer {layer.index} ({layer.type} {column.part}".rstrip() + ")"
+    if not report.channels:
+        return f"{name}: no normalised channels"
     layers = plural(len(report.statistics), "layer")
     return f"{name}: {report.channels:,} normalised channels in {layers}, {report.dead:,} dead"
 
 
-def _draw_panel(axis: Axes, panel: Panel, layers: list[Channels]) -> None:
-    """Draw bars for the channels that are not dead, and crosses for the others."""
-    columns = [panel.values(channels) for channels in layers]  # (C,) each
-    living = [_showable(column) & ~channels.dead for column, channels in zip(columns, layers, strict=True)]
-    low, high = _limits(np.concatenate([column[mask] for column, mask in zip(columns, living, strict=True)]))
-    _scale(axis, panel.label, low, high)
-    bars, crosses = {}, {}
-    for position, (column, mask) in enumerate(zip(columns, living, strict=True)):
-        if mask.any():
-            bars[position] = np.clip(column[mask], low, high)
-        crosses[position] = np.clip(np.where(_showable(column), column, low)[~mask], low, high)
-    _draw_bars(axis, bars)
-    axis.scatter(*_points(crosses), marker="x", s=22, color=RED, linewidths=1.1, zorder=5)
+# --- the common axis --------------------------------------------------------------------------------------------------
 
 
-def _showable(values: Vector) -> Mask:
-    """Return which values a logarithmic axis can show."""
-    positive: Mask = np.isfinite(values) & (values > 0)
-    return positive
+class Slots(NamedTuple):
+    """The places on the common axis, rising, what each is called, and what they are."""
+
+    places: tuple[int, ...]
+    names: tuple[str, ...]
+    noun: str
+    numbered: bool  # names are the places
+
+    @property
+    def span(self) -> int:
+        """Return the number of places from the first to the last."""
+        return self.places[-1] - self.places[0] + 1
 
 
-def _limits(values: Vector) -> tuple[float, float]:
-    """Return the smallest and largest value, limited by `REACH`: without it, an outlier would squeeze all others."""
-    if not values.size:
-        return NOTHING
-    middle = median(values)
-    return max(float(values.min()), middle / REACH), min(float(values.max()), middle * REACH)
+def _layer_slots(columns: Sequence[Column]) -> Slots:
+    """Place layers at their numbers; parts, which have none, one after the other with the layers between them."""
+    names = tuple(f"{column.layer} {column.part}".strip() for column in columns)
+    numbered = not any(column.part for column in columns)
+    places = tuple(column.layer for column in columns) if numbered else tuple(range(len(columns)))
+    return Slots(places=places, names=names, noun="layer", numbered=numbered)
 
 
-def _scale(axis: Axes, label: str, low: float, high: float) -> None:
-    from matplotlib.ticker import LogLocator, NullFormatter
-
-    margin = max(high / low, 10) ** 0.04
-    axis.set_yscale("log")
-    axis.set_ylim(low / margin, high * margin)
-    axis.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5) if high < 100 * low else (1,)))
-    axis.yaxis.set_major_formatter("{x:g}")
-    axis.yaxis.set_minor_formatter(NullFormatter())
-    axis.set_ylabel(label, color=INK)
-    axis.grid(axis="y", color="#e4e7eb", linewidth=0.7)
-    axis.set_axisbelow(True)
-    axis.spines[["top", "right"]].set_visible(False)
+def _channel_slots(column: Column) -> Slots:
+    vector = column.channels.scale if column.channels else column.filters.norm if column.filters else np.empty(0)
+    places = tuple(range(vector.size))
+    return Slots(places=places, names=tuple(map(str, places)), noun="channel", numbered=True)
 
 
-def _draw_bars(axis: Axes, bars: dict[int, Vector]) -> None:
-    """Draw the values at each position as two bars, a tick and dots."""
-    levels = {position: quantiles({"": values})[""] for position, values in bars.items()}
-    outside = {
-        position: values[(values < levels[position].q10) | (values > levels[position].q90)]
-        for position, values in bars.items()
+def _number_axis(axis: Axes, slots: Slots) -> None:
+    """Label the axis: numbers at even steps, or the names of parts."""
+    if slots.numbered:
+        step = _step(slots.span)
+        ticks = [place for place in range(slots.places[0], slots.places[-1] + 1) if place % step == 0]
+        axis.set_xticks(ticks, [str(place) for place in ticks], fontsize=7)
+    else:
+        step = -(-len(slots.names) // LABELS)
+        axis.set_xticks(slots.places[::step], slots.names[::step], fontsize=7, rotation=60)
+    axis.set_xlabel(slots.noun, color=INK)
+
+
+def _step(span: int) -> int:
+    """Return the smallest even step with which no more than `LABELS` numbers are on the axis."""
+    steps = (step * tens for tens in (1, 10, 100, 1000, 10_000, 100_000) for step in STEPS)
+    return next(step for step in steps if span <= LABELS * step)
+
+
+# --- panels -----------------------------------------------------------------------------------------------------------
+
+
+def _draw_panel(axis: Axes, panel: Panel, columns: Sequence[Column], slots: Slots) -> set[str]:
+    """Draw one quantity of the normalised channels, and return the marks that were used."""
+    if slots.noun == "channel":
+        (channels,) = (column.channels for column in columns if column.channels)
+        return draw_bars(axis, Series(panel.values(channels), channels.dead), slots.span)
+    series = {
+        place: Series(panel.values(column.channels), column.channels.dead)
+        for place, column in zip(slots.places, columns, strict=True)
+        if column.channels
     }
-    axis.plot(*_points(outside), ".", color=DOT, markersize=2.2, alpha=0.7, rasterized=True)
-    spans = levels.values()
-    axis.vlines(list(bars), [span.q10 for span in spans], [span.q90 for span in spans], color=LIGHT, linewidth=6)
-    axis.vlines(list(bars), [span.q25 for span in spans], [span.q75 for span in spans], color=DARK, linewidth=6)
-    axis.plot(list(bars), [span.q50 for span in spans], "_", color=INK, markersize=7, markeredgewidth=1.3)
+    return draw_spreads(axis, series, dict(zip(slots.places, slots.names, strict=True)), slots.span)
 
 
-def _points(values: dict[int, Vector]) -> tuple[Vector, Vector]:
-    """Return the positions and the values of all points of a panel."""
-    positions = np.repeat(list(values), [column.size for column in values.values()])
-    return positions.astype(np.float64), np.concatenate([np.empty(0), *values.values()])
-
-
-def _legend(axis: Axes) -> None:
-    from matplotlib.lines import Line2D
-
-    lines = [
-        Line2D([], [], color=INK, marker="_", linestyle="", label="median channel"),
-        Line2D([], [], color=DARK, linewidth=6, label="half of the layer's channels"),
-        Line2D([], [], color=LIGHT, linewidth=6, label="8 of 10 channels"),
-        Line2D([], [], color=DOT, marker=".", linestyle="", label="other channels"),
-        Line2D([], [], color=RED, marker="x", linestyle="", label="dead (at the bottom: zero, negative or NaN)"),
-    ]
-    axis.legend(handles=lines, ncols=len(lines), loc="lower left", bbox_to_anchor=(0, 1), frameon=False, fontsize=8)
-
-
-def _name_layers(axis: Axes, names: list[str]) -> None:
-    step = -(-len(names) // LABELS)
-    axis.set_xticks(range(0, len(names), step), names[::step], fontsize=7)
-    if any(" " in name for name in names):
-        axis.tick_params(axis="x", rotation=60)
-    axis.set_xlim(-1, len(names))
-    axis.set_xlabel("layer", color=INK)
+def _draw_weights(axis: Axes, columns: Sequence[Column], slots: Slots) -> set[str]:
+    """Draw what quantisation has to cover: a range per layer, or the largest weight of each filter."""
+    if slots.noun == "channel":
+        (filters,) = (column.filters for column in columns if column.filters)
+        return draw_bars(axis, Series(filters.folded, filters.dead), slots.span, before=filters.largest)
+    ranges = {
+        place: column.filters.range for place, column in zip(slots.places, columns, strict=True) if column.filters
+    }
+    return draw_ranges(axis, ranges, dict(zip(slots.places, slots.names, strict=True)), slots.span)

@@ -5,37 +5,40 @@ For one channel, with `deviation` as in `batchnorm.epsilon.Epsilon`:
     gain = scale / deviation(variance)       offset = bias − mean · gain       output = gain · input + offset
     spread = |gain| · √variance, the standard deviation of the output that the statistics promise
     above_zero = P(scale · z + bias > 0) for a unit Gaussian z
-    weight_norm = √Σw²  and  weight_max = max |w|  over the weights of the channel's filter
-    folded_max = weight_max · |gain|, the largest magnitude once the gain is folded into the weights
+    weight_norm, weight_max and folded_max as in `filters`
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, fields
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, NoReturn, TypeVar
 
 import numpy as np
 
 from bnorm.batchnorm.epsilon import Epsilon, Vector
-from bnorm.darknet.layout import Array, channel_axis
+from bnorm.darknet.layout import FORMS
 from bnorm.darknet.network import Layer
 from bnorm.darknet.parts import array_name
 from bnorm.darknet.weights import Weights
 from bnorm.statistics.channel_state import ChannelState, Mask, States, channel_states, is_rectified
+from bnorm.statistics.filters import Filters, Magnitudes, Range, magnitudes
 from bnorm.statistics.normalisers import Normaliser, normalises, read_normaliser
 from bnorm.statistics.quantiles import Quantiles, quantiles
+from bnorm.statistics.variance_rule import root
+
+T = TypeVar("T")
 
 
-class Magnitudes(NamedTuple):
-    """The Euclidean norm and the largest magnitude of the weights of each channel, shape (C,), float64."""
+class ByPart(dict[str, T]):
+    """Values by the name of a part, "" for a layer that is its only part; a KeyError lists the parts."""
 
-    norm: Vector
-    largest: Vector
+    def __missing__(self, name: str) -> NoReturn:
+        raise KeyError(f"no part {name!r}, expected {', '.join(map(repr, self)) or 'none: nothing was read'}")
 
 
-@dataclass(frozen=True, slots=True, eq=False, kw_only=True)
+@dataclass(frozen=True, slots=True, eq=False, kw_only=True, repr=False)
 class Channels:
     """The normalised channels of one part: vectors of shape (C,). Those of the weights are None if not read."""
 
@@ -52,6 +55,9 @@ class Channels:
     folded_max: Vector | None
     rectified: Mask  # nothing but a relu comes between the channel and the next layer
     state: States
+
+    def __repr__(self) -> str:
+        return f"<Channels: {self.scale.size:,}, {np.count_nonzero(self.dead):,} dead>"
 
     @property
     def dead(self) -> Mask:
@@ -80,16 +86,6 @@ def _joined(vectors: list[Any]) -> Any:
     return None if any(vector is None for vector in vectors) else np.concatenate(vectors)
 
 
-class Range(NamedTuple):
-    """How many times larger the widest channel's weights are than the narrowest's, without dead and empty channels.
-
-    It is what one quantisation of the whole tensor has to cover: INT8 has 127 steps.
-    """
-
-    before: float
-    after: float  # once gains are folded in
-
-
 class Statistics(NamedTuple):
     """Over normalised channels: quantiles by quantity, and how many are dead, near-dead and constant."""
 
@@ -104,13 +100,15 @@ class Statistics(NamedTuple):
 def channels_of(weights: Weights, layer: Layer, epsilon: Epsilon, *, measure: bool = False) -> dict[str, Channels]:
     """Return the channels of each part of a layer whose batch normalisation is in the file, by the part's name.
 
-    The name is empty where the layer is its only part. `measure` also reads the weights, block by block.
+    The name is empty where the layer is its only part. `measure` also reads the weights that the file holds, block
+    by block.
     """
     channels = {}
     for part in layer.parts:
         if normalises(part) and (normaliser := read_normaliser(weights, layer.index, part)).stored:
             array = weights.layout.by_name.get((layer.index, array_name(part.name, "weights")))
-            sizes = magnitudes(weights, layer, array) if measure and array else None
+            held = array is not None and array.end <= weights.nbytes  # a cut file may end before them
+            sizes = magnitudes(weights, layer, array) if measure and array and held else None
             channels[part.name] = _channels(normaliser, epsilon, sizes, is_rectified(layer, part.name))
     return channels
 
@@ -121,7 +119,7 @@ def _channels(normaliser: Normaliser, epsilon: Epsilon, sizes: Magnitudes | None
     gain, offset = normaliser.gain_offset(epsilon)
     share = above_zero(scale, bias)
     with np.errstate(all="ignore"):
-        spread = np.abs(gain) * np.sqrt(variance)
+        spread = np.abs(gain) * root(variance)
         folded_max = sizes.largest * np.abs(gain) if sizes else None
     return Channels(
         scale=scale,
@@ -156,32 +154,15 @@ def summary(channels: Channels) -> Statistics:
         "weight_max": channels.weight_max,
         "folded_max": channels.folded_max,
     }
+    filters = _filters(channels)
     return Statistics(
         channels=channels.scale.size,
         quantiles=quantiles({name: values for name, values in columns.items() if values is not None}),
-        weight_range=_range(channels),
+        weight_range=filters.range if filters else None,
         dead=int(np.count_nonzero(channels.dead)),
         near_dead=int(np.count_nonzero(channels.near_dead)),
         constant=int(np.count_nonzero(channels.constant)),
     )
-
-
-def magnitudes(weights: Weights, layer: Layer, array: Array) -> Magnitudes:
-    """Measure the weights of each channel block by block; sums are float64."""
-    axis = channel_axis(layer, array)
-    squares = np.zeros(array.stored[axis])
-    largest = np.zeros(array.stored[axis])
-    start = 0
-    for block in weights.blocks(array):
-        rows = np.moveaxis(block, axis, 0).reshape(block.shape[axis], -1)  # (channels, weights of each)
-        here = slice(start, start + len(rows)) if axis == 0 else slice(None)
-        with np.errstate(all="ignore"):
-            squares[here] += np.einsum("ij,ij->i", rows, rows, dtype=np.float64)
-            largest[here] = np.maximum(
-                largest[here], np.maximum(rows.max(axis=1, initial=0), -rows.min(axis=1, initial=0))
-            )
-        start += len(rows)
-    return Magnitudes(norm=np.sqrt(squares), largest=largest)
 
 
 def above_zero(scale: Vector, bias: Vector) -> Vector:
@@ -192,15 +173,29 @@ def above_zero(scale: Vector, bias: Vector) -> Vector:
     return np.array([0.5 * math.erfc(-value) for value in reach.tolist()])
 
 
-def _range(channels: Channels) -> Range | None:
-    """Return the range over channels that are not dead and have weights; None if the weights were not read."""
-    if channels.weight_max is None or channels.folded_max is None:
+def _filters(channels: Channels) -> Filters | None:
+    """Return the filters of the channels; None if their weights were not read."""
+    if channels.weight_norm is None or channels.weight_max is None or channels.folded_max is None:
         return None
-    counted = ~channels.dead & (channels.weight_max != 0)
-    return Range(before=_ratio(channels.weight_max[counted]), after=_ratio(channels.folded_max[counted]))
+    return Filters(
+        norm=channels.weight_norm, largest=channels.weight_max, folded=channels.folded_max, dead=channels.dead
+    )
 
 
-def _ratio(values: Vector) -> float:
-    """Return the largest over the smallest; NaN if there are no values, infinity where the smallest is 0."""
-    with np.errstate(all="ignore"):
-        return float(np.divide(values.max(), values.min())) if values.size else math.nan
+def filters_of(weights: Weights, layer: Layer, channels: Mapping[str, Channels]) -> dict[str, Filters]:
+    """Return the filters of each part that has weights in the file, by the part's name.
+
+    `channels` are those of the parts that normalise, with their weights measured. Weights that a cut file lacks, and
+    those of a part whose batch normalisation the file lacks, are left out.
+    """
+    filters = {}
+    for part in layer.parts:
+        array = weights.layout.by_name.get((layer.index, array_name(part.name, "weights")))
+        if array is None or part.kind not in FORMS or array.end > weights.nbytes:
+            continue
+        measured = _filters(channels[part.name]) if part.name in channels else None
+        if measured:
+            filters[part.name] = measured
+        elif not part.batch_normalize:
+            filters[part.name] = Filters.bare(magnitudes(weights, layer, array))
+    return filters

@@ -11,6 +11,7 @@ tokenize.TokenError, and the `3L` of Python 2 causes a warning. A file of any co
 
 from __future__ import annotations
 
+import io
 import re
 import struct
 from math import prod
@@ -29,6 +30,8 @@ DTYPES = ("<f2", "<f4", "<f8")
 EXPECTED = "expected little-endian float16, float32 or float64"
 
 MOST_HEADER = 1 << 16  # bytes of a .npy header
+
+MOST_CHANNELS = 1 << 20  # of a vector
 
 _ITEM = r"'(descr|fortran_order|shape)'\s*:\s*('[^']*'|True|False|\([0-9L, ]*\))"
 
@@ -88,18 +91,42 @@ def _dtype(path: Path, items: dict[str, str]) -> DType:
     return np.dtype(descr)
 
 
+def vector_values(
+    path: Path, file: IO[bytes], shape: tuple[int, ...], dtype: DType, name: str = "array"
+) -> NDArray[np.float64]:
+    """Return the values after the header as float64, shape (C,); raises `TensorError` for another shape."""
+    if len(shape) != 1 or not 1 <= shape[0] <= MOST_CHANNELS:
+        raise TensorError(path, f"{name} has the shape {shape}, expected one value per channel")
+    data = file.read(shape[0] * dtype.itemsize)
+    if len(data) != shape[0] * dtype.itemsize:
+        raise TensorError(path, f"{name} ends early, expected {shape[0]} values")
+    return np.frombuffer(data, dtype).astype(np.float64)
+
+
 # --- writing files ----------------------------------------------------------------------------------------------------
 
 
-def new_npy(path: Path, file: BinaryIO, like: Tensor) -> FileTensor:
-    """Begin a .npy file of the same shape, dtype and layout, at its full length; return the tensor to fill."""
-    np.lib.format.write_array_header_1_0(file, {"descr": like.dtype.str, "fortran_order": False, "shape": like.shape})
+def npy_header(shape: tuple[int, ...], dtype: DType) -> bytes:
+    """Return the bytes of a .npy file before its values."""
+    header = io.BytesIO()
+    np.lib.format.write_array_header_1_0(header, {"descr": dtype.str, "fortran_order": False, "shape": shape})
+    return header.getvalue()
+
+
+def new_npy(path: Path, file: BinaryIO, like: Tensor, offset: int = 0) -> FileTensor:
+    """Begin a .npy file of the same shape, dtype and layout, at its full length; return the tensor to fill.
+
+    With an `offset` it is a part of a file that ends with it.
+    """
+    header = npy_header(like.shape, like.dtype)
+    file.seek(offset)
+    file.write(header)
     file.flush()
-    offset = file.tell()
-    file.truncate(offset + prod(like.shape) * like.dtype.itemsize)
-    return FileTensor(path, file, offset, like.shape, like.dtype, like.layout)
+    start = offset + len(header)
+    file.truncate(start + prod(like.shape) * like.dtype.itemsize)
+    return FileTensor(path, file, start, like.shape, like.dtype, like.layout)
 
 
-def write_npy(file: BinaryIO, array: NDArray[np.floating]) -> None:
+def write_npy(file: IO[bytes], array: NDArray[np.floating]) -> None:
     """Write a whole .npy file."""
     np.lib.format.write_array(file, array, allow_pickle=False)

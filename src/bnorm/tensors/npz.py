@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import errno
+import os
 import tempfile
 import zipfile
 import zlib
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from math import prod
 from pathlib import Path
@@ -16,9 +17,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from bnorm.errors import TensorError
-from bnorm.files import open_regular
-from bnorm.tensors.npy import read_header
-from bnorm.tensors.tensor import DType, FileTensor, file_tensor
+from bnorm.files import open_regular, read_at
+from bnorm.tensors.npy import new_npy, read_header, vector_values, write_npy
+from bnorm.tensors.tensor import DType, FileTensor, Tensor, file_tensor
 from bnorm.text import short
 
 LOCAL_HEADER = 30  # bytes of a ZIP local file header before the file name
@@ -26,8 +27,6 @@ LOCAL_HEADER = 30  # bytes of a ZIP local file header before the file name
 FILE_NAME_LENGTH = 26  # offset of its "file name length" (2 bytes), followed by "extra field length" (2 bytes)
 
 CHUNK = 1 << 20  # bytes per copy
-
-MOST_CHANNELS = 1 << 20
 
 MOST_UNPACKED = 256 << 20  # bytes that any packed array may unpack to; above that, the ratio is limited
 
@@ -144,31 +143,101 @@ def read_vectors(path: Path, names: tuple[str, ...]) -> list[NDArray[np.float64]
     return vectors
 
 
+def names_in(path: Path) -> tuple[str, ...]:
+    """Return the names of the arrays of a .npz archive; raises `TensorError`."""
+    with open_regular(path, TensorError) as file, _archive(path, file) as archive:
+        return tuple(info.filename.removesuffix(".npy") for info in archive.infolist())
+
+
 def _vector(path: Path, archive: zipfile.ZipFile, name: str) -> NDArray[np.float64]:
     """Return one array of shape (C,) as float64."""
     info = _member(path, archive, name)
     with archive.open(info) as stream:
         shape, dtype, _ = member_header(path, info, stream)
-        if len(shape) != 1 or not 1 <= shape[0] <= MOST_CHANNELS:
-            raise TensorError(path, f"{name} has the shape {shape}, expected one value per channel")
-        data = stream.read(shape[0] * dtype.itemsize)
-    if len(data) != shape[0] * dtype.itemsize:
-        raise TensorError(path, f"{name} ends early, expected {shape[0]} values")
-    return np.frombuffer(data, dtype).astype(np.float64)
+        return vector_values(path, stream, shape, dtype, name)
 
 
-def write_npz(file: BinaryIO, members: Iterable[tuple[str, BinaryIO]]) -> None:
-    """Write an archive of .npy files, uncompressed and without times, so that the same arrays give the same bytes."""
-    with zipfile.ZipFile(file, "w", zipfile.ZIP_STORED) as archive:
-        for name, source in members:
-            source.seek(0)
-            with archive.open(member_info(name), "w", force_zip64=True) as target:
-                while data := source.read(CHUNK):
-                    target.write(data)
+# --- writing archives -------------------------------------------------------------------------------------------------
+
+ZIP64_FIELD = 20  # bytes of the extra field that holds the sizes of a member, in its local header
 
 
-def member_info(name: str) -> zipfile.ZipInfo:
-    """Return the entry of a new array, without the time of day."""
-    info = zipfile.ZipInfo(f"{name}.npy")
+class NpzWriter:
+    """A new archive, uncompressed and without times, so that the same arrays give the same bytes.
+
+    Tensors are filled in place: a copy of them into the archive would take as long as everything else. `tensor` makes
+    each of them, in the order of the archive; `finish` writes the headers around them, and the other arrays after them.
+    """
+
+    def __init__(self, path: Path, file: BinaryIO) -> None:
+        self._path, self._file = path, file
+        self._members: list[tuple[str, int, int]] = []  # name, and where its .npy file starts and ends
+        self._end = 0
+
+    def tensor(self, name: str, like: Tensor) -> FileTensor:
+        """Return the tensor of the next member, to be filled before `finish`."""
+        start = self._end + LOCAL_HEADER + len(_member_name(name)) + ZIP64_FIELD
+        tensor = new_npy(self._path, self._file, like, start)
+        self._end = tensor.offset + prod(tensor.shape) * tensor.dtype.itemsize
+        self._members.append((name, start, self._end))
+        return tensor
+
+    def finish(self, arrays: Mapping[str, NDArray[np.floating]]) -> None:
+        """Complete the archive with these arrays as its last members."""
+        self._file.seek(0)
+        file = _InPlace(self._file)
+        with zipfile.ZipFile(file, "w", zipfile.ZIP_STORED) as archive:  # type: ignore[call-overload]  # only as a file
+            for name, start, end in self._members:
+                with new_member(archive, name) as target, file.holding():
+                    for data in _chunks(self._file, start, end):
+                        target.write(data)
+            for name, array in arrays.items():
+                with new_member(archive, name) as target:
+                    write_npy(target, array)
+
+
+class _InPlace:
+    """A file for `zipfile` to write, which leaves the bytes of some members as they are."""
+
+    def __init__(self, file: BinaryIO) -> None:
+        self._file = file
+        self._held = False
+        self.seek, self.tell, self.flush = file.seek, file.tell, file.flush
+
+    @contextmanager
+    def holding(self) -> Iterator[None]:
+        """Move over what is written, which is there already."""
+        self._held = True
+        try:
+            yield
+        finally:
+            self._held = False
+
+    def write(self, data: bytes | memoryview) -> int:
+        """Write the bytes, or move over as many."""
+        if not self._held:
+            return self._file.write(data)
+        self._file.seek(len(data), os.SEEK_CUR)
+        return len(data)
+
+
+def _member_name(name: str) -> str:
+    return f"{name}.npy"
+
+
+def new_member(archive: zipfile.ZipFile, name: str) -> IO[bytes]:
+    """Begin a member, without the time of day, and return the file to write it to."""
+    info = zipfile.ZipInfo(_member_name(name))
     info.create_system = 3  # Unix, on every system: the same arrays give the same bytes
-    return info
+    return archive.open(info, "w", force_zip64=True)
+
+
+def _chunks(file: BinaryIO, start: int, end: int) -> Iterator[memoryview]:
+    """Yield the bytes of a part of the file, whose position stays the same."""
+    buffer = memoryview(bytearray(CHUNK))
+    while start < end:
+        view, position = buffer[: min(CHUNK, end - start)], file.tell()
+        count = read_at(file, view, start)
+        file.seek(position)
+        yield view[:count]
+        start += count

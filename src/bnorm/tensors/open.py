@@ -6,11 +6,12 @@ from contextlib import ExitStack
 from pathlib import Path
 
 import numpy as np
+from numpy.typing import NDArray
 
 from bnorm.errors import TensorError
 from bnorm.files import open_regular
-from bnorm.tensors.npy import read_header
-from bnorm.tensors.npz import open_member
+from bnorm.tensors.npy import read_header, vector_values
+from bnorm.tensors.npz import open_member, read_vectors
 from bnorm.tensors.tensor import FileTensor, check_layout, file_tensor
 
 ZIP_SIGNATURE = b"PK\x03\x04"  # of a local file header
@@ -36,6 +37,15 @@ def open_tensor(name: str, shape: tuple[int, ...] | None = None, layout: str = "
         if tensor.file is file:  # not a temporary file with unpacked values
             stack.pop_all()
         return tensor
+
+
+def open_vector(name: str) -> NDArray[np.float64]:
+    """Return the vector in `X.npy` or `X.npz:key` as float64, shape (C,); raises `TensorError` for any other array."""
+    path = file_of(name)
+    if key := name.partition(".npz:")[2]:
+        return read_vectors(path, (key,))[0]
+    with open_regular(path, TensorError) as file:
+        return vector_values(path, file, *read_header(path, file))
 
 
 def file_of(name: str) -> Path:

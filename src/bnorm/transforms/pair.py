@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import BinaryIO, NamedTuple, Protocol
 
 from bnorm.darknet.model import Model
-from bnorm.darknet.weights import Floats, Weights, open_weights, write_block
+from bnorm.darknet.weights import Floats, Trailing, Weights, open_weights, write_block
 from bnorm.files import replacing
 
 Progress = Callable[[int, int], None]  # called with the number of finished values, and the total
@@ -38,6 +38,9 @@ class Writer(Protocol):
     def write(self, block: Floats) -> None:
         """Append values to the weights."""
 
+    def append(self, data: bytes) -> None:
+        """Append trailing bytes to the weights."""
+
     def reopen(self, model: Model) -> Weights | None:
         """Open the written weights to be read by the plan of `model`; None if nothing is written."""
 
@@ -63,10 +66,14 @@ class PairWriter:
         """Append values to the weights."""
         write_block(self.weights, block)
 
+    def append(self, data: bytes) -> None:
+        """Append trailing bytes to the weights."""
+        self.weights.write(data)
+
     def reopen(self, model: Model) -> Weights:
         """Open the written weights to be read by the plan of `model`."""
         self.weights.flush()
-        return open_weights(model._replace(weights=Path(self.weights.name)))
+        return open_weights(model._replace(weights=Path(self.weights.name)), Trailing.KEEP)  # they were copied
 
     def sync(self) -> None:
         """Wait until both files are on disk; raises OSError for a disk error, which the system reports only once."""
@@ -81,6 +88,9 @@ class NullWriter:
         """Do nothing."""
 
     def write(self, block: Floats) -> None:
+        """Do nothing."""
+
+    def append(self, data: bytes) -> None:
         """Do nothing."""
 
     def reopen(self, _model: Model) -> None:

@@ -1,13 +1,16 @@
 """The response of a part's weights to windows of its input: the linear operation that folding must leave unchanged.
 
 A convolution, a fully connected layer and similar layers multiply a window x of the input with the weights: for each
-filter the sum Σ w·x over the axes of one window. By `layout.FORMS` the weights of every kind are a matrix
-(places, filters, window) for this:
+filter the sum Σ w·x over one window. The weights are read as the C programs read them in memory, each in its
+`forward_*_layer`, which is a product of matrices (`gemm`) with these operands:
 
-    convolutional      (n, c/groups, k, k)       → (1, n, c/groups·k·k)
-    deconvolutional    (c, n, k, k)              → (1, n, c·k·k)
-    connected          (outputs, inputs)         → (1, outputs, inputs)
-    local              (places, n, c·k·k)        → (places, n, c·k·k)
+    convolutional      group j: m = n/groups rows of k = size²·c/groups values from weights + j·nweights/groups
+    deconvolutional    m = n·size² columns of c values, A[c·m + i]; a filter sums its size² columns
+    connected          outputs rows of inputs values
+    local              for each place: n rows of c·size² values
+
+All divisions truncate. A convolution's groups may leave remainders, see `Rows`; all other operands are a matrix
+(places, filters, window) along the axes of `layout.FORMS`.
 """
 
 from __future__ import annotations
@@ -24,6 +27,8 @@ from bnorm.darknet.parts import Part
 from bnorm.darknet.weights import Floats
 
 Doubles = NDArray[np.float64]
+
+Indices = NDArray[np.intp]
 
 
 class OfWeights(Protocol):
@@ -68,21 +73,62 @@ class Slices(NamedTuple):
 
 
 def window_size(part: Part) -> int:
-    """Return the number of inputs that each output of the part depends on."""
+    """Return how many inputs each output of the part sees."""
+    if part.kind == "convolutional":
+        return part.weights[-1] ** 2 * part.inputs // part.groups
     return prod(part.weights[axis] for axis in FORMS[part.kind].window)
 
 
-def channel_inputs(vector: Doubles, part: Part, groups: int) -> Doubles:
-    """Repeat a value per input channel, (C,), for every input of a window: (groups, window).
+def channels_seen(part: Part, channels: int) -> Indices:
+    """Return the channel of the input to which each value of a window belongs, (groups, window), of so many channels.
 
-    The inputs of a window are ordered by channel, in a fully connected layer as in a convolution.
+    Group j of a convolution reads from channel j·c/groups on, and `im2col` gives it size² rows of each. The input of a
+    fully connected layer is one channel after the other.
     """
-    by_group = vector.reshape(groups, -1)  # (groups, channels of each)
-    return by_group.repeat(window_size(part) // by_group.shape[1], axis=1)
+    values = np.arange(window_size(part))
+    if part.kind != "convolutional":
+        return (values // (len(values) // channels))[np.newaxis]
+    first = np.arange(part.groups) * part.inputs // part.groups
+    seen: Indices = np.minimum(first[:, np.newaxis] + values // part.weights[-1] ** 2, channels - 1)
+    return seen
+
+
+class Rows(NamedTuple):
+    """The rows of a grouped convolution's weights, as `forward_convolutional_layer` reads them (all three forks).
+
+    Row i of group j makes filter j·m + i, of k values from weights + j·nweights/groups + i·k. If groups divide filters
+    and channels, that is filter after filter. Otherwise rows overlap or leave gaps, the last filters have none, and a
+    row may end after the array: 0 here for what lies there in memory.
+    """
+
+    starts: Indices  # (m·groups,)
+    groups: Indices  # (m·groups,)
+    length: int
+
+    @classmethod
+    def of(cls, part: Part) -> Rows:
+        """Return the rows of a part."""
+        count, length = part.channels // part.groups, window_size(part)
+        group = np.repeat(np.arange(part.groups), count)
+        starts = group * prod(part.weights) // part.groups + np.tile(np.arange(count), part.groups) * length
+        return cls(starts, group, length)
+
+    def add(self, values: Doubles, first: int, windows: Doubles, sums: Doubles) -> None:
+        """Add Σ w·x to sums, (filters, W), for the weights from number `first` on that these values are."""
+        here = np.flatnonzero((self.starts < first + values.size) & (self.starts + self.length > first))
+        index = self.starts[here, np.newaxis] - first + np.arange(self.length)  # (rows, k)
+        inside = (index >= 0) & (index < values.size)
+        rows = np.where(inside, values.take(index, mode="clip"), 0.0)
+        if len(windows) == 1:
+            sums[here] += np.dot(rows, windows[0])
+        else:
+            sums[here] += (rows[..., np.newaxis] * windows.take(self.groups[here], axis=0)).sum(axis=1)
 
 
 def probe(weights: Stored, part: Part, probes: list[Probe]) -> list[Doubles]:
     """Return Σ w·x for each probe in float64, (places, filters, W). The weights are read once for all probes."""
+    if part.groups > 1:
+        return _probe_rows(weights, part, probes)
     places, filters = _outputs(part, weights.array)
     answers = [np.zeros([places, filters, probe.windows.shape[-1]]) for probe in probes]
     buffer = np.empty(0)
@@ -96,9 +142,33 @@ def probe(weights: Stored, part: Part, probes: list[Probe]) -> list[Doubles]:
             np.copyto(values, block)
             if of is not None:
                 of(values, out=values)
-            sums[at.places, at.filters] += _sums(_matrix(values, part, weights.array), windows, at, filters)
+            sums[at.places, at.filters] += _sums(_matrix(values, part, weights.array), windows[0, at.window])
         start += len(block)
     return answers
+
+
+def _probe_rows(weights: Stored, part: Part, probes: list[Probe]) -> list[Doubles]:
+    """Return Σ w·x of a grouped convolution for each probe, (1, filters, W)."""
+    rows = Rows.of(part)
+    answers = [np.zeros([1, part.channels, probe.windows.shape[-1]]) for probe in probes]
+    first = 0
+    for block in _in_memory(weights):
+        for (windows, of), sums in zip(probes, answers, strict=True):
+            values = block.astype(np.float64)
+            if of is not None:
+                of(values, out=values)
+            rows.add(values, first, windows, sums[0])
+        first += block.size
+    return answers
+
+
+def _in_memory(weights: Stored) -> Iterator[Floats]:
+    """Yield the values in the order of memory; weights that the loader transposes (`flipped`) as one block."""
+    axes = weights.array.axes
+    if axes is None:
+        yield from (block.reshape(-1) for block in weights.blocks())
+    else:
+        yield np.concatenate([block.copy() for block in weights.blocks()]).transpose(axes).reshape(-1)
 
 
 def _outputs(part: Part, array: Array) -> tuple[int, int]:
@@ -138,15 +208,9 @@ def _matrix(values: Doubles, part: Part, array: Array) -> Doubles:
     )
 
 
-def _sums(matrix: Doubles, windows: Doubles, at: Slices, filters: int) -> Doubles:
-    """Multiply a piece of the matrix with its piece of the windows: (places, filters, W)."""
-    seen = windows[:, at.window]
-    groups = len(windows)
-    if groups > 1:
-        group = np.arange(filters)[at.filters] // (filters // groups)  # of each filter
-        grouped: Doubles = (matrix[..., np.newaxis] * seen.take(group, axis=0)).sum(axis=2)
-        return grouped
+def _sums(matrix: Doubles, windows: Doubles) -> Doubles:
+    """Multiply a piece of the matrix with its piece of the windows, (window, W): (places, filters, W)."""
     # One product of two matrices: BLAS adds in another order for a stack of them.
     places, rows, window = matrix.shape
-    product: Doubles = np.dot(matrix.reshape(places * rows, window), seen[0])
-    return product.reshape(places, rows, seen.shape[-1])
+    product: Doubles = np.dot(matrix.reshape(places * rows, window), windows)
+    return product.reshape(places, rows, windows.shape[-1])

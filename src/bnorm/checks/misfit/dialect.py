@@ -15,8 +15,8 @@ from bnorm.errors import BnormError
 
 
 def other_dialects(model: Model) -> Iterator[Candidate]:
-    """Yield every other dialect by which the file has the planned size."""
-    for dialect in DIALECTS.values():
+    """Yield every other dialect by which the file has the planned size; where bnorm chose one, none has it."""
+    for dialect in () if model.reason else DIALECTS.values():
         if dialect.name == model.dialect.name:
             continue
         try:

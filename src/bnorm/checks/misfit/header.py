@@ -10,6 +10,8 @@ from bnorm.darknet.header import VERSION, WIDE
 from bnorm.darknet.layout import FLOAT, plan
 from bnorm.darknet.weights import Weights
 
+REPAIR = "rewrite the header of {actual} bytes as {right} bytes"  # names the command once there is one
+
 FULL = VERSION.size + WIDE.size  # bytes of a header with a `seen` of 8 bytes
 
 
@@ -29,4 +31,5 @@ def other_header(weights: Weights) -> Iterator[Candidate]:
         return
     lengths = f"{header.nbytes} bytes by its version, {header.version}, and {other.nbytes} by the file's size"
     message = f"the header is 4 bytes off: {lengths}; typical symptom: negative rolling variances"
-    yield Candidate(layout=layout, finding=make_finding("weights-header-offset", message))
+    cause = REPAIR.format(actual=other.nbytes, right=header.nbytes)
+    yield Candidate(layout=layout, finding=make_finding("weights-header-offset", message, cause=cause))

@@ -1,35 +1,128 @@
-"""The candidate that explains a weights file's size best."""
+"""The candidate that explains a weights file's size best: a systematic search over small edits of the cfg.
+
+Each module beside this one proposes the edits of one kind by which the file would have its size. A candidate by whose
+plan arrays of rolling variances hold other numbers is dropped. Of the others, that one is the likeliest whose edit and
+plan describe the file in the fewest bits, see `evidence`; the cfg as given, with a file that was cut or that has more
+bytes, is one of them. Where nothing distinguishes two, both are named.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
+from math import log
+from typing import NamedTuple
 
 from bnorm.checks.findings import Finding
-from bnorm.checks.misfit.batch_normalize import folded_cfg, folded_weights
-from bnorm.checks.misfit.candidate import Candidate, implausibility
-from bnorm.checks.misfit.classes import fitting_classes
+from bnorm.checks.misfit.batch_normalize import folded_cfg, folded_weights, some_sections
+from bnorm.checks.misfit.candidate import ONE_OF_MANY, Candidate
+from bnorm.checks.misfit.channels import other_channels
+from bnorm.checks.misfit.classes import other_classes
 from bnorm.checks.misfit.dialect import other_dialects
+from bnorm.checks.misfit.evidence import Evidence
 from bnorm.checks.misfit.header import other_header
+from bnorm.checks.misfit.layers import fewer_layers, more_layers
+from bnorm.checks.misfit.sizes import Sizes
+from bnorm.checks.misfit.values import other_values
+from bnorm.checks.misfit.window import window
+from bnorm.darknet.layout import FLOAT, Layout
 from bnorm.darknet.weights import Weights
 
+DAMAGED = 3.0  # nats: how much less likely a file is that was cut, or got more bytes, than one that was not
 
-def likeliest(weights: Weights) -> Finding | None:
-    """Return the finding of the candidate whose plan reads the most plausible rolling variances, the first of several.
+EQUAL = 2.0  # nats by which two candidates do not differ
 
-    None without a candidate, and where the variances are more plausible by the cfg as given.
+MISREAD = 100  # of so many arrays of rolling variances, one may hold other numbers
+
+SHOWN = 2  # candidates that are named where they are equal
+
+
+class _Row(NamedTuple):
+    nats: float
+    candidate: Candidate
+
+
+def likeliest(weights: Weights, given: Finding) -> tuple[Finding, ...]:
+    """Return the finding of the likeliest candidate, or of two that are equal.
+
+    `given` is the finding if the cfg is right, and the file was cut or has got more bytes. A file that ends between two
+    layers has the same bytes as one for a cfg without the layers after them: only then `given` is one of two.
     """
-    wrong = [(implausibility(weights, candidate.layout), candidate.finding) for candidate in _candidates(weights)]
-    fewest, finding = min(wrong, key=lambda row: row[0], default=(0, None))
-    return finding if finding and fewest <= implausibility(weights, weights.layout) else None
+    evidence = Evidence(weights)
+    most = evidence.misreads(weights.layout).count(True)
+    mismatch = weights.mismatch()
+    partial = mismatch is not None and mismatch.between_layers and not most
+    damaged = Candidate(layout=weights.layout, finding=given, nats=_damage(weights))
+    others = [row for row in _distinct(weights, evidence) if _is_plausible(evidence, row.layout, most)]
+    rows = [_Row(nats=row.nats + evidence.nats(row.layout), candidate=row) for row in (damaged, *others)]
+    rows.sort(key=lambda row: row.nats)
+    best = rows[0]
+    if best.candidate is damaged and not partial:
+        return (given,)
+    close = (row.candidate for row in rows if row.nats - best.nats < EQUAL)
+    equal = [row for row in close if row.edits == best.candidate.edits and (partial or row is not damaged)]
+    return tuple(_qualified(row, len(equal), row is damaged) for row in equal[:SHOWN])
 
 
-def _candidates(weights: Weights) -> Iterator[Candidate]:
-    """Yield all candidates, the most common causes first."""
-    model = weights.model
+def _damage(weights: Weights) -> float:
+    """Return how much less likely it is in nats that a file was cut here, or got so many bytes more."""
+    mismatch = weights.mismatch()
+    if mismatch and mismatch.between_layers:
+        return ONE_OF_MANY  # as a layer too many at the end of the cfg
+    return DAMAGED + log(1 + (weights.nbytes if mismatch and mismatch.missing > 0 else 2 * FLOAT))
+
+
+def _qualified(candidate: Candidate, equal: int, damaged: bool) -> Finding:
+    """Return the finding, worded as strongly as its evidence."""
+    finding = candidate.finding
+    doubts = []
+    if equal > 1:
+        doubts.append(f"{equal - 1} other explanation{'s' * (equal > 2)} would fit as well")
+    if not damaged and not _has_variances(candidate.layout):
+        doubts.append("no rolling variances confirm it")
+    if not doubts:
+        return finding
+    cause = "; ".join([*([finding.cause] if finding.cause else []), *doubts])
+    return finding._replace(cause=cause)
+
+
+def _has_variances(layout: Layout) -> bool:
+    return any(array.field == "rolling_variance" for array in layout.arrays)
+
+
+def _is_plausible(evidence: Evidence, layout: Layout, most: int) -> bool:
+    misreads = evidence.misreads(layout)
+    wrong = misreads.count(True)
+    return wrong <= most and wrong * MISREAD <= len(misreads)
+
+
+def _distinct(weights: Weights, evidence: Evidence) -> Iterator[Candidate]:
+    """Yield the candidates, of those with the same plan and kind of finding the first."""
+    seen = set()
+    for candidate in _candidates(weights, evidence):
+        key = (
+            candidate.finding.id,
+            candidate.option,
+            tuple((array.field, array.offset) for array in candidate.layout.arrays),
+        )
+        if key not in seen:
+            seen.add(key)
+            yield candidate
+
+
+def _candidates(weights: Weights, evidence: Evidence) -> Iterator[Candidate]:
+    """Yield all candidates, the most common causes first.
+
+    Of a search for one layer that had to stop early, only what variances confirm: the best may not have been tried.
+    """
+    model, sizes = weights.model, Sizes(weights.model)
     yield from other_header(weights)
     yield from folded_weights(model)
     yield from folded_cfg(model)
-    classes = fitting_classes(model.network.text, model.dialect, model.header, weights.nbytes)
-    if classes:
-        yield classes
+    yield from other_classes(sizes)
     yield from other_dialects(model)
+    yield from some_sections(model, evidence)
+    yield from other_channels(sizes)
+    layers = window(evidence)
+    edits = [*other_values(sizes, layers), *fewer_layers(sizes, layers), *more_layers(sizes, layers)]
+    complete = sizes.left()
+    yield from (edit for edit in edits if complete or _has_variances(edit.layout))

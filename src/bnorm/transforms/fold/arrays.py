@@ -15,12 +15,12 @@ from numpy.typing import NDArray
 
 from bnorm.batchnorm.epsilon import Epsilon, Vector
 from bnorm.darknet.layout import FORMS, Array
-from bnorm.darknet.parts import array_name
+from bnorm.darknet.parts import Part, array_name
 from bnorm.darknet.weights import Floats, Weights
+from bnorm.folding.fates import Kept
+from bnorm.folding.plan import Fold
 from bnorm.statistics.normalisers import Key, Normaliser
-from bnorm.transforms.fold.fates import Kept
-from bnorm.transforms.fold.plan import Fold
-from bnorm.transforms.response import Doubles, Probe, Stored, channel_inputs, probe, signs, window_size
+from bnorm.transforms.response import Doubles, Probe, Stored, probe, signs, window_size
 
 TOO_LARGE = Kept(("its folded values exceed float32",))
 
@@ -80,10 +80,20 @@ def _composed(
 
 def _along_inputs(factor: Vector, fold: Fold) -> Doubles:
     """Return a factor per input channel in a shape that broadcasts with the weights in memory."""
+    groups = fold.part.groups
     if fold.part.kind == "connected":
-        return channel_inputs(factor, fold.part, 1)
-    by_group = factor.reshape(fold.groups, -1, 1, 1)
-    return by_group.repeat(fold.part.channels // fold.groups, axis=0) if fold.groups > 1 else by_group
+        return _channel_inputs(factor, fold.part)
+    by_group = factor.reshape(groups, -1, 1, 1)
+    return by_group.repeat(fold.part.channels // groups, axis=0) if groups > 1 else by_group
+
+
+def _channel_inputs(vector: Doubles, part: Part) -> Doubles:
+    """Return one value per input channel as one per input of a window: (groups, window).
+
+    A fully connected layer sees the places of a channel one after the other, and so does a convolution.
+    """
+    by_group = vector.reshape(part.groups, -1)  # (groups, channels of each)
+    return by_group.repeat(window_size(part) // by_group.shape[1], axis=1)
 
 
 def _along(vector: Vector, axis: int, dimensions: int) -> Doubles:
@@ -93,7 +103,7 @@ def _along(vector: Vector, axis: int, dimensions: int) -> Doubles:
 
 def _response_to_constant(fold: Fold, weights: Weights, values: Vector) -> Vector:
     """Return Σ w·x per filter for an input that is constant within each channel, (C,) → (filters,)."""
-    windows = channel_inputs(values, fold.part, fold.groups)[..., np.newaxis]  # (groups, window, 1)
+    windows = _channel_inputs(values, fold.part)[..., np.newaxis]  # (groups, window, 1)
     (sums,) = probe(stored_weights(weights, fold), fold.part, [Probe(windows)])  # (1, filters, 1)
     return sums[0, :, 0]
 

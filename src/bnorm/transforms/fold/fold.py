@@ -1,9 +1,9 @@
 """Fold batch normalisation into neighbouring layers: the new network computes the same for any reader.
 
 With `gain = scale / deviation(rolling_variance)` per filter, `weights·gain` and `biases − rolling_mean·gain` compute
-what the normalised layer computed (alexeyab `network.c: fuse_conv_batchnorm`). `plan` decides what is folded into what,
-`arrays` computes the new arrays. The cfg loses its `batch_normalize` lines, and the sections of the `[batchnorm]`
-layers that were folded: several readers test only for the key, and hank refuses unknown ones.
+what the normalised layer computed (alexeyab `network.c: fuse_conv_batchnorm`). `folding.plan` decides what is folded
+into what, `arrays` computes the new arrays. The cfg loses its `batch_normalize` lines, and the sections of the
+`[batchnorm]` layers that were folded: several readers test only for the key, and hank refuses unknown ones.
 """
 
 from __future__ import annotations
@@ -20,24 +20,25 @@ import numpy as np
 from bnorm.batchnorm.epsilon import DARKNET, RUNTIMES, Epsilon, as_epsilon
 from bnorm.batchnorm.formulas import Rolling, quiet
 from bnorm.batchnorm.threads import processors
+from bnorm.checks.cfg_rules import cfg_findings
+from bnorm.checks.findings import Finding, worst_first
 from bnorm.darknet.layout import Array
 from bnorm.darknet.model import Model
+from bnorm.darknet.model_or_paths import model_or_paths
 from bnorm.darknet.network import Layer
 from bnorm.darknet.parts import Part
-from bnorm.darknet.weights import Floats, Weights, open_weights
+from bnorm.darknet.weights import Floats, Trailing, Weights, open_weights
 from bnorm.errors import ProofError
-from bnorm.files import check_outputs
+from bnorm.files import FORCE, check_outputs
+from bnorm.folding.fates import NOT_SELECTED, Into, Kept
+from bnorm.statistics.bad_variance import BadVariance, policy_by_name
 from bnorm.statistics.normalisers import Key
 from bnorm.text import plural
 from bnorm.transforms.fold.arrays import TOO_LARGE
-from bnorm.transforms.fold.fates import Into, Kept
 from bnorm.transforms.fold.folded_model import DEFECT, FoldedModel, FoldOptions, fold_model
 from bnorm.transforms.fold.proof import Difference, LayerProof, Source
-from bnorm.transforms.fold.variances import BadVariance
 from bnorm.transforms.pair import Meter, NullWriter, Progress, Targets, Writer, targets, writing
 from bnorm.transforms.response import Stored
-
-POLICIES = tuple(policy.value for policy in BadVariance)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -46,10 +47,11 @@ class FoldedLayer:
 
     `into` is the layer that a `[batchnorm]` was folded into, None for all others. `clamped` are the channels whose
     rolling variance was clamped. `silent_channels` counts the channels that produce no finite value and were not
-    compared. `reason` puts all this into words, or explains why the layer was not folded.
+    compared. `reason` puts all this into words, or explains why the layer was not folded; `selected` is False if that
+    is because only other layers were asked for.
 
     The errors are those of `proof.Difference`, None without it. `gain_change` is, for each row of `RUNTIMES`, the
-    largest change of a channel's gain that its ε would cause: |gain' / gain − 1|.
+    largest change of a channel's gain that its ε would cause: |gain' / gain − 1|; NaN where it computes NaN.
     """
 
     index: int
@@ -63,11 +65,21 @@ class FoldedLayer:
     into: int | None = None
     clamped: tuple[int, ...] = ()
     silent_channels: int = 0
+    selected: bool = True
+
+    def __repr__(self) -> str:
+        name = f"{self.index} {self.type} {self.part}".rstrip()
+        error = "" if self.max_rel_error is None else f", max_rel_error={self.max_rel_error:.1e}"
+        return f"<FoldedLayer: {name}, {'folded' if self.folded else 'kept'}{error}>"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class FoldReport:
-    """The result of `fold`, with totals before and after; the outputs are None after a dry run."""
+    """The result of `fold`, with totals before and after; the outputs are None after a dry run.
+
+    `verified` says whether every folded layer was compared before and after, and `epsilon` is the ε that was folded.
+    `findings` are those of `check` on the folded cfg, with its line and layer numbers.
+    """
 
     layers: tuple[FoldedLayer, ...]
     parameters_before: int
@@ -76,12 +88,22 @@ class FoldReport:
     bytes_after: int
     output: Path | None
     output_cfg: Path | None
+    findings: tuple[Finding, ...]
+    verified: bool
+    epsilon: Epsilon
+
+    @property
+    def worst(self) -> FoldedLayer | None:
+        """Return the folded layer with the largest relative error; None without a comparison."""
+        compared = [layer for layer in self.layers if layer.max_rel_error is not None]
+        return max(compared, key=lambda layer: layer.max_rel_error or 0, default=None)
 
     def __repr__(self) -> str:
         output = f", output={str(self.output)!r}" if self.output else ""
         return f"<FoldReport: folded={sum(layer.folded for layer in self.layers)} of {len(self.layers)}{output}>"
 
 
+@model_or_paths
 @quiet
 def fold(
     model: Model,
@@ -94,32 +116,35 @@ def fold(
     verify: bool = True,
     dry_run: bool = False,
     force: bool = False,
+    trailing: Trailing | str = Trailing.ERROR,
     advance: Progress | None = None,
 ) -> FoldReport:
     """Write the folded weights and cfg, or neither; a dry run, for which `output` may be None, writes nothing.
 
+    In place of the model, the paths of a cfg and its weights: `fold("net.cfg", "net.weights", "folded.weights")`.
     `output_cfg` is by default the output with the suffix `.cfg`. `layers` selects, by default all; the others are not
     touched. `epsilon` is an `Epsilon`, the name of one in `RUNTIMES`, or a text such as `1e-6:outside`. With a rolling
-    variance that is negative, infinite or NaN, `bad_variance` decides: `error` fails, `clamp` takes the nearest
-    variance (0 for NaN), `skip` leaves the layer as it is.
+    variance that is bad for this ε (see `statistics.variance_rule`), `bad_variance` decides: `error` fails, `clamp`
+    takes the nearest variance (0 for NaN), `skip` leaves the layer as it is. With bytes after the last array,
+    `trailing` decides: `error` fails, `keep` copies them, `drop` leaves them out.
 
     `WeightsError` for a file that does not fit; `OutputError` for an output that must not be written; `ProofError` if
     `verify` finds a difference that rounding does not explain; ValueError for an invalid argument or a missing output.
     Arguments are checked before anything is read.
     """
     options = FoldOptions(
-        layers=_known_layers(model, layers), epsilon=as_epsilon(epsilon), bad_variance=_policy(bad_variance)
+        layers=_known_layers(model, layers), epsilon=as_epsilon(epsilon), bad_variance=policy_by_name(bad_variance)
     )
     paths = None if output is None else targets(output, output_cfg)
     if paths is None and not dry_run:
         raise ValueError("expected an output, or a dry run")
-    with open_weights(model) as weights, ExitStack() as stack:
-        check_outputs(paths or (), (model.network.text.path, weights.path), force=force, cause="--force overwrites it")
-        weights.require_fit()
+    with open_weights(model, trailing) as weights, ExitStack() as stack:
+        check_outputs(paths or (), (model.network.text.path, weights.path), force=force, cause=FORCE)
         writer = NullWriter() if dry_run or paths is None else stack.enter_context(writing(paths))
         folded, meter = _write(weights, options, writer, verify, advance)
         differences = _verify(folded, writer, meter) if verify else {}
-    return _report(folded, differences, None if dry_run else paths)
+        findings = worst_first(cfg_findings(folded.after.network))
+    return _report(folded, differences, None if dry_run else paths, findings, verify)
 
 
 def _known_layers(model: Model, layers: Iterable[int] | None) -> frozenset[int] | None:
@@ -133,13 +158,6 @@ def _known_layers(model: Model, layers: Iterable[int] | None) -> frozenset[int] 
     return selection
 
 
-def _policy(name: BadVariance | str) -> BadVariance:
-    """Return the policy of this name; ValueError for an unknown name."""
-    if name not in POLICIES:
-        raise ValueError(f"bad_variance {name!r}, expected one of {', '.join(POLICIES)}")
-    return BadVariance(name)
-
-
 def _write(
     weights: Weights, options: FoldOptions, writer: Writer, verify: bool, advance: Progress | None
 ) -> tuple[FoldedModel, Meter]:
@@ -151,6 +169,8 @@ def _write(
         meter = Meter(folded.after.layout.parameters + compared * verify, advance)
         more = _stream(folded, writer, meter)
         if not more:
+            for data in weights.kept():
+                writer.append(data)
             return folded, meter
         overflowing |= dict.fromkeys(more, TOO_LARGE)
 
@@ -207,7 +227,13 @@ def _proven(folded: FoldedModel, key: Key, difference: Difference, meter: Meter)
     return difference
 
 
-def _report(folded: FoldedModel, differences: Mapping[Key, Difference], paths: Targets | None) -> FoldReport:
+def _report(
+    folded: FoldedModel,
+    differences: Mapping[Key, Difference],
+    paths: Targets | None,
+    findings: tuple[Finding, ...],
+    verified: bool,
+) -> FoldReport:
     """Return the totals, and a row for each normalised part in the order of the file."""
     before, after = folded.weights.layout, folded.after.layout
     return FoldReport(
@@ -219,10 +245,13 @@ def _report(folded: FoldedModel, differences: Mapping[Key, Difference], paths: T
         ),
         parameters_before=before.parameters,
         parameters_after=after.parameters,
-        bytes_before=before.nbytes,
-        bytes_after=after.nbytes,
+        bytes_before=folded.weights.nbytes,
+        bytes_after=after.nbytes + folded.weights.kept_bytes,
         output=paths.weights if paths else None,
         output_cfg=paths.cfg if paths else None,
+        findings=findings,
+        verified=verified,
+        epsilon=folded.epsilon,
     )
 
 
@@ -230,7 +259,14 @@ def _row(folded: FoldedModel, layer: Layer, part: Part, differences: Mapping[Key
     """Return the result for one normalised part; its `reason` is worded only here."""
     index, fate = layer.index, folded.folds.fates[layer.index]
     if isinstance(fate, Kept):
-        return FoldedLayer(index=index, type=layer.type, part=part.name, folded=False, reason="; ".join(fate.reasons))
+        return FoldedLayer(
+            index=index,
+            type=layer.type,
+            part=part.name,
+            folded=False,
+            reason="; ".join(fate.reasons),
+            selected=fate != NOT_SELECTED,
+        )
     own = (folded.folds.shared.get(index, index), part.name)  # the part that holds the arrays
     into = fate.target if isinstance(fate, Into) else None
     difference = differences.get(own if into is None else (into, ""))
@@ -256,7 +292,10 @@ def _row(folded: FoldedModel, layer: Layer, part: Part, differences: Mapping[Key
 
 
 def _gain_change(rolling: Rolling, epsilon: Epsilon) -> dict[str, float]:
-    """Return the largest |gain' / gain − 1| of the channels for every runtime: gain is the inverse of the deviation."""
+    """Return the largest |gain' / gain − 1| of the channels for every runtime: gain is the inverse of the deviation.
+
+    NaN for a runtime that computes NaN from one of the variances.
+    """
     chosen = epsilon.deviation(rolling.variance)
     return {
         name: float(np.abs(chosen / other.deviation(rolling.variance) - 1).max(initial=0))

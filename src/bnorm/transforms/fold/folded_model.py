@@ -20,11 +20,12 @@ from bnorm.darknet.network import Network, build
 from bnorm.darknet.parts import array_name
 from bnorm.darknet.weights import Floats, Weights
 from bnorm.errors import ProofError, WeightsError
+from bnorm.folding.fates import NOT_SELECTED, Kept
+from bnorm.folding.plan import Folds, plan_folds, without_normalisation
+from bnorm.statistics.bad_variance import BadChannels, BadVariance
 from bnorm.statistics.normalisers import Key, Normaliser, normalisers
 from bnorm.transforms.fold.arrays import Affine, affine, folded, lost_signs
-from bnorm.transforms.fold.fates import NOT_SELECTED, Kept
-from bnorm.transforms.fold.plan import Folds, plan_folds, without_normalisation
-from bnorm.transforms.fold.variances import BadChannels, BadVariance, judge_variances
+from bnorm.transforms.fold.variances import judge_variances
 
 DEFECT = "a defect of bnorm: nothing was written"
 
@@ -90,12 +91,13 @@ def fold_model(weights: Weights, options: FoldOptions, overflowing: Mapping[int,
     `WeightsError` for a bad variance in what is folded, if `options` ask for it.
     """
     network = weights.model.network
-    judged = judge_variances(normalisers(weights), options.bad_variance)
+    judged = judge_variances(normalisers(weights), options.bad_variance, options.epsilon)
     fixed = {**judged.kept, **_not_selected(network, options.layers), **overflowing}
     folds, changes = settle(weights, judged.normalisers, options.epsilon, fixed)
     if options.bad_variance is BadVariance.ERROR:
-        _refuse_bad(weights, judged.bad, folds)
+        _refuse_bad(weights, judged.bad, folds, options.epsilon)
     text, after = rewrite_cfg(weights.model, folds, options.layers)
+    after = after._replace(nbytes=after.layout.nbytes + weights.kept_bytes)
     return FoldedModel(
         weights=weights,
         epsilon=options.epsilon,
@@ -148,11 +150,12 @@ def _not_selected(network: Network, layers: Collection[int] | None) -> dict[int,
     return {layer.index: NOT_SELECTED for layer in network.layers if layer.index not in chosen}
 
 
-def _refuse_bad(weights: Weights, bad: Mapping[Key, BadChannels], folds: Folds) -> None:
+def _refuse_bad(weights: Weights, bad: Mapping[Key, BadChannels], folds: Folds, epsilon: Epsilon) -> None:
     """Raise a `WeightsError` for the first part that is folded although it has bad variances."""
     kept = folds.kept
     for (layer, part), channels in bad.items():
         if layer not in kept:
             what = f"layer {layer} {array_name(part, str(channels))}, expected finite values ≥ 0"
-            cause = "--bad-variance clamp or skip folds the rest; bnorm check says more"
+            outside = "" if epsilon.inside or not channels.first < 0 else "with ε outside the root it gives NaN; "
+            cause = f"{outside}--bad-variance clamp or skip folds the rest; bnorm check says more"
             raise WeightsError(weights.path, what, cause=cause)

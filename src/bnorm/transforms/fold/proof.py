@@ -2,8 +2,10 @@
 
 Before is the layer as darknet computes it, step by step in float64: the sums, then each normalisation as
 `(x − mean) / deviation · scale + bias`. After is what the folded file says: the sums with its weights, and its biases.
-A folded weight or bias is off by its one rounding to float32, so the two differ by no more than that bound. Which layer
-may go into which, and what each one reads, is decided in `fold.plan` and `darknet.edit`, and not proven here.
+What a layer computes from its bytes is `transforms.response`, the index rule of the C programs, and not the picture
+that the fold has of it. A folded weight or bias is off by its one rounding to float32, so the two differ by no more
+than that bound. Which layer
+may go into which, and what each one reads, is decided in `folding.plan` and `darknet.edit`, and not proven here.
 """
 
 from __future__ import annotations
@@ -17,9 +19,9 @@ import numpy as np
 
 from bnorm.batchnorm.epsilon import Epsilon
 from bnorm.darknet.parts import array_name
+from bnorm.folding.plan import Fold
 from bnorm.statistics.normalisers import Key, Normaliser
-from bnorm.transforms.fold.plan import Fold
-from bnorm.transforms.response import Doubles, Probe, Stored, channel_inputs, probe, signs, window_size
+from bnorm.transforms.response import Doubles, Probe, Stored, channels_seen, probe, signs, window_size
 
 WINDOWS = 4
 
@@ -110,7 +112,7 @@ class LayerProof:
 
     def _seen(self, vector: Doubles) -> Doubles:
         """Return a value per input channel as one per input of a window, (groups, window, 1)."""
-        return channel_inputs(vector, self.fold.part, self.fold.groups)[..., np.newaxis]
+        return vector[channels_seen(self.fold.part, len(vector))][..., np.newaxis]
 
     def _normalised(self, outputs: Outputs, key: Key) -> Outputs:
         """Normalise outputs with the normaliser of this part."""
@@ -148,7 +150,9 @@ class LayerProof:
     def _biases(self, source: Source) -> Doubles:
         """Return the part's biases, (places, filters, 1); only those of `local` differ from place to place."""
         blocks = source(self.fold.layer, array_name(self.fold.part.name, "biases")).blocks()
-        values = np.concatenate(list(blocks)).astype(np.float64)  # (filters,) or (filters, height, width)
+        values = np.concatenate(
+            [block.astype(np.float64) for block in blocks]
+        )  # (filters,) or (filters, height, width)
         return values.reshape(len(values), -1).T[..., np.newaxis]
 
 

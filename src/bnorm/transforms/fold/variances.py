@@ -1,39 +1,15 @@
-"""Rolling variances that have no root, and what folding does with them."""
+"""Bad rolling variances, see `statistics.variance_rule`, and what folding does with them."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from enum import StrEnum
 from typing import NamedTuple
 
-import numpy as np
-
-from bnorm.batchnorm.epsilon import Vector
+from bnorm.batchnorm.epsilon import Epsilon
 from bnorm.darknet.parts import array_name
+from bnorm.folding.fates import Kept
+from bnorm.statistics.bad_variance import BadChannels, BadVariance, bad_channels, clamped
 from bnorm.statistics.normalisers import Key, Normaliser
-from bnorm.transforms.fold.fates import Kept
-
-LARGEST = float(np.finfo(np.float32).max)
-
-
-class BadVariance(StrEnum):
-    """What to do with a rolling variance that is negative, infinite or NaN."""
-
-    ERROR = "error"  # fail
-    CLAMP = "clamp"  # take the nearest variance that a float32 can hold; 0 for NaN
-    SKIP = "skip"  # leave the layer as it is
-
-
-class BadChannels(NamedTuple):
-    """The channels of a part whose rolling variance has no root, and the value of the first of them."""
-
-    channels: tuple[int, ...]
-    first: float
-
-    def __str__(self) -> str:
-        """Return the sentence that reports use."""
-        more = f" and {len(self.channels) - 1} more" if len(self.channels) > 1 else ""
-        return f"rolling_variance is {self.first:g} in channel {self.channels[0]}{more}"
 
 
 class Judgement(NamedTuple):
@@ -44,18 +20,14 @@ class Judgement(NamedTuple):
     bad: Mapping[Key, BadChannels]
 
 
-def judge_variances(normalisers: Mapping[Key, Normaliser], policy: BadVariance) -> Judgement:
+def judge_variances(normalisers: Mapping[Key, Normaliser], policy: BadVariance, epsilon: Epsilon) -> Judgement:
     """Apply a policy to every rolling variance. `ERROR` changes nothing: only what is really folded is an error."""
-    bad = {key: channels for key, item in normalisers.items() if (channels := bad_channels(item.rolling.variance))}
+    bad = {
+        key: channels for key, item in normalisers.items() if (channels := bad_channels(item.rolling.variance, epsilon))
+    }
     if policy is BadVariance.CLAMP:
-        normalisers = {key: _clamped(item) if key in bad else item for key, item in normalisers.items()}
+        normalisers = {key: _clamped(item, bad[key]) if key in bad else item for key, item in normalisers.items()}
     return Judgement(normalisers, _kept(bad) if policy is BadVariance.SKIP else {}, bad)
-
-
-def bad_channels(variance: Vector) -> BadChannels | None:
-    """Return the channels whose variance, shape (C,), is negative, infinite or NaN; None if there are none."""
-    bad = np.flatnonzero(~((variance >= 0) & np.isfinite(variance)))
-    return BadChannels(tuple(bad.tolist()), float(variance[bad[0]])) if bad.size else None
 
 
 def _kept(bad: Mapping[Key, BadChannels]) -> dict[int, Kept]:
@@ -67,7 +39,7 @@ def _kept(bad: Mapping[Key, BadChannels]) -> dict[int, Kept]:
     return kept
 
 
-def _clamped(normaliser: Normaliser) -> Normaliser:
-    """Return the normaliser with every variance as the nearest one that a float32 can hold; 0 for NaN."""
-    variance = np.clip(np.nan_to_num(normaliser.rolling.variance), 0.0, LARGEST)
+def _clamped(normaliser: Normaliser, bad: BadChannels) -> Normaliser:
+    """Return the normaliser with every bad variance clamped."""
+    variance = clamped(normaliser.rolling.variance, bad)
     return normaliser._replace(rolling=normaliser.rolling._replace(variance=variance))

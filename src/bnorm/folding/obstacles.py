@@ -9,12 +9,12 @@ from collections.abc import Collection, Mapping
 from typing import NamedTuple
 
 from bnorm.darknet.edit import readers
+from bnorm.darknet.im2col import misread_windows
 from bnorm.darknet.layout import FORMS
 from bnorm.darknet.network import Layer, Network
-from bnorm.darknet.parts import groups_of
 from bnorm.darknet.section_types import TYPES
 from bnorm.darknet.shapes import kernel
-from bnorm.transforms.fold.fates import Kept
+from bnorm.folding.fates import Kept
 
 
 class Constraints(NamedTuple):
@@ -32,9 +32,11 @@ class Constraints(NamedTuple):
 
 def constraints(network: Network, fixed: Mapping[int, Kept]) -> Constraints:
     """Return what decides about the layers of a network; those in `fixed` stay as they are, for these reasons."""
-    unread = {layer.index: Kept((reason,)) for layer in network.layers if (reason := _unread(layer))}
+    odd = {
+        layer.index: Kept((reason,)) for layer in network.layers if (reason := _unread(layer) or _uneven_groups(layer))
+    }
     return Constraints(
-        layers=network.layers, readers=readers(network), groups=_sharing(network), fixed={**fixed, **unread}
+        layers=network.layers, readers=readers(network), groups=_sharing(network), fixed={**fixed, **odd}
     )
 
 
@@ -71,8 +73,8 @@ def obstacle_before(cfg: Constraints, layer: Layer, target: int) -> str:
         return f"layer {min(others)} also reads it"
     if is_binary(linear):
         return f"layer {target} binarises its weights"
-    if linear.type == "convolutional" and not _whole_groups(linear):
-        return f"layer {target} has groups of different sizes"
+    if misread := misread_windows(linear):
+        return f"layer {target} has {misread}"
     return _untouchable(cfg, target)
 
 
@@ -125,7 +127,14 @@ def _sharing(network: Network) -> dict[int, tuple[int, ...]]:
     return {layer: group for group in map(tuple, groups.values()) for layer in group}
 
 
-def _whole_groups(layer: Layer) -> bool:
-    """Return whether the groups divide inputs and filters without remainder."""
-    groups = groups_of(layer.section)
-    return layer.incoming.channels % groups == 0 and layer.parts[0].channels % groups == 0
+def _uneven_groups(layer: Layer) -> str:
+    """Return why the rows of a grouped convolution's weights are not its filters; an empty text if they are.
+
+    See `transforms.response.Rows`: where groups divide both filters and channels, row and filter are the same.
+    """
+    for part in layer.parts:
+        for count, what in ((part.channels, "filters"), (part.inputs, "input channels")):
+            if count % part.groups:
+                why = "the rows of its weights are not its filters"
+                return f"groups={part.groups} do not divide its {count} {what}: {why}"
+    return ""

@@ -16,9 +16,9 @@ from typing import NamedTuple
 
 from bnorm.darknet.edit import without
 from bnorm.darknet.network import Layer, Network
-from bnorm.darknet.parts import SWITCHES, Part, groups_of
-from bnorm.transforms.fold.fates import Fate, Into, Kept, OwnLayer
-from bnorm.transforms.fold.obstacles import (
+from bnorm.darknet.parts import SWITCHES, Part
+from bnorm.folding.fates import Fate, Into, Kept, OwnLayer
+from bnorm.folding.obstacles import (
     Constraints,
     constraints,
     is_binary,
@@ -37,7 +37,6 @@ class Fold(NamedTuple):
 
     layer: int
     part: Part
-    groups: int
     binary: frozenset[bool]
     before: tuple[int, ...]
     own: bool
@@ -164,7 +163,6 @@ def _folds(cfg: Constraints, fates: Mapping[int, Fate]) -> Iterator[Fold]:
                 yield Fold(
                     layer=layer.index,
                     part=part,
-                    groups=groups_of(layer.section),
                     binary=frozenset(
                         part.kind == "convolutional" and is_binary(cfg.layers[index])
                         for index in cfg.group(layer.index)

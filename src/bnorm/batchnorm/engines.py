@@ -1,0 +1,93 @@
+"""The two engines, NumPy and Numba, behind one narrow interface: `sum_span` and `map_span`."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from importlib.util import find_spec
+from typing import Protocol
+
+from bnorm.batchnorm import kernels
+from bnorm.batchnorm.epsilon import Vector
+from bnorm.batchnorm.formulas import ChannelMap
+from bnorm.batchnorm.kernels import Scratch
+from bnorm.batchnorm.tiling import Grouping
+from bnorm.tensors.tensor import Doubles, Values
+
+ENGINES = ("auto", "numpy", "numba")
+
+WORTH = (
+    1 << 28
+)  # values from which on Numba repays its start: half a second to import it, half a second per 2^28 values
+
+
+class Kernels(Protocol):
+    """The loops over the values of one span. Both engines give the same bits."""
+
+    @property
+    def dtypes(self) -> str:
+        """Return NumPy's letters of the dtypes that it takes."""
+
+    def shared(self, threads: int) -> Kernels | None:
+        """Return kernels each call of which uses so many threads, None if they use one."""
+
+    def sum_span(
+        self,
+        x: Values,
+        delta: Values | None,
+        shift: Vector,
+        scratch: Scratch,
+        out: Doubles,
+        *,
+        moments: bool,
+        grouping: Grouping,
+    ) -> None:
+        """Write the sums of each piece."""
+
+    def map_span(
+        self,
+        maps: Mapping[str, ChannelMap],
+        x: Values,
+        delta: Values | None,
+        shift: Vector,
+        scratch: Scratch,
+        outputs: Mapping[str, Values],
+    ) -> None:
+        """Write each output."""
+
+
+class NumpyKernels:
+    """The kernels of NumPy."""
+
+    dtypes = "efd"
+
+    sum_span = staticmethod(kernels.sum_span)
+
+    map_span = staticmethod(kernels.map_span)
+
+    def shared(self, threads: int) -> None:
+        """Return None: a call uses one thread."""
+
+
+NUMPY = NumpyKernels()
+
+
+def check_engine(engine: str) -> None:
+    """Raise ValueError for a name that is not in `ENGINES`, and for "numba" where it is not installed."""
+    if engine not in ENGINES:
+        raise ValueError(f"engine={engine!r}, expected one of {', '.join(ENGINES)}")
+    if engine == "numba" and not has_numba():
+        raise ValueError(f"engine={engine!r} without Numba, expected it to be installed: bnorm[fast]")
+
+
+def has_numba() -> bool:
+    """Return True if Numba is installed."""
+    return find_spec("numba") is not None
+
+
+def kernels_of(engine: str, values: int) -> Kernels:
+    """Return the kernels of a checked name; "auto" is Numba where it is installed, for so many values that it pays."""
+    if engine == "numpy" or (engine == "auto" and (values < WORTH or not has_numba())):
+        return NUMPY
+    from bnorm.batchnorm.compiled import CompiledKernels  # takes half a second
+
+    return CompiledKernels()

@@ -1,0 +1,81 @@
+"""The dialects that would have given another answer than the chosen one, and what is different in it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from enum import StrEnum
+from typing import NamedTuple
+
+from bnorm.darknet.layout import Array
+from bnorm.darknet.model import Model, Rival
+from bnorm.darknet.network import Layer
+from bnorm.darknet.vocabulary import ACTIVATIONS
+from bnorm.errors import BnormError
+
+
+class Differs(StrEnum):
+    """What another dialect answers differently."""
+
+    REFUSED = "refused"  # it cannot read the cfg or the header
+    SIZE = "size"  # whether the file fits
+    HEADER = "header"  # the header's fields or size
+    ORDER = "order"  # the order of a layer's arrays, or of their axes
+    ARRAYS = "arrays"  # the arrays of a layer
+    SHAPE = "shape"  # the output of a layer, or the layers that it reads
+    ACTIVATION = "activation"  # it does not know a layer's activation, or alone knows it
+
+
+class Difference(NamedTuple):
+    """The first difference, and the layer where it is, if it is in one."""
+
+    differs: Differs
+    layer: int | None = None
+
+
+def rivals(
+    chosen: Model, others: Sequence[Model], errors: Mapping[str, BnormError], why: Mapping[str, str]
+) -> Iterator[Rival]:
+    """Yield the dialects with another answer: those that refuse the model, and those that read it differently.
+
+    `why` says by name why a dialect was not chosen.
+    """
+    for name in errors:
+        yield Rival(dialect=name, why=why[name], differs=Differs.REFUSED, layer=None)
+    for other in others:
+        difference = first_difference(chosen, other)
+        if difference:
+            name = other.dialect.name
+            yield Rival(dialect=name, why=why.get(name, ""), differs=difference.differs, layer=difference.layer)
+
+
+def first_difference(one: Model, two: Model) -> Difference | None:
+    """Return the first answer that is not the same for two dialects, None where all are."""
+    if one.fits != two.fits:
+        return Difference(Differs.SIZE)
+    if one.weights and one.header != two.header:
+        return Difference(Differs.HEADER)
+    arrays, others = one.layout.by_layer(), two.layout.by_layer()
+    for a, b in zip(one.network.layers, two.network.layers, strict=True):
+        differs = _in_layer(a, b, arrays.get(a.index, ()), others.get(b.index, ()))
+        if differs:
+            return Difference(differs, a.index)
+    return None
+
+
+def _in_layer(a: Layer, b: Layer, arrays: Sequence[Array], others: Sequence[Array]) -> Differs | None:
+    """Return what differs in a layer; offsets may differ by what differs before it, which was found before."""
+    if list(map(_stored, arrays)) != list(map(_stored, others)):
+        same = sorted(array.size for array in arrays) == sorted(array.size for array in others)
+        return Differs.ORDER if same else Differs.ARRAYS
+    if (a.output, a.reads) != (b.output, b.reads):
+        return Differs.SHAPE
+    return Differs.ACTIVATION if _knows_activation(a) != _knows_activation(b) else None
+
+
+def _stored(array: Array) -> tuple[object, ...]:
+    return array.name, array.stored, array.axes
+
+
+def _knows_activation(layer: Layer) -> bool:
+    """Return whether the fork knows the layer's activation: it computes relu for any other."""
+    return layer.section.text("activation", "logistic") in ACTIVATIONS[layer.section.dialect.name]

@@ -1,0 +1,85 @@
+"""What quantisation has to cover: the weights of each filter of a part, as stored and once gains are folded in.
+
+norm = √Σw²  and  largest = max |w|  over the weights of the filter
+folded = largest · |gain|, the largest magnitude once the gain is folded into the weights
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Collection
+from typing import NamedTuple
+
+import numpy as np
+
+from bnorm.batchnorm.epsilon import Vector
+from bnorm.darknet.layout import Array, channel_axis
+from bnorm.darknet.network import Layer
+from bnorm.darknet.weights import Weights
+from bnorm.statistics.channel_state import Mask
+
+
+class Magnitudes(NamedTuple):
+    """The Euclidean norm and the largest magnitude of the weights of each channel, shape (C,), float64."""
+
+    norm: Vector
+    largest: Vector
+
+
+class Range(NamedTuple):
+    """How many times larger the widest channel's weights are than the narrowest's, without dead and empty channels.
+
+    It is what one quantisation of the whole tensor has to cover: INT8 has 127 steps.
+    """
+
+    before: float
+    after: float  # once gains are folded in
+
+
+class Filters(NamedTuple):
+    """The filters of a part: vectors of shape (C,). Without batch normalisation `folded` is `largest`."""
+
+    norm: Vector
+    largest: Vector
+    folded: Vector
+    dead: Mask
+
+    @property
+    def range(self) -> Range:
+        """Return the range over channels that are not dead and have weights."""
+        counted = ~self.dead & (self.largest != 0)
+        return Range(before=_ratio(self.largest[counted]), after=_ratio(self.folded[counted]))
+
+    @classmethod
+    def bare(cls, sizes: Magnitudes) -> Filters:
+        """Return the filters of a part without batch normalisation."""
+        return cls(norm=sizes.norm, largest=sizes.largest, folded=sizes.largest, dead=np.zeros(sizes.norm.shape, bool))
+
+    @classmethod
+    def concatenate(cls, parts: Collection[Filters]) -> Filters:
+        """Return the filters of all parts as one."""
+        return cls(*map(np.concatenate, zip(*parts, strict=True)))
+
+
+def magnitudes(weights: Weights, layer: Layer, array: Array) -> Magnitudes:
+    """Measure the weights of each channel block by block; sums are float64."""
+    axis = channel_axis(layer, array)
+    squares = np.zeros(array.stored[axis])
+    largest = np.zeros(array.stored[axis])
+    start = 0
+    for block in weights.blocks(array):
+        rows = np.moveaxis(block, axis, 0).reshape(block.shape[axis], -1)  # (channels, weights of each)
+        here = slice(start, start + len(rows)) if axis == 0 else slice(None)
+        with np.errstate(all="ignore"):
+            squares[here] += np.einsum("ij,ij->i", rows, rows, dtype=np.float64)
+            largest[here] = np.maximum(
+                largest[here], np.maximum(rows.max(axis=1, initial=0), -rows.min(axis=1, initial=0))
+            )
+        start += len(rows)
+    return Magnitudes(norm=np.sqrt(squares), largest=largest)
+
+
+def _ratio(values: Vector) -> float:
+    """Return the largest over the smallest; NaN if there are no values, infinity where the smallest is 0."""
+    with np.errstate(all="ignore"):
+        return float(np.divide(values.max(), values.min())) if values.size else math.nan
