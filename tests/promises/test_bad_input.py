@@ -18,6 +18,7 @@ COMMANDS = {
     "inspect": lambda cfg, weights: ["inspect", cfg, weights],
     "fold": lambda cfg, weights: ["fold", cfg, weights, "-o", cfg.parent / "out.weights"],
     "convert": lambda cfg, weights: ["convert", cfg, weights, "-o", cfg.parent / "out.weights", "--seen", 0],
+    "export": lambda cfg, weights: ["export", cfg, weights, "-o", cfg.parent / "out"],
 }
 every_command = pytest.mark.parametrize("command", COMMANDS)
 HEADER = struct.pack("<3iQ", 0, 2, 5, 0)

@@ -19,6 +19,7 @@ from typing import NamedTuple
 import numpy as np
 import pytest
 
+import bnorm
 from bnorm.cli import main
 from bnorm.files import MARK
 from support.builders import cfg_source, write_weights
@@ -41,9 +42,14 @@ TENSOR = ("--params", "p.npz", "--input", "x.npy")
 LAYER = ("--layer", "1", "--input", "x.npy", "--train")
 OTHERS = ("--epsilon-from", "darknet", "--epsilon-to", "opencv", "--to", "pjreddie")
 RESULTS = tuple(f"out/{name}.npy" for name in ("y", "mean", "variance", "rolling_mean", "rolling_variance"))
+BINS = ("out/layout.json", "out/weights.bin", "out/biases.bin")
 WORKS = {
     "fold": Work(("fold", *MODEL, "-o", "out.weights", "--force"), ("out.weights", "out.cfg")),
     "convert": Work(("convert", *MODEL, *OTHERS, "-o", "out.weights", "--force"), ("out.weights", "out.cfg")),
+    "export": Work(("export", *MODEL, "-o", "out.npz", "--force"), ("out.npz",)),
+    "folder": Work(("export", *MODEL, "-o", "out", "--fold", "--force"), BINS),
+    "c": Work(("export", *MODEL, "-o", "out.h", "--layer", "0", "--force"), ("out.h", "out.c")),
+    "import": Work(("import", "net.cfg", "net.safetensors", "-o", "out.weights", "--force"), ("out.weights",)),
     "run": Work(("run", *TENSOR, "--train", "-o", "out", "--force"), RESULTS),
     "archive": Work(("run", *TENSOR, "-o", "out.npz", "--force"), ("out.npz",)),
     "update": Work(("run", *MODEL, *LAYER, "--update-weights", "out.weights", "--force"), ("out.weights",)),
@@ -62,6 +68,7 @@ def models(tmp_path_factory) -> Path:
     layers = " | ".join(["convolutional batch_normalize=1 filters=256 size=3 pad=1"] * 6)
     (folder / "net.cfg").write_text(cfg_source("64x8x8", layers))
     write_weights(folder / "net.cfg", folder / "net.weights")
+    bnorm.export(bnorm.read_model(folder / "net.cfg", folder / "net.weights"), folder / "net.safetensors")
     rng = np.random.default_rng(0)
     np.save(folder / "x.npy", rng.standard_normal((8, 256, 24, 24), dtype="f4"))
     ones, zeros = np.ones(256), np.zeros(256)
@@ -148,6 +155,10 @@ def test_of_two_processes_with_the_same_outputs_one_writes_all(models, expected,
     others = {
         "fold": ("--layer", "0-2"),
         "convert": ("--seen", "0"),
+        "export": ("--fold",),
+        "folder": ("--epsilon", "keras"),
+        "c": ("--epsilon", "keras"),
+        "import": ("--epsilon", "keras"),
         "run": ("--arithmetic", "paper"),
         "archive": ("--arithmetic", "paper"),
     }

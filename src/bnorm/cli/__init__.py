@@ -24,7 +24,11 @@ COMMANDS = {
     "fold": "Write a model that computes the same without batch normalisation.",
     "diff": "Say what is different between two weights files, in one sentence and array by array.",
     "convert": "Write the same model for another fork, another ε or another header.",
+    "export": "Write the arrays of a model for NumPy, PyTorch, TensorRT or C.",
+    "import": "Write a weights file of arrays from NumPy, PyTorch or another program.",
 }
+
+MODULES = {"import": "importing"}  # the module of a command whose name Python reserves
 
 EPILOG = """\b
 Exit codes: 0 done; 1 bnorm could not do it; 2 the command line was wrong;
@@ -42,7 +46,7 @@ class Commands(click.Group):
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
         if cmd_name not in COMMANDS:
             return None
-        command: click.Command = importlib.import_module(f"bnorm.cli.{cmd_name}").command
+        command: click.Command = importlib.import_module(f"bnorm.cli.{MODULES.get(cmd_name, cmd_name)}").command
         return command
 
     def resolve_command(

@@ -19,6 +19,8 @@ if TYPE_CHECKING:  # a command need not wait for the modules of the others
     from bnorm.checks.check import Check
     from bnorm.darknet.header import Header
     from bnorm.darknet.model import Model
+    from bnorm.exchange.export import ExportReport
+    from bnorm.exchange.importing import ImportReport
     from bnorm.replay.job import RankedArithmetic, ResultRow, RunReport
     from bnorm.reports.diff.comparison import ArrayDifference
     from bnorm.reports.diff.diff import DiffReport
@@ -370,4 +372,41 @@ def run_result(row: ResultRow) -> Document:
         "max_abs": difference.max_abs if difference else None,
         "max_rel": difference.max_rel if difference else None,
         "channel": difference.channel if difference else None,
+    }
+
+
+# --- export -----------------------------------------------------------------------------------------------------------
+
+
+def export_document(report: ExportReport) -> Document:
+    """Return the document of `bnorm export`."""
+    return {
+        "output": str(report.output),
+        "outputs": [str(path) for path in report.outputs],
+        "names": report.names,
+        "dtype": report.dtype,
+        "epsilon": report.epsilon._asdict() if report.epsilon else None,
+        "removed": list(report.removed),
+        "bytes": report.nbytes,
+        "arrays": [row._asdict() for row in report.arrays],
+        "roundings": [row._asdict() for row in report.roundings],
+    }
+
+
+# --- import -----------------------------------------------------------------------------------------------------------
+
+
+def import_document(report: ImportReport) -> Document:
+    """Return the document of `bnorm import`."""
+    return {
+        "arrays_path": str(report.arrays_path),
+        "output": str(report.output),
+        "names": report.names,
+        "epsilon": report.epsilon._asdict() if report.epsilon else None,
+        "family_epsilon": report.family_epsilon,
+        "heads": list(report.heads),
+        "header": report.header._asdict() | {"bytes": report.header.nbytes},
+        "bytes": report.nbytes,
+        "arrays": [row._asdict() for row in report.arrays],
+        "ignored": list(report.ignored),
     }
