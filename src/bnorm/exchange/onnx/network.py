@@ -1,0 +1,96 @@
+"""A folded model as a graph: one layer after the other."""
+
+from __future__ import annotations
+
+from bnorm.darknet.network import Layer, Network
+from bnorm.darknet.shapes import passed_on
+from bnorm.errors import ProofError
+from bnorm.exchange.onnx.context import Arrays, Context
+from bnorm.exchange.onnx.graph import INPUT, Graph, Value
+from bnorm.exchange.onnx.heads import COLUMNS, HEADS, ROWS
+from bnorm.exchange.onnx.options import OnnxOptions
+from bnorm.exchange.onnx.sections import BUILDERS, REFUSED
+from bnorm.transforms.fold.folded_model import DEFECT, FoldedModel
+
+IGNORES_BEFORE = frozenset({"route", "implicit"})  # layers that do not read the layer before them
+
+
+def build_graph(folded: FoldedModel, options: OnnxOptions) -> Graph:
+    """Return the graph of a folded model; a `CfgError` names the line of the first layer that it cannot express."""
+    network = folded.after.network
+    survivors = tuple(folded.survivors())
+    _check_sections(network, survivors)
+    entry = network.input
+    whole = all(entry[:3]) and entry.outputs == entry.channels * entry.height * entry.width
+    graph = Graph(opset=options.opset, batch=options.batch, input=entry[:3] if whole else (entry.outputs,))
+    arrays = Arrays(folded, survivors)
+    values: list[Value] = []
+    before, needed = Value(INPUT, graph.input), _needed(network)
+    for layer in network.layers:
+        number = survivors[layer.index]
+        graph.enter(number)
+        context = Context(
+            graph=graph,
+            network=network,
+            layer=layer,
+            number=number,
+            before=before,
+            reads=tuple(values[other] for other in layer.reads),
+            arrays=arrays,
+            keep_batchnorm=options.keep_batchnorm,
+        )
+        if layer.type in HEADS:
+            _head(context, options)
+        idle = layer.type in HEADS and layer.index not in needed and not options.layers
+        before = before if idle else _checked(context, BUILDERS[layer.type](context))
+        values.append(before)
+        if options.layers:
+            graph.output(before, f"layer_{number}", layer=number, meaning="the layer's output")
+    _last(graph, network, values, survivors)
+    return graph
+
+
+def _check_sections(network: Network, survivors: tuple[int, ...]) -> None:
+    """Raise a `CfgError` for the first section that no builder knows."""
+    for layer in network.layers:
+        if layer.type in REFUSED:
+            what = f"(layer {survivors[layer.index]}) {REFUSED[layer.type]}"
+            raise layer.section.error(what, finding="onnx")
+
+
+def _needed(network: Network) -> set[int]:
+    """Return the layers whose output another layer reads."""
+    by_number = {number for layer in network.layers for number in layer.reads}
+    by_next = {layer.index - 1 for layer in network.layers if layer.type not in IGNORES_BEFORE}
+    return by_number | by_next
+
+
+def _checked(context: Context, value: Value) -> Value:
+    """Return the layer's value; a `ProofError` unless it has as many values as the plan says."""
+    expected = passed_on(context.layer.section, context.layer.output).outputs
+    if value.size != expected:
+        what = f"layer {context.number} has {value.size} values in the graph, expected {expected}"
+        raise ProofError(context.layer.section.path, what, cause=DEFECT)
+    return value
+
+
+def _head(context: Context, options: OnnxOptions) -> None:
+    """Make the head's boxes an output, or what it reads."""
+    name = f"{context.layer.type}_{context.number}"
+    if options.head == "raw":
+        meaning = f"what [{context.layer.section.name}] reads: {context.layer.type} values, not decoded"
+        context.graph.output(context.before, name, layer=context.number, meaning=meaning)
+    else:
+        boxes = HEADS[context.layer.type].boxes(context)
+        meaning = f"rows: {ROWS}; columns: {COLUMNS}"
+        context.graph.output(boxes, name, layer=context.number, meaning=meaning, rename=True)
+
+
+def _last(graph: Graph, network: Network, values: list[Value], survivors: tuple[int, ...]) -> None:
+    """Make the last layer that is not a cost an output, if it is not a head."""
+    last: Layer | None = next((layer for layer in reversed(network.layers) if layer.type != "cost"), None)
+    if last is None or last.type in HEADS:
+        return
+    number, value = survivors[last.index], values[last.index]
+    own = bool(graph.nodes) and graph.nodes[-1].name == value.name
+    graph.output(value, f"{last.type}_{number}", layer=number, meaning="the network's output", rename=own)
