@@ -64,6 +64,7 @@ class Output(NamedTuple):
     name: str
     shape: tuple[int | None, ...]
     layer: int
+    kind: str  # output, boxes or raw
     meaning: str
 
 
@@ -116,7 +117,7 @@ class Graph:
         self.weights.setdefault(name, Weight(name, shape, blocks))
         return name
 
-    def output(self, value: Value, name: str, *, layer: int, meaning: str, rename: bool = False) -> None:
+    def output(self, value: Value, name: str, *, layer: int, kind: str, meaning: str, rename: bool = False) -> None:
         """Make a value an output of this name, by a copy; or with `rename`, if nothing else reads it, itself."""
         shape = self.shapes.pop(value.name) if rename else self.shapes.get(value.name, (self.batch, *value.shape))
         if rename:
@@ -125,7 +126,7 @@ class Graph:
         else:
             self.nodes.append(Node(op="Identity", name=name, inputs=(value.name,), attributes={}))
         self.shapes[name] = shape
-        self.outputs.append(Output(name=name, shape=shape, layer=layer, meaning=meaning))
+        self.outputs.append(Output(name=name, shape=shape, layer=layer, kind=kind, meaning=meaning))
 
     def _name(self, what: str) -> str:
         """Return `12.Conv`, and the next time `12.Conv_2`."""

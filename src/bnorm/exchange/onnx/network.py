@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 from bnorm.darknet.network import Layer, Network
 from bnorm.darknet.shapes import passed_on
 from bnorm.errors import ProofError
@@ -23,7 +25,7 @@ def build_graph(folded: FoldedModel, options: OnnxOptions) -> Graph:
     entry = network.input
     whole = all(entry[:3]) and entry.outputs == entry.channels * entry.height * entry.width
     graph = Graph(opset=options.opset, batch=options.batch, input=entry[:3] if whole else (entry.outputs,))
-    arrays = Arrays(folded, survivors)
+    arrays, ends = Arrays(folded, survivors), _ends(folded)
     values: list[Value] = []
     before, needed = Value(INPUT, graph.input), _needed(network)
     for layer in network.layers:
@@ -45,8 +47,9 @@ def build_graph(folded: FoldedModel, options: OnnxOptions) -> Graph:
         before = before if idle else _checked(context, BUILDERS[layer.type](context))
         values.append(before)
         if options.layers:
-            graph.output(before, f"layer_{number}", layer=number, meaning="the layer's output")
-    _last(graph, network, values, survivors)
+            shown = ends.get(number, number)
+            graph.output(before, f"layer_{shown}", layer=shown, kind="output", meaning="the layer's output")
+    _last(graph, network, values, survivors, ends)
     return graph
 
 
@@ -56,6 +59,12 @@ def _check_sections(network: Network, survivors: tuple[int, ...]) -> None:
         if layer.type in REFUSED:
             what = f"(layer {survivors[layer.index]}) {REFUSED[layer.type]}"
             raise layer.section.error(what, finding="onnx")
+
+
+def _ends(folded: FoldedModel) -> dict[int, int]:
+    """Return for each layer that a `[batchnorm]` after it went into the number of the last: its output is that one's."""
+    removed = folded.folds.removed
+    return {target: number for number, target in sorted(removed.items()) if target < number}
 
 
 def _needed(network: Network) -> set[int]:
@@ -79,18 +88,21 @@ def _head(context: Context, options: OnnxOptions) -> None:
     name = f"{context.layer.type}_{context.number}"
     if options.head == "raw":
         meaning = f"what [{context.layer.section.name}] reads: {context.layer.type} values, not decoded"
-        context.graph.output(context.before, name, layer=context.number, meaning=meaning)
+        context.graph.output(context.before, name, layer=context.number, kind="raw", meaning=meaning)
     else:
         boxes = HEADS[context.layer.type].boxes(context)
         meaning = f"rows: {ROWS}; columns: {COLUMNS}"
-        context.graph.output(boxes, name, layer=context.number, meaning=meaning, rename=True)
+        context.graph.output(boxes, name, layer=context.number, kind="boxes", meaning=meaning, rename=True)
 
 
-def _last(graph: Graph, network: Network, values: list[Value], survivors: tuple[int, ...]) -> None:
+def _last(
+    graph: Graph, network: Network, values: list[Value], survivors: tuple[int, ...], ends: Mapping[int, int]
+) -> None:
     """Make the last layer that is not a cost an output, if it is not a head."""
     last: Layer | None = next((layer for layer in reversed(network.layers) if layer.type != "cost"), None)
     if last is None or last.type in HEADS:
         return
-    number, value = survivors[last.index], values[last.index]
+    number, value = ends.get(survivors[last.index], survivors[last.index]), values[last.index]
     own = bool(graph.nodes) and graph.nodes[-1].name == value.name
-    graph.output(value, f"{last.type}_{number}", layer=number, meaning="the network's output", rename=own)
+    meaning = "the network's output"
+    graph.output(value, f"{last.type}_{number}", layer=number, kind="output", meaning=meaning, rename=own)
