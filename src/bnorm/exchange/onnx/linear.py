@@ -16,11 +16,9 @@ BLURS = {2: np.full((2, 2), 1 / 4)}  # `antialiasing` = 2; any other value is th
 BINOMIAL = np.outer([1, 2, 1], [1, 2, 1]) / 16
 
 
-def window_ends(length: int, window: int, step: int, begin: int, count: int, *, most: int) -> int:
-    """Return the padding after an axis for `count` windows: `most`, unless the windows need another one."""
-    if c_division(length + begin + most - window, step) + 1 == count and length + begin + most >= window:
-        return most
-    return max((count - 1) * step + window - length - begin, 0)
+def window_end(length: int, window: int, step: int, begin: int, count: int) -> int:
+    """Return the padding after an axis: as before it, or more where C's division makes a window of less than none."""
+    return max(begin, (count - 1) * step + window - length - begin)
 
 
 def convolutional(context: Context) -> Value:
@@ -43,14 +41,11 @@ def convolutional(context: Context) -> Value:
     begin = padding * dilation
     _, height, width = x.shape
     rows, columns = layer.output[1:3]
-    ends = [
-        window_ends(length, reach, step, begin, count, most=begin)
-        for length, step, count in ((height, down, rows), (width, across, columns))
-    ]
-    for length, step, count, end in ((height, down, rows, ends[0]), (width, across, columns, ends[1])):
-        if (length + begin + end - reach) // step + 1 != count or end > max(begin, size):
-            what = f"dilation={dilation} gives windows that its output of {columns}x{rows} has no room for"
-            raise context.refusal(f"{what}, expected pad=1 and an odd size", "dilation")
+    axes = ((height, down, rows), (width, across, columns))
+    if any(c_division(length + 2 * begin - reach, step) + 1 != count for length, step, count in axes):
+        what = f"dilation={dilation} has other windows than its output of {columns}x{rows} has room for"
+        raise context.refusal(what, "dilation", "the size of a layer with dilation needs an odd size and pad=1")
+    ends = [window_end(length, reach, step, begin, count) for length, step, count in axes]
     attributes = {
         "kernel_shape": [size, size],
         "strides": [down, across],
