@@ -29,6 +29,12 @@ if TYPE_CHECKING:  # for type checkers and editors; a test compares it with the 
     from bnorm.errors import ProofError as ProofError
     from bnorm.errors import TensorError as TensorError
     from bnorm.errors import WeightsError as WeightsError
+    from bnorm.exchange.export import ExportedArray as ExportedArray
+    from bnorm.exchange.export import ExportReport as ExportReport
+    from bnorm.exchange.export import export as export
+    from bnorm.exchange.importing import ImportedArray as ImportedArray
+    from bnorm.exchange.importing import ImportReport as ImportReport
+    from bnorm.exchange.importing import import_arrays as import_arrays
     from bnorm.replay.job import ResultRow as ResultRow
     from bnorm.replay.job import RunReport as RunReport
     from bnorm.replay.job import run as run
@@ -53,6 +59,8 @@ _NAMES = {
     "darknet.model": "Model",
     "darknet.weights": "Weights open_weights",
     "errors": "BnormError CfgError OutputError ProofError TensorError WeightsError",
+    "exchange.export": "ExportReport ExportedArray export",
+    "exchange.importing": "ImportReport ImportedArray import_arrays",
     "replay.job": "ResultRow RunReport run",
     "reports.inspect": "ChannelRow Inspection LayerReport inspect",
     "transforms.fold.fold": "FoldReport FoldedLayer fold",

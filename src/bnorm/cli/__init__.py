@@ -22,7 +22,11 @@ COMMANDS = {
     "check": "Check whether cfg and weights fit and are sound, and if not, where and why.",
     "run": "Run a layer's batch normalisation on a saved tensor.",
     "fold": "Write a model that computes the same without batch normalisation.",
+    "export": "Write the arrays of a model for NumPy, PyTorch, TensorRT or C.",
+    "import": "Write a weights file of arrays from NumPy, PyTorch or another program.",
 }
+
+MODULES = {"import": "importing"}  # the module of a command whose name Python reserves
 
 EPILOG = """\b
 Exit codes: 0 done; 1 bnorm could not do it; 2 the command line was wrong;
@@ -40,7 +44,7 @@ class Commands(click.Group):
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
         if cmd_name not in COMMANDS:
             return None
-        command: click.Command = importlib.import_module(f"bnorm.cli.{cmd_name}").command
+        command: click.Command = importlib.import_module(f"bnorm.cli.{MODULES.get(cmd_name, cmd_name)}").command
         return command
 
     def resolve_command(

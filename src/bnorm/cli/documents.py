@@ -12,6 +12,8 @@ from bnorm.checks.findings import SEVERITIES, Finding, Kind
 if TYPE_CHECKING:  # a command need not wait for the modules of the others
     from bnorm.checks.check import Check
     from bnorm.darknet.model import Model
+    from bnorm.exchange.export import ExportReport
+    from bnorm.exchange.importing import ImportReport
     from bnorm.replay.job import ResultRow, RunReport
     from bnorm.reports.inspect import ChannelRow, Inspection, LayerReport
     from bnorm.statistics.channels import Statistics
@@ -169,4 +171,41 @@ def run_result(row: ResultRow) -> Document:
         "max": row.range.high if row.range else None,
         "not_finite": row.range.not_finite if row.range else None,
         "path": row.path,
+    }
+
+
+# --- export -----------------------------------------------------------------------------------------------------------
+
+
+def export_document(report: ExportReport) -> Document:
+    """Return the document of `bnorm export`."""
+    return {
+        "output": str(report.output),
+        "outputs": [str(path) for path in report.outputs],
+        "names": report.names,
+        "dtype": report.dtype,
+        "epsilon": report.epsilon._asdict() if report.epsilon else None,
+        "removed": list(report.removed),
+        "bytes": report.nbytes,
+        "arrays": [row._asdict() for row in report.arrays],
+        "roundings": [row._asdict() for row in report.roundings],
+    }
+
+
+# --- import -----------------------------------------------------------------------------------------------------------
+
+
+def import_document(report: ImportReport) -> Document:
+    """Return the document of `bnorm import`."""
+    return {
+        "arrays_path": str(report.arrays_path),
+        "output": str(report.output),
+        "names": report.names,
+        "epsilon": report.epsilon._asdict() if report.epsilon else None,
+        "family_epsilon": report.family_epsilon,
+        "heads": list(report.heads),
+        "header": report.header._asdict() | {"bytes": report.header.nbytes},
+        "bytes": report.nbytes,
+        "arrays": [row._asdict() for row in report.arrays],
+        "ignored": list(report.ignored),
     }

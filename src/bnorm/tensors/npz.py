@@ -42,7 +42,7 @@ def open_member(path: Path, file: BinaryIO, key: str, layout: str) -> FileTensor
     with _archive(path, file) as archive:
         info = _member(path, archive, key)
         with archive.open(info) as stream:
-            shape, dtype, header = _member_header(path, info, stream)
+            shape, dtype, header = member_header(path, info, stream)
             if info.compress_type != zipfile.ZIP_STORED:
                 with ExitStack() as stack:
                     unpacked = stack.enter_context(tempfile.TemporaryFile())
@@ -66,12 +66,22 @@ def _data_offset(file: BinaryIO, info: zipfile.ZipInfo) -> int:
 @contextmanager
 def _archive(path: Path, file: BinaryIO) -> Iterator[zipfile.ZipFile]:
     """Open an archive; raises `TensorError` for anything that `zipfile` and `zlib` reject in its content."""
+    with damaged_archives(path), zipfile.ZipFile(file) as archive:
+        check_compression(path, archive)
+        yield archive
+
+
+def check_compression(path: Path, archive: zipfile.ZipFile) -> None:
+    """Raise a `TensorError` for a compression that NumPy does not write: an LZMA stream may allocate 4 GiB."""
+    if any(info.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED) for info in archive.infolist()):
+        raise TensorError(path, "has members with another compression, expected stored or deflated")
+
+
+@contextmanager
+def damaged_archives(path: Path) -> Iterator[None]:
+    """Turn what `zipfile` and `zlib` raise for a damaged archive into a `TensorError`."""
     try:
-        with zipfile.ZipFile(file) as archive:
-            # NumPy writes no other compression, and an LZMA stream may allocate 4 GiB before it yields a byte.
-            if any(info.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED) for info in archive.infolist()):
-                raise TensorError(path, "has members with another compression, expected stored or deflated")
-            yield archive
+        yield
     except (zipfile.BadZipFile, zlib.error, EOFError, ValueError, RuntimeError) as error:
         raise TensorError(path, f"is not a valid .npz archive: {error}") from None
     except OSError as error:
@@ -88,7 +98,12 @@ def _member(path: Path, archive: zipfile.ZipFile, key: str) -> zipfile.ZipInfo:
     if wanted not in members:
         held = ", ".join(sorted(members)[:9]) or "nothing"
         raise TensorError(path, f"holds {short(held)}, expected {key or 'one array, or FILE.npz:NAME'}")
-    info = members[wanted]
+    check_unpacked(path, members[wanted])
+    return members[wanted]
+
+
+def check_unpacked(path: Path, info: zipfile.ZipInfo) -> None:
+    """Raise a `TensorError` for a member made to fill memory or disk."""
     if info.file_size > max(MOST_UNPACKED, MOST_RATIO * info.compress_size):
         most = MOST_RATIO * info.compress_size
         what = (
@@ -96,10 +111,9 @@ def _member(path: Path, archive: zipfile.ZipFile, key: str) -> zipfile.ZipInfo:
         )
         cause = "made to fill memory or disk? Save the array again with numpy.savez"
         raise TensorError(path, f"{what} its packed size", cause=cause)
-    return info
 
 
-def _member_header(path: Path, info: zipfile.ZipInfo, stream: IO[bytes]) -> tuple[tuple[int, ...], DType, int]:
+def member_header(path: Path, info: zipfile.ZipInfo, stream: IO[bytes]) -> tuple[tuple[int, ...], DType, int]:
     """Return shape, dtype and the header's length; raises `TensorError` unless the member's length fits them."""
     shape, dtype = read_header(path, stream)
     expected, got = prod(shape) * dtype.itemsize, info.file_size - stream.tell()
@@ -134,7 +148,7 @@ def _vector(path: Path, archive: zipfile.ZipFile, name: str) -> NDArray[np.float
     """Return one array of shape (C,) as float64."""
     info = _member(path, archive, name)
     with archive.open(info) as stream:
-        shape, dtype, _ = _member_header(path, info, stream)
+        shape, dtype, _ = member_header(path, info, stream)
         if len(shape) != 1 or not 1 <= shape[0] <= MOST_CHANNELS:
             raise TensorError(path, f"{name} has the shape {shape}, expected one value per channel")
         data = stream.read(shape[0] * dtype.itemsize)
@@ -148,8 +162,13 @@ def write_npz(file: BinaryIO, members: Iterable[tuple[str, BinaryIO]]) -> None:
     with zipfile.ZipFile(file, "w", zipfile.ZIP_STORED) as archive:
         for name, source in members:
             source.seek(0)
-            info = zipfile.ZipInfo(f"{name}.npy")
-            info.create_system = 3  # Unix, on every system: the same arrays give the same bytes
-            with archive.open(info, "w", force_zip64=True) as target:
+            with archive.open(member_info(name), "w", force_zip64=True) as target:
                 while data := source.read(CHUNK):
                     target.write(data)
+
+
+def member_info(name: str) -> zipfile.ZipInfo:
+    """Return the entry of a new array, without the time of day."""
+    info = zipfile.ZipInfo(f"{name}.npy")
+    info.create_system = 3  # Unix, on every system: the same arrays give the same bytes
+    return info

@@ -1,0 +1,266 @@
+"""`bnorm export`: the arrays of a model in files of other programs."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager, nullcontext, suppress
+from dataclasses import dataclass, replace
+from functools import partial
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from numpy.typing import NDArray
+
+from bnorm.batchnorm.epsilon import DARKNET, Epsilon, as_epsilon
+from bnorm.batchnorm.formulas import quiet
+from bnorm.darknet.model import Model
+from bnorm.errors import CfgError, WeightsError
+from bnorm.exchange.bins import bin_files, write_bins
+from bnorm.exchange.c_source import c_files, write_c
+from bnorm.exchange.encoding import DTYPES, SCALE_PER, Rounding, encoded
+from bnorm.exchange.job import ExportOptions, Item, Job, Writer
+from bnorm.exchange.names import NAMES, array_names
+from bnorm.exchange.npz import write_npz
+from bnorm.exchange.safetensors import write_safetensors
+from bnorm.exchange.source import Source, open_source
+from bnorm.exchange.wts import write_wts
+from bnorm.files import check_folder, check_outputs, replacing
+from bnorm.transforms.pair import Meter, Progress
+
+Files = Callable[[Path, Sequence[Item] | None], tuple[Path, ...]]
+
+
+def _alone(path: Path, _items: Sequence[Item] | None) -> tuple[Path, ...]:
+    return (path,)
+
+
+class Format(NamedTuple):
+    """A format: its writer, its files, and what it can hold.
+
+    `files` are those that these arrays are written to, or without arrays all that may be written. `fold` says whether
+    batch normalisation is folded unless it shall be kept, `named` whether names can be chosen.
+    `graph` is true for a format of networks: it takes all layers, and `opset` and `head`.
+    """
+
+    write: Writer
+    files: Files = _alone
+    dtypes: tuple[str, ...] = ("float32",)
+    fold: bool = False
+    named: bool = False
+    graph: bool = False
+
+
+FORMATS: dict[str, Format] = {
+    ".npz": Format(write_npz, dtypes=DTYPES, named=True),
+    ".safetensors": Format(write_safetensors, named=True),
+    ".wts": Format(write_wts, named=True),
+    ".h": Format(write_c, c_files, dtypes=DTYPES, fold=True),
+    "": Format(write_bins, bin_files, dtypes=DTYPES),
+}
+
+FOLDER = ""  # the suffix of a folder
+
+
+class ExportedArray(NamedTuple):
+    """An array of the export: its layer there and its name within it, its name in the file, shape and type."""
+
+    layer: int
+    part: str
+    array: str
+    name: str
+    shape: tuple[int, ...]
+    dtype: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ExportReport:
+    """The result of `export`. `epsilon` is None without folding; `removed` are the layers that folding removed.
+
+    `details` is what the writer of the format returns, None for most.
+    """
+
+    output: Path
+    outputs: tuple[Path, ...]
+    names: str
+    dtype: str
+    epsilon: Epsilon | None
+    removed: tuple[int, ...]
+    arrays: tuple[ExportedArray, ...]
+    nbytes: int
+    roundings: tuple[Rounding, ...]
+    details: object = None
+
+    def __repr__(self) -> str:
+        return f"<ExportReport: {len(self.arrays):,} arrays, output={str(self.output)!r}>"
+
+
+@quiet
+def export(
+    model: Model,
+    output: Path | str,
+    *,
+    fold: bool = False,
+    keep_batchnorm: bool = False,
+    epsilon: Epsilon | str = DARKNET,
+    layers: Iterable[int] | None = None,
+    names: str = "bnorm",
+    dtype: str = "float32",
+    scale_per: str = "channel",
+    opset: int | None = None,
+    head: str | None = None,
+    force: bool = False,
+    advance: Progress | None = None,
+) -> ExportReport:
+    """Write arrays of the model to `output`, whose suffix is a row of `FORMATS`.
+
+    ValueError for an invalid argument, before anything is read; `WeightsError` for a file that does not fit;
+    `OutputError` for an output that must not be written.
+    """
+    output = Path(output)
+    check_choices(output, names=names, dtype=dtype, opset=opset, head=head)
+    format_ = format_of(output)
+    options = ExportOptions(
+        layers=_known_layers(model, layers),
+        names=names,
+        dtype=dtype,
+        scale_per=_one_of("scale_per", scale_per, SCALE_PER),
+        epsilon=as_epsilon(epsilon) if fold or (format_.fold and not keep_batchnorm) else None,
+        opset=opset,
+        head=head,
+    )
+    inputs = [model.network.text.path, *([model.weights] if model.weights else [])]
+    _check_outputs(output, format_, inputs, force)
+    with open_source(model, options.epsilon) as source:
+        job = Job(source=source, items=_items(source, options), outputs=(), options=options)
+        items, roundings = encoded(job)
+        job = replace(job, items=_counted(items, advance), outputs=format_.files(output, items))
+        with _folder(output) if format_ is FORMATS[FOLDER] else nullcontext(), replacing(*job.outputs) as files:
+            details = format_.write(job, files)
+            nbytes = sum(file.tell() for file in files)
+        for path in set(format_.files(output, None)) - set(job.outputs):
+            path.unlink(missing_ok=True)  # of an older export to the same folder
+        return _report(job, output, nbytes, roundings, details)
+
+
+def _check_outputs(output: Path, format_: Format, inputs: Sequence[Path], force: bool) -> None:
+    """Raise an `OutputError` for an output that must not be written."""
+    if format_ is FORMATS[FOLDER]:
+        check_folder(output)
+        if not output.is_dir():
+            return
+    check_outputs(format_.files(output, None), inputs, force=force, cause="--force overwrites it")
+
+
+@contextmanager
+def _folder(path: Path) -> Iterator[None]:
+    """Make the folder; remove it after an error, unless it existed before."""
+    new = not path.exists()
+    path.mkdir(exist_ok=True)
+    try:
+        yield
+    except BaseException:
+        if new:
+            with suppress(OSError):  # another process may have written files into it
+                path.rmdir()
+        raise
+
+
+def check_choices(output: Path, *, names: str, dtype: str, opset: int | None, head: str | None) -> None:
+    """Raise ValueError for an unknown suffix, and for what its format does not have."""
+    format_ = format_of(output)
+    of = f"{output.suffix or 'folder'}: "
+    _one_of(f"{of}names", names, NAMES if format_.named else NAMES[:1])
+    _one_of(f"{of}dtype", dtype, format_.dtypes)
+    if not format_.graph and (opset is not None or head is not None):
+        raise ValueError(f"{of}opset and head are for .onnx")
+
+
+def format_of(output: Path) -> Format:
+    """Return the format of this output; a name without a suffix, or that of a folder, is a folder.
+
+    ValueError for an unknown suffix.
+    """
+    if output.is_dir():
+        return FORMATS[FOLDER]
+    if output.suffix not in FORMATS:
+        suffixes = ", ".join(filter(None, FORMATS))
+        raise ValueError(f"output {output.name!r}, expected the suffix {suffixes}, or none for a folder")
+    return FORMATS[output.suffix]
+
+
+def _one_of(what: str, value: str, allowed: tuple[str, ...]) -> str:
+    if value not in allowed:
+        raise ValueError(f"{what} {value!r}, expected one of {', '.join(allowed)}")
+    return value
+
+
+def _known_layers(model: Model, layers: Iterable[int] | None) -> frozenset[int] | None:
+    """Return the selected layers; ValueError for one that the network does not have."""
+    selection = None if layers is None else frozenset(layers)
+    last = len(model.network.layers) - 1
+    for layer in selection or ():
+        if not 0 <= layer <= last:
+            raise ValueError(f"layer {layer}, expected 0 to {last}")
+    return selection
+
+
+def _items(source: Source, options: ExportOptions) -> tuple[Item, ...]:
+    """Return the selected arrays in the order of the file."""
+    arrays = tuple(
+        array
+        for array in source.model.layout.arrays
+        if options.layers is None or source.numbers[array.layer] in options.layers
+    )
+    if not arrays:
+        raise WeightsError(source.weights.path, "holds no arrays of these layers, expected at least one")
+    try:
+        names = array_names(source.model.network, arrays, options.names)
+    except ValueError as error:
+        raise CfgError(source.model.network.text.path, str(error)) from None
+    return tuple(
+        Item(
+            name=names[array.layer, array.name],
+            array=array,
+            shape=array.shape,
+            dtype="<f4",
+            blocks=partial(source.blocks, array),
+        )
+        for array in arrays
+    )
+
+
+def _counted(items: Sequence[Item], advance: Progress | None) -> tuple[Item, ...]:
+    """Return the same arrays, whose values are counted when they are written."""
+    meter = Meter(sum(item.size for item in items), advance)
+
+    def counted(item: Item) -> Iterator[NDArray[Any]]:
+        for block in item.blocks():
+            yield block
+            meter.add(block.size)
+
+    return tuple(item._replace(blocks=partial(counted, item)) for item in items)
+
+
+def _report(job: Job, output: Path, nbytes: int, roundings: tuple[Rounding, ...], details: object) -> ExportReport:
+    return ExportReport(
+        output=output,
+        outputs=job.outputs,
+        names=job.options.names,
+        dtype=job.options.dtype,
+        epsilon=job.options.epsilon,
+        removed=tuple(sorted(job.source.folded.folds.removed)) if job.source.folded else (),
+        arrays=tuple(
+            ExportedArray(
+                layer=item.array.layer,
+                part=item.array.part,
+                array=item.array.name,
+                name=item.name,
+                shape=item.shape,
+                dtype=item.dtype,
+            )
+            for item in job.items
+        ),
+        nbytes=nbytes,
+        roundings=roundings,
+        details=details,
+    )

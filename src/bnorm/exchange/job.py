@@ -1,0 +1,78 @@
+"""What a writer of a format is given: the arrays in order, and the options."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from math import prod
+from pathlib import Path
+from typing import Any, BinaryIO, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from bnorm.batchnorm.epsilon import Epsilon
+from bnorm.darknet.layout import Array
+from bnorm.exchange.source import Source
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ExportOptions:
+    """The options of `export`; `layers` is None for all, `epsilon` None without folding.
+
+    `scale_per` says what has a scale of its own: a channel, or a whole tensor. `opset` and `head` are for ONNX.
+    """
+
+    layers: frozenset[int] | None
+    names: str
+    dtype: str
+    scale_per: str
+    epsilon: Epsilon | None
+    opset: int | None
+    head: str | None
+
+
+SCALE = "_scale"  # after the name of an array of integers: the name of its scales
+
+
+class Item(NamedTuple):
+    """One array to write: its name in the file, and its values in C order, in blocks of whole rows of axis 0.
+
+    `scale_of` is the name of the array of integers that this one has the scales of: value = integer * scale.
+    """
+
+    name: str
+    array: Array
+    shape: tuple[int, ...]
+    dtype: str  # as NumPy writes it: <f4
+    blocks: Callable[[], Iterator[NDArray[Any]]]
+    scale_of: str = ""
+
+    @property
+    def field(self) -> str:
+        """Return what the array is in its part: `weights`, `weights_scale`."""
+        return self.array.field + (SCALE if self.scale_of else "")
+
+    @property
+    def size(self) -> int:
+        """Return the number of values."""
+        return prod(self.shape)
+
+    @property
+    def nbytes(self) -> int:
+        """Return the number of bytes."""
+        return self.size * np.dtype(self.dtype).itemsize
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Job:
+    """An export: the network and its arrays, those that were chosen as they are written, the files and the options."""
+
+    source: Source
+    items: tuple[Item, ...]
+    outputs: tuple[Path, ...]
+    options: ExportOptions
+
+
+# Writes a job to its open files, in the order of `outputs`; what it returns is the report's `details`.
+Writer = Callable[[Job, Sequence[BinaryIO]], object]

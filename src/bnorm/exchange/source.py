@@ -1,0 +1,81 @@
+"""The arrays that are exported: those of the file, or those of the folded model, which is never written."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+import numpy as np
+
+from bnorm.batchnorm.epsilon import Epsilon
+from bnorm.batchnorm.formulas import quiet
+from bnorm.darknet.layout import Array
+from bnorm.darknet.model import Model
+from bnorm.darknet.weights import Floats, Weights, open_weights
+from bnorm.exchange.axes import reordered
+from bnorm.transforms.fold.arrays import TOO_LARGE
+from bnorm.transforms.fold.fates import Kept
+from bnorm.transforms.fold.folded_model import FoldedModel, FoldOptions, fold_model
+from bnorm.transforms.fold.variances import BadVariance
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Source:
+    """The arrays of `model`, the network as it is exported. `folded` says how it came about, None for the file's own.
+
+    `numbers` gives the layer in the given cfg for each layer of `model`: folding may remove `[batchnorm]` layers.
+    """
+
+    model: Model
+    weights: Weights
+    folded: FoldedModel | None
+    numbers: tuple[int, ...]
+
+    def blocks(self, array: Array) -> Iterator[Floats]:
+        """Yield an array of `model.layout` in C order of its shape in memory, in blocks of whole rows of axis 0."""
+        if array.axes is None:
+            return self._stored(array)
+        return reordered(lambda: self._stored(array), array.stored, array.axes)
+
+    def read(self, array: Array) -> Floats:
+        """Return an array of `model.layout`, float32, in its shape in memory."""
+        blocks = list(self._stored(array))
+        stored = np.concatenate(blocks).reshape(array.stored) if len(blocks) != 1 else blocks[0].reshape(array.stored)
+        return stored if array.axes is None else stored.transpose(array.axes)
+
+    def __getitem__(self, key: tuple[int, str]) -> Floats:
+        """Return an array as `read` does, by the number of its layer and its name, as in `Weights`."""
+        return self.read(self.model.layout.array(*key))
+
+    def _stored(self, array: Array) -> Iterator[Floats]:
+        """Yield the array as a file would store it."""
+        if self.folded is None:
+            return self.weights.blocks(array)
+        return self.folded.blocks(self.weights.layout.array(self.numbers[array.layer], array.name))
+
+
+@contextmanager
+def open_source(model: Model, epsilon: Epsilon | None) -> Iterator[Source]:
+    """Open the arrays of the model, folded with this ε unless it is None; a `WeightsError` if the file does not fit."""
+    with open_weights(model) as weights:
+        weights.require_fit()
+        folded = None if epsilon is None else _fold(weights, epsilon)
+        numbers = folded.survivors() if folded else range(len(model.network.layers))
+        yield Source(model=folded.after if folded else model, weights=weights, folded=folded, numbers=tuple(numbers))
+
+
+@quiet
+def _fold(weights: Weights, epsilon: Epsilon) -> FoldedModel:
+    """Return the folded model, without the layers whose folded values exceed float32."""
+    options = FoldOptions(layers=None, epsilon=epsilon, bad_variance=BadVariance.ERROR)
+    overflowing: dict[int, Kept] = {}
+    while True:
+        folded = fold_model(weights, options, overflowing)
+        more = frozenset[int]().union(*(piece.overflowing for piece in folded.stream()))
+        if not more:
+            return folded
+        overflowing |= dict.fromkeys(more, TOO_LARGE)
+
+
+Blocks = Callable[[], Iterator[Floats]]
