@@ -15,7 +15,6 @@ from onnx import helper, numpy_helper
 
 from bnorm.darknet.weights import write_block
 from bnorm.exchange.onnx.graph import INPUT, Constant, Graph, Weight
-from bnorm.transforms.pair import Meter
 
 LIMIT = 2**31 - 1  # bytes of a protobuf message
 
@@ -77,7 +76,7 @@ def pieces(model: onnx.ModelProto, graph: Graph) -> tuple[bytes, bytes]:
     return _bytes(before) + _key(GRAPH, length) + start, end + _bytes(after)
 
 
-def write(file: BinaryIO, graph: Graph, ends: tuple[bytes, bytes], meter: Meter) -> None:
+def write(file: BinaryIO, graph: Graph, ends: tuple[bytes, bytes]) -> None:
     """Write the whole file."""
     head, tail = ends
     file.write(head)
@@ -85,7 +84,6 @@ def write(file: BinaryIO, graph: Graph, ends: tuple[bytes, bytes], meter: Meter)
         file.write(_weight_head(weight))
         for block in weight.blocks():
             write_block(file, block)
-            meter.add(block.size)
     file.write(tail)
 
 

@@ -99,8 +99,7 @@ def _with_biases(
 def normalised(context: Context, value: Value) -> Value:
     """Normalise each channel: by BatchNormalization where it was asked for, else by a gain and an offset."""
     graph = context.graph
-    normaliser = context.arrays.normaliser(context.arrays.root(context.layer.index, context.layer.parts[0]))
-    epsilon = context.arrays.folded.epsilon
+    normaliser, epsilon = context.normaliser(), context.arrays.epsilon
     if context.keep_batchnorm:
         vectors = {
             "scales": normaliser.parameters.scales,

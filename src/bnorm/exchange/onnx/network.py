@@ -1,4 +1,4 @@
-"""A folded model as a graph: one layer after the other."""
+"""A network as a graph: one layer after the other."""
 
 from __future__ import annotations
 
@@ -7,29 +7,31 @@ from collections.abc import Mapping
 from bnorm.darknet.network import Layer, Network
 from bnorm.darknet.shapes import passed_on
 from bnorm.errors import ProofError
+from bnorm.exchange.job import Job
 from bnorm.exchange.onnx.context import Arrays, Context
 from bnorm.exchange.onnx.graph import INPUT, Graph, Value
 from bnorm.exchange.onnx.heads import COLUMNS, HEADS, ROWS
 from bnorm.exchange.onnx.options import OnnxOptions
 from bnorm.exchange.onnx.sections import BUILDERS, REFUSED
+from bnorm.statistics.normalisers import normalisers
 from bnorm.transforms.fold.folded_model import DEFECT, FoldedModel
 
 IGNORES_BEFORE = frozenset({"route", "implicit"})  # layers that do not read the layer before them
 
 
-def build_graph(folded: FoldedModel, options: OnnxOptions) -> Graph:
-    """Return the graph of a folded model; a `CfgError` names the line of the first layer that it cannot express."""
-    network = folded.after.network
-    survivors = tuple(folded.survivors())
-    _check_sections(network, survivors)
+def build_graph(job: Job, options: OnnxOptions) -> Graph:
+    """Return the graph of a network; a `CfgError` names the line of the first layer that it cannot express."""
+    source = job.source
+    network, numbers = source.model.network, source.numbers
+    _check_sections(network, numbers)
     entry = network.input
     whole = all(entry[:3]) and entry.outputs == entry.channels * entry.height * entry.width
     graph = Graph(opset=options.opset, batch=options.batch, input=entry[:3] if whole else (entry.outputs,))
-    arrays, ends = Arrays(folded, survivors), _ends(folded)
+    arrays, ends = _arrays(job, options), _ends(source.folded)
     values: list[Value] = []
     before, needed = Value(INPUT, graph.input), _needed(network)
     for layer in network.layers:
-        number = survivors[layer.index]
+        number = numbers[layer.index]
         graph.enter(number)
         context = Context(
             graph=graph,
@@ -49,21 +51,31 @@ def build_graph(folded: FoldedModel, options: OnnxOptions) -> Graph:
         if options.layers:
             shown = ends.get(number, number)
             graph.output(before, f"layer_{shown}", layer=shown, kind="output", meaning="the layer's output")
-    _last(graph, network, values, survivors, ends)
+    _last(graph, network, values, numbers, ends)
     return graph
 
 
-def _check_sections(network: Network, survivors: tuple[int, ...]) -> None:
+def _check_sections(network: Network, numbers: tuple[int, ...]) -> None:
     """Raise a `CfgError` for the first section that no builder knows."""
     for layer in network.layers:
         if layer.type in REFUSED:
-            what = f"(layer {survivors[layer.index]}) {REFUSED[layer.type]}"
+            what = f"(layer {numbers[layer.index]}) {REFUSED[layer.type]}"
             raise layer.section.error(what, finding="onnx")
 
 
-def _ends(folded: FoldedModel) -> dict[int, int]:
+def _arrays(job: Job, options: OnnxOptions) -> Arrays:
+    folded = job.source.folded
+    return Arrays(
+        items={(item.array.layer, item.array.name): item for item in job.items},
+        numbers=job.source.numbers,
+        normalisers=folded.normalisers if folded else normalisers(job.source.weights),
+        epsilon=options.epsilon,
+    )
+
+
+def _ends(folded: FoldedModel | None) -> dict[int, int]:
     """Return for each layer that a `[batchnorm]` after it went into the number of the last: its output is that one's."""
-    removed = folded.folds.removed
+    removed = folded.folds.removed if folded else {}
     return {target: number for number, target in sorted(removed.items()) if target < number}
 
 
@@ -96,13 +108,13 @@ def _head(context: Context, options: OnnxOptions) -> None:
 
 
 def _last(
-    graph: Graph, network: Network, values: list[Value], survivors: tuple[int, ...], ends: Mapping[int, int]
+    graph: Graph, network: Network, values: list[Value], numbers: tuple[int, ...], ends: Mapping[int, int]
 ) -> None:
     """Make the last layer that is not a cost an output, if it is not a head."""
     last: Layer | None = next((layer for layer in reversed(network.layers) if layer.type != "cost"), None)
     if last is None or last.type in HEADS:
         return
-    number, value = ends.get(survivors[last.index], survivors[last.index]), values[last.index]
+    number, value = ends.get(numbers[last.index], numbers[last.index]), values[last.index]
     own = bool(graph.nodes) and graph.nodes[-1].name == value.name
     meaning = "the network's output"
     graph.output(value, f"{last.type}_{number}", layer=number, kind="output", meaning=meaning, rename=own)

@@ -1,17 +1,27 @@
-"""The options of an export to ONNX, checked before anything is read."""
+"""The options of an export to ONNX, checked before anything is read. Nothing here imports onnx."""
 
 from __future__ import annotations
 
 from typing import NamedTuple
 
 from bnorm.batchnorm.epsilon import Epsilon, as_epsilon
-from bnorm.transforms.fold.variances import BadVariance
 
 HEAD_FORMS = ("boxes", "raw")
+
+SHOWN = ("last", "layers")
 
 OPSET, OLDEST, NEWEST = 13, 11, 21  # by default; what the builders were written for and tested with
 
 MOST_IMAGES = 65_536
+
+
+class GraphChoices(NamedTuple):
+    """What may be chosen for a graph alone; None is the default."""
+
+    opset: int | None = None
+    head: str | None = None
+    batch: int | str | None = None
+    outputs: str | None = None
 
 
 class OnnxOptions(NamedTuple):
@@ -21,46 +31,39 @@ class OnnxOptions(NamedTuple):
     """
 
     epsilon: Epsilon
-    bad_variance: BadVariance
     keep_batchnorm: bool
     opset: int
     head: str
     batch: int | None
     layers: bool
+    verify: bool
 
 
 def onnx_options(
-    *,
-    epsilon: Epsilon | str,
-    bad_variance: BadVariance | str,
-    keep_batchnorm: bool,
-    opset: int,
-    head: str,
-    batch: int | str,
-    outputs: str,
+    epsilon: Epsilon | str, *, keep_batchnorm: bool, verify: bool, choices: GraphChoices
 ) -> OnnxOptions:
     """Return the options; ValueError for one that is none, with what there is."""
-    chosen = as_epsilon(epsilon)
+    chosen, opset = as_epsilon(epsilon), OPSET if choices.opset is None else choices.opset
     if keep_batchnorm and not chosen.inside:
-        raise ValueError("epsilon outside the root, expected one inside: BatchNormalization knows no other; fold instead")
-    if head not in HEAD_FORMS:
-        raise ValueError(f"head {head!r}, expected one of {', '.join(HEAD_FORMS)}")
+        raise ValueError("epsilon is outside the root, expected inside: BatchNormalization knows no other; fold instead")
     if not OLDEST <= opset <= NEWEST:
         raise ValueError(f"opset {opset}, expected {OLDEST} to {NEWEST}")
-    if outputs not in ("last", "layers"):
-        raise ValueError(f"outputs {outputs!r}, expected one of last, layers")
-    policies = [policy.value for policy in BadVariance]
-    if bad_variance not in policies:
-        raise ValueError(f"bad_variance {bad_variance!r}, expected one of {', '.join(policies)}")
     return OnnxOptions(
         epsilon=chosen,
-        bad_variance=BadVariance(bad_variance),
         keep_batchnorm=keep_batchnorm,
         opset=opset,
-        head=head,
-        batch=_batch(batch),
-        layers=outputs == "layers",
+        head=_one_of("head", choices.head, HEAD_FORMS),
+        batch=_batch(1 if choices.batch is None else choices.batch),
+        layers=_one_of("outputs", choices.outputs, SHOWN) == "layers",
+        verify=verify,
     )
+
+
+def _one_of(what: str, value: str | None, allowed: tuple[str, ...]) -> str:
+    """Return the value, by default the first that is allowed."""
+    if value is not None and value not in allowed:
+        raise ValueError(f"{what} {value!r}, expected one of {', '.join(allowed)}")
+    return allowed[0] if value is None else value
 
 
 def _batch(batch: int | str) -> int | None:

@@ -67,13 +67,13 @@ class FoldedModel:
         """Yield the values of the new file, in blocks."""
         old, survivors = self.weights.layout.by_name, self.survivors()
         for array in self.after.layout.arrays:
-            yield from self.pieces(old[survivors[array.layer], array.name])
+            yield from self._pieces(old[survivors[array.layer], array.name])
 
     def blocks(self, array: Array) -> Iterator[Floats]:
         """Yield an array of the old file as the new file holds it: folded, or unchanged."""
-        return (piece.values for piece in self.pieces(array))
+        return (piece.values for piece in self._pieces(array))
 
-    def pieces(self, array: Array) -> Iterator[Piece]:
+    def _pieces(self, array: Array) -> Iterator[Piece]:
         """Yield an array of the old file as the new file holds it, and which layers overflow in it."""
         change = self.changes.get((array.layer, array.part))
         if change is None:
