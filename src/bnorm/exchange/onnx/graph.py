@@ -156,9 +156,7 @@ class Graph:
         """Cut every axis after the batch; axes that stay whole are left out."""
         steps = steps or (1,) * len(starts)
         cut = [
-            axis
-            for axis, size in enumerate(value.shape)
-            if (starts[axis], steps[axis]) != (0, 1) or ends[axis] < size
+            axis for axis, size in enumerate(value.shape) if (starts[axis], steps[axis]) != (0, 1) or ends[axis] < size
         ]
         if not cut:
             return value

@@ -8,6 +8,7 @@ objectness, and objectness times each class. No box is left out: thresholds and 
 from __future__ import annotations
 
 from collections.abc import Callable
+from itertools import pairwise
 from typing import NamedTuple
 
 import numpy as np
@@ -51,11 +52,7 @@ def _cut(context: Context, value: Value, axis: int, *sizes: int) -> list[Value]:
     """Cut an axis into parts of these sizes, and the rest."""
     ends = [sum(sizes[: count + 1]) for count in range(len(sizes))]
     bounds = [0, *ends, value.shape[axis]]
-    return [
-        context.graph.slice_axis(value, axis, start, end)
-        for start, end in zip(bounds[:-1], bounds[1:], strict=True)
-        if end > start
-    ]
+    return [context.graph.slice_axis(value, axis, start, end) for start, end in pairwise(bounds) if end > start]
 
 
 def _grid(height: int, width: int) -> NDArray[np.float64]:
@@ -227,7 +224,9 @@ def _region_activated(context: Context) -> Value:
     graph = context.graph
     boxes, coords = _region_values(context)
     if context.dialect == "pjreddie":
-        xy, *rest, objectness = _cut(context, _cut(context, _entries(context, boxes), 1, coords + 1)[0], 1, 2, coords - 2)
+        xy, *rest, objectness = _cut(
+            context, _cut(context, _entries(context, boxes), 1, coords + 1)[0], 1, 2, coords - 2
+        )
         classes = _cut(context, _entries(context, boxes), 1, coords + 1)[1:]
         parts = [graph.unary("Sigmoid", xy), *rest, graph.unary("Sigmoid", objectness)]
         joined = graph.concat([*parts, *_region_classes(context, classes, 1)], axis=1)

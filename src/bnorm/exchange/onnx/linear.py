@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 
 from bnorm.darknet.parts import groups_of
@@ -10,6 +12,8 @@ from bnorm.darknet.weights import Floats
 from bnorm.exchange.onnx.activations import activate
 from bnorm.exchange.onnx.context import Context
 from bnorm.exchange.onnx.graph import Value
+
+Attributes = dict[str, Any]
 
 BLURS = {2: np.full((2, 2), 1 / 4)}  # `antialiasing` = 2; any other value is the kernel below
 
@@ -46,7 +50,7 @@ def convolutional(context: Context) -> Value:
         what = f"dilation={dilation} has other windows than its output of {columns}x{rows} has room for"
         raise context.refusal(what, "dilation", "the size of a layer with dilation needs an odd size and pad=1")
     ends = [window_end(length, reach, step, begin, count) for length, step, count in axes]
-    attributes = {
+    attributes: Attributes = {
         "kernel_shape": [size, size],
         "strides": [down, across],
         "pads": [begin, begin, *ends],
@@ -75,7 +79,8 @@ def binarised(weights: Floats) -> Floats:
     """Return the signs of each filter, 0 counting as negative, times its mean magnitude (`binarize_weights`)."""
     rows = weights.reshape(len(weights), -1).astype(np.float64)
     mean = np.abs(rows).mean(axis=1, keepdims=True)
-    return np.where(rows > 0, mean, -mean).astype(np.float32).reshape(weights.shape)
+    signed: Floats = np.where(rows > 0, mean, -mean).astype(np.float32).reshape(weights.shape)
+    return signed
 
 
 def _signs(context: Context, value: Value) -> Value:
@@ -86,7 +91,7 @@ def _signs(context: Context, value: Value) -> Value:
 
 
 def _with_biases(
-    context: Context, op: str, x: Value, weights: str, shape: tuple[int, ...], attributes: dict[str, object]
+    context: Context, op: str, x: Value, weights: str, shape: tuple[int, ...], attributes: Attributes
 ) -> Value:
     """Add a linear operator, then its biases or the batch normalisation that it has kept."""
     part = context.layer.parts[0]
@@ -130,7 +135,7 @@ def blurred(context: Context, value: Value) -> Value:
     if min(rows, columns) < 1:
         raise context.refusal(f"blurs {width}x{height}, expected at least {size}x{size}", "antialiasing")
     weights = context.vector("blur", np.tile(blur, (channels, 1, 1, 1)), (channels, 1, size, size))
-    attributes = {
+    attributes: Attributes = {
         "kernel_shape": [size, size],
         "strides": [down, across],
         "pads": [padding] * 4,
@@ -145,7 +150,7 @@ def deconvolutional(context: Context) -> Value:
     section, part = context.layer.section, context.layer.parts[0]
     size, padding = kernel(section)
     stride = section.positive("stride")
-    attributes = {"kernel_shape": [size, size], "strides": [stride, stride], "pads": [padding] * 4}
+    attributes: Attributes = {"kernel_shape": [size, size], "strides": [stride, stride], "pads": [padding] * 4}
     weights = context.weight("weights", part.weights)
     shape = context.layer.output[:3]
     return activate(context, _with_biases(context, "ConvTranspose", context.image(), weights, shape, attributes))
@@ -177,11 +182,13 @@ def local(context: Context) -> Value:
     (channels, height, width), (filters, rows, columns) = x.shape, layer.output[:3]
     lengths = ((height, rows), (width, columns))
     if any(n + 2 * padding < size or (n + 2 * padding - size) // stride + 1 != count for n, count in lengths):
-        raise context.refusal(f"size={size} with pad={padding} is another output than the fork's {columns}x{rows}", "size")
+        raise context.refusal(
+            f"size={size} with pad={padding} is another output than the fork's {columns}x{rows}", "size"
+        )
     taps = np.tile(np.eye(size * size).reshape(-1, 1, size, size), (channels, 1, 1, 1))
     one_hot = context.vector("windows", taps, (channels * size * size, 1, size, size))
-    attributes = {"kernel_shape": [size, size], "strides": [stride] * 2, "pads": [padding] * 4, "group": channels}
-    windows = graph.add("Conv", [x, one_hot], (channels * size * size, rows, columns), **attributes)
+    attributes: Attributes = {"kernel_shape": [size, size], "strides": [stride, stride], "pads": [padding] * 4}
+    windows = graph.add("Conv", [x, one_hot], (channels * size * size, rows, columns), group=channels, **attributes)
     window, places = windows.shape[0], rows * columns
     columned = graph.reshape(graph.transpose(graph.reshape(windows, (window, places)), (1, 0)), (places, window, 1))
     weights = context.weight("weights", part.weights)

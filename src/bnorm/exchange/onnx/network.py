@@ -6,7 +6,7 @@ from collections.abc import Mapping
 
 from bnorm.darknet.network import Layer, Network
 from bnorm.darknet.shapes import passed_on
-from bnorm.errors import ProofError
+from bnorm.errors import CfgError, ProofError
 from bnorm.exchange.job import Job
 from bnorm.exchange.onnx.context import Arrays, Context
 from bnorm.exchange.onnx.graph import INPUT, Graph, Value
@@ -74,7 +74,7 @@ def _arrays(job: Job, options: OnnxOptions) -> Arrays:
 
 
 def _ends(folded: FoldedModel | None) -> dict[int, int]:
-    """Return for each layer that a `[batchnorm]` after it went into the number of the last: its output is that one's."""
+    """Return for each layer that took in `[batchnorm]` layers after it the number of the last, whose output it has."""
     removed = folded.folds.removed if folded else {}
     return {target: number for number, target in sorted(removed.items()) if target < number}
 
@@ -102,9 +102,18 @@ def _head(context: Context, options: OnnxOptions) -> None:
         meaning = f"what [{context.layer.section.name}] reads: {context.layer.type} values, not decoded"
         context.graph.output(context.before, name, layer=context.number, kind="raw", meaning=meaning)
     else:
-        boxes = HEADS[context.layer.type].boxes(context)
+        boxes = _boxes(context)
         meaning = f"rows: {ROWS}; columns: {COLUMNS}"
         context.graph.output(boxes, name, layer=context.number, kind="boxes", meaning=meaning, rename=True)
+
+
+def _boxes(context: Context) -> Value:
+    """Return the decoded boxes; an error says that what the head reads can be had."""
+    try:
+        return HEADS[context.layer.type].boxes(context)
+    except CfgError as error:
+        error.cause = error.cause or "--head raw leaves the boxes to the reader"
+        raise
 
 
 def _last(

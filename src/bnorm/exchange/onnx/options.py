@@ -39,13 +39,13 @@ class OnnxOptions(NamedTuple):
     verify: bool
 
 
-def onnx_options(
-    epsilon: Epsilon | str, *, keep_batchnorm: bool, verify: bool, choices: GraphChoices
-) -> OnnxOptions:
+def onnx_options(epsilon: Epsilon | str, *, keep_batchnorm: bool, verify: bool, choices: GraphChoices) -> OnnxOptions:
     """Return the options; ValueError for one that is none, with what there is."""
     chosen, opset = as_epsilon(epsilon), OPSET if choices.opset is None else choices.opset
     if keep_batchnorm and not chosen.inside:
-        raise ValueError("epsilon is outside the root, expected inside: BatchNormalization knows no other; fold instead")
+        raise ValueError(
+            "epsilon is outside the root, expected inside: BatchNormalization knows no other; fold instead"
+        )
     if not OLDEST <= opset <= NEWEST:
         raise ValueError(f"opset {opset}, expected {OLDEST} to {NEWEST}")
     return OnnxOptions(

@@ -1,15 +1,14 @@
 """Proof of an export: onnx's checker, every shape that it infers, and a run of the written file.
 
 The run compares each output for a random image with a plain forward pass in float64 from the weights file, see
-`forward`. The bound is `BOUND` of the output's largest value, which is what float32 loses from the image to any layer.
-A network that amplifies roundings may lose more: then the same pass in float32 shows how much it does.
+`plain.forward`. The bound is `BOUND` of the output's largest value, which is what float32 loses from the image to any
+layer. A network that amplifies roundings may lose more: then the same pass in float32 shows how much it does.
 """
 
 from __future__ import annotations
 
 import importlib.util
 from collections.abc import Mapping
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -19,30 +18,15 @@ import onnx
 from bnorm.batchnorm.epsilon import Epsilon
 from bnorm.darknet.weights import Weights
 from bnorm.errors import ProofError
-from bnorm.exchange.onnx.forward import Forward, Tensor
-from bnorm.exchange.onnx.forward_heads import BOXES
 from bnorm.exchange.onnx.graph import INPUT, Graph, Output
+from bnorm.exchange.onnx.report import BOUND, Proof
+from bnorm.exchange.plain.forward import Forward
+from bnorm.exchange.plain.heads import BOXES, Tensor
 from bnorm.transforms.fold.folded_model import DEFECT
-
-BOUND = 1e-4
 
 AMPLIFIED = 16  # times what the plain pass loses in float32
 
 IMAGES = 2  # of a batch of any size
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Proof:
-    """What was proven: the number of shapes, and how far the outputs of a run were from the plain forward pass.
-
-    `worst` is relative to the largest value of the output, and None where nothing was run; `reason` says why not.
-    """
-
-    shapes: int
-    worst: float | None = None
-    output: str = ""
-    bound: float = BOUND
-    reason: str = ""
 
 
 def check_graph(model: onnx.ModelProto, graph: Graph, target: Path) -> None:
@@ -152,4 +136,3 @@ def plain_outputs(
                 else:
                     results[output.name] = BOXES[layer.type](network, layer, x) if output.kind == "boxes" else y
     return results
-

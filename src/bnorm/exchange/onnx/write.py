@@ -7,41 +7,23 @@ only after that.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO
 
 from bnorm.errors import OutputError
 from bnorm.exchange.job import Job
 from bnorm.exchange.onnx import file as onnx_file
-from bnorm.exchange.onnx.graph import Output
 from bnorm.exchange.onnx.network import build_graph
 from bnorm.exchange.onnx.options import OnnxOptions
-from bnorm.exchange.onnx.proof import Proof, check_graph, run_file
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class OnnxReport:
-    """What an ONNX file takes and gives, and what was proven of it; None in a shape is a batch of any size."""
-
-    opset: int
-    ir_version: int
-    input: tuple[int | None, ...]
-    outputs: tuple[Output, ...]
-    operators: tuple[str, ...]
-    nodes: int
-    notes: tuple[str, ...]
-    proof: Proof
-
-    def __repr__(self) -> str:
-        return f"<OnnxReport: {self.nodes} nodes, {', '.join(output.name for output in self.outputs)}>"
+from bnorm.exchange.onnx.proof import check_graph, run_file
+from bnorm.exchange.onnx.report import OnnxReport, Proof
 
 
 def write_onnx(job: Job, files: Sequence[BinaryIO]) -> OnnxReport:
     """Write the network of a job to its one file.
 
-    `CfgError` for a layer that cannot be expressed exactly, `OutputError` for a file of more than 2 GiB, `ProofError` if
-    a check fails.
+    `CfgError` for a layer that cannot be expressed exactly, `OutputError` for a file of more than 2 GiB, `ProofError`
+    if a check fails.
     """
     (file,), (target,), options = files, job.outputs, job.options.graph
     if options is None:

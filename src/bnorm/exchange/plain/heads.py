@@ -48,7 +48,7 @@ def _rows(x: Tensor, y: Tensor, w: Tensor, h: Tensor, objectness: Tensor, classe
     return planes.transpose(2, 3, 0, 1).reshape(-1, planes.shape[1])
 
 
-def _yolo(network: Network, layer: Layer, x: Tensor) -> Tensor:
+def _yolo(_network: Network, layer: Layer, x: Tensor) -> Tensor:
     p, scale = _planes(layer, x), real(layer.section, "scale_x_y", 1.0)
     if not layer.section.flag("new_coords"):
         p[:, :2], p[:, 4:] = logistic(p[:, :2]), logistic(p[:, 4:])
@@ -67,7 +67,7 @@ def _yolo_boxes(network: Network, layer: Layer, x: Tensor) -> Tensor:
     return _rows((columns + p[:, 0]) / width, (rows + p[:, 1]) / height, w, h, p[:, 4], p[:, 4:5] * p[:, 5:])
 
 
-def _gaussian(network: Network, layer: Layer, x: Tensor) -> Tensor:
+def _gaussian(_network: Network, layer: Layer, x: Tensor) -> Tensor:
     p, scale = _planes(layer, x), real(layer.section, "scale_x_y", 1.0)
     squashed = [0, 1, 2, 3, 5, 7, *range(8, p.shape[1])]
     p[:, squashed] = logistic(p[:, squashed])
@@ -119,7 +119,7 @@ def _region_boxes(network: Network, layer: Layer, x: Tensor) -> Tensor:
     return _rows((columns + xy[:, 0]) / width, (rows + xy[:, 1]) / height, w, h, objectness, classes)
 
 
-def _detection(network: Network, layer: Layer, x: Tensor) -> Tensor:
+def _detection(_network: Network, layer: Layer, x: Tensor) -> Tensor:
     y, section = x.reshape(-1).copy(), layer.section
     places, classes = section.positive("side", 7) ** 2, section.natural("classes", 1)
     if section.flag("softmax"):

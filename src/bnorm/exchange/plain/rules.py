@@ -1,93 +1,24 @@
-"""A plain forward pass of one image, in float64: what an exported graph is compared with.
+"""One formula for each section type, as darknet's `forward_*_layer` functions compute it without training.
 
-Written from darknet's `forward_*_layer` functions with NumPy, one formula per layer, from the weights file as it is and
-not from the graph: batch normalisation is computed step by step. Sums run tap by tap, so that no window is copied.
+Sums run tap by tap, so that no window is copied.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
-from typing import Any
+from collections.abc import Callable, Iterator
+from typing import TYPE_CHECKING
 
 import numpy as np
 
-from bnorm.batchnorm.epsilon import Epsilon
-from bnorm.darknet.network import Layer, Network
-from bnorm.darknet.parts import Part, groups_of
+from bnorm.darknet.network import Layer
 from bnorm.darknet.reals import real
 from bnorm.darknet.shapes import kernel, strides
-from bnorm.darknet.vocabulary import ACTIVATIONS
-from bnorm.darknet.weights import Weights
-from bnorm.exchange.onnx.forward_heads import OUTPUTS, Tensor, logistic, softmax
-from bnorm.statistics.normalisers import normalises, read_normaliser
+from bnorm.exchange.plain.heads import Tensor, logistic, softmax
 
-LEAST = -np.finfo(np.float32).max
+if TYPE_CHECKING:
+    from bnorm.exchange.plain.forward import Forward
 
-
-def _selu(x: Tensor) -> Tensor:
-    return np.where(x >= 0, 1.0507 * x, 1.0507 * 1.6732 * np.expm1(np.minimum(x, 0)))
-
-
-def _gelu(x: Tensor) -> Tensor:
-    return 0.5 * x * (1 + np.tanh(0.797885 * x + 0.035677 * x**3))
-
-
-def _hard_mish(x: Tensor) -> Tensor:
-    return np.where(x > 0, x, np.where(x > -2, x * x / 2 + x, 0))
-
-
-def _plse(x: Tensor) -> Tensor:
-    return np.where(x < -4, 0.01 * (x + 4), np.where(x > 4, 0.01 * (x - 4) + 1, 0.125 * x + 0.5))
-
-
-def _lhtan(x: Tensor) -> Tensor:
-    return np.where(x < 0, 0.001 * x, np.where(x > 1, 0.001 * (x - 1) + 1, x))
-
-
-def _stair(x: Tensor) -> Tensor:
-    floor = np.floor(x)
-    return np.where(floor % 2 == 0, np.floor(x / 2), x - floor + np.floor(x / 2))
-
-
-def _normalize_channels(x: Tensor) -> Tensor:
-    positive = np.maximum(x, 0)
-    return np.asarray(positive / (1e-4 + positive.sum(axis=0)))
-
-
-def _softmax_channels(x: Tensor) -> Tensor:
-    return np.asarray(np.exp(x) / (1e-4 + np.exp(x).sum(axis=0)))
-
-
-def _softmax_channels_maxval(x: Tensor) -> Tensor:
-    powers = np.exp(x - x.max(axis=0))
-    return np.asarray(powers / (1e-4 + powers.sum(axis=0)))
-
-
-FORMULAS: dict[str, Callable[[Tensor], Tensor]] = {
-    "linear": lambda x: x,
-    "logistic": logistic,
-    "loggy": lambda x: 2 * logistic(x) - 1,
-    "relu": lambda x: np.maximum(x, 0),
-    "relu6": lambda x: np.clip(x, 0, 6),
-    "leaky": lambda x: np.where(x > 0, x, 0.1 * x),
-    "revleaky": lambda x: np.where(x > 0, x, 0.1 * x),
-    "relie": lambda x: np.where(x > 0, x, 0.01 * x),
-    "ramp": lambda x: x * (x > 0) + 0.1 * x,
-    "elu": lambda x: np.where(x >= 0, x, np.expm1(np.minimum(x, 0))),
-    "selu": _selu,
-    "gelu": _gelu,
-    "tanh": np.tanh,
-    "swish": lambda x: x * logistic(x),
-    "mish": lambda x: x * np.tanh(np.logaddexp(x, 0)),
-    "hard_mish": _hard_mish,
-    "plse": _plse,
-    "lhtan": _lhtan,
-    "hardtan": lambda x: np.clip(x, -1, 1),
-    "stair": _stair,
-    "normalize_channels": _normalize_channels,
-    "normalize_channels_softmax": _softmax_channels,
-    "normalize_channels_softmax_maxval": _softmax_channels_maxval,
-}
+LEAST = -float(np.finfo(np.float32).max)
 
 
 def convolve(
@@ -105,7 +36,9 @@ def convolve(
     for row in range(size):
         for column in range(size):
             top, left = row * dilation, column * dilation
-            seen = padded[:, top : top + (rows - 1) * down + 1 : down, left : left + (columns - 1) * across + 1 : across]
+            seen = padded[
+                :, top : top + (rows - 1) * down + 1 : down, left : left + (columns - 1) * across + 1 : across
+            ]
             y += taps[..., row, column] @ seen.reshape(groups, depth, rows * columns)
     return y.reshape(filters, rows, columns)
 
@@ -122,82 +55,12 @@ def windows(x: Tensor, layer: Layer, fill: float) -> Iterator[Tensor]:
     padded[:, begin : begin + x.shape[1], begin : begin + x.shape[2]] = x
     for row in range(size):
         for column in range(size):
-            yield padded[:, row : row + (rows - 1) * down + 1 : down, column : column + (columns - 1) * across + 1 : across]
+            yield padded[
+                :, row : row + (rows - 1) * down + 1 : down, column : column + (columns - 1) * across + 1 : across
+            ]
 
 
-class Forward:
-    """One network and its weights file; `outputs` yields every layer's output for one image."""
-
-    def __init__(self, weights: Weights, epsilon: Epsilon, dtype: type[np.floating[Any]] = np.float64) -> None:
-        self.network: Network = weights.model.network
-        self._weights, self._epsilon, self._dtype = weights, epsilon, dtype
-
-    def outputs(self, image: Tensor) -> Iterator[tuple[Layer, Tensor, Tensor]]:
-        """Yield each layer, what it gets from the layer before, and its output; outputs that nothing reads are freed."""
-        last: dict[int, int] = {}
-        for layer in self.network.layers:
-            last |= dict.fromkeys(layer.reads, layer.index)
-        kept: dict[int, Tensor] = {}
-        x = image.astype(self._dtype)
-        for layer in self.network.layers:
-            with np.errstate(all="ignore"):
-                y = self._output(layer, x, [kept[number] for number in layer.reads])
-            yield layer, x, y
-            if layer.index in last:
-                kept[layer.index] = y
-            for number in [number for number in kept if last[number] <= layer.index]:
-                del kept[number]
-            x = y
-
-    def _output(self, layer: Layer, x: Tensor, reads: list[Tensor]) -> Tensor:
-        if layer.type in OUTPUTS:
-            return OUTPUTS[layer.type](self.network, layer, x)
-        return RULES[layer.type](self, layer, x, reads)
-
-    # --- what the rules use -------------------------------------------------------------------------------------------
-
-    def image(self, layer: Layer, x: Tensor) -> Tensor:
-        """Return the input as channels, height and width."""
-        return x.reshape(layer.incoming[:3])
-
-    def activate(self, layer: Layer, x: Tensor, default: str = "logistic") -> Tensor:
-        """Apply the layer's activation; a name that pjreddie or alexeyab do not know is relu."""
-        name = layer.section.text("activation", default)
-        return FORMULAS[name if name in ACTIVATIONS[self.network.dialect.name] else "relu"](x)
-
-    def arrays(self, layer: Layer) -> tuple[Part, Mapping[str, Tensor]]:
-        """Return the part of a layer and its arrays, its own or those that it shares."""
-        part, owner = layer.parts[0], layer
-        while owner.parts[0].shared is not None:
-            owner = self.network.layers[owner.parts[0].shared]
-        stored = {
-            field: self._weights[owner.index, field].astype(self._dtype)
-            for field in ("weights", "biases")
-            if (owner.index, field) in self._weights.layout.by_name
-        }
-        if part.batch_normalize and normalises(owner.parts[0]):
-            own = read_normaliser(self._weights, owner.index, owner.parts[0])
-            vectors = {
-                "scales": own.parameters.scales,
-                "biases": own.parameters.biases,
-                "mean": own.rolling.mean,
-                "deviation": self._epsilon.deviation(own.rolling.variance),
-            }
-            stored |= {name: values.astype(self._dtype) for name, values in vectors.items()}
-        return part, stored
-
-    def finish(self, layer: Layer, part: Part, y: Tensor, arrays: Mapping[str, Tensor]) -> Tensor:
-        """Normalise or add biases, and activate."""
-
-        def along(name: str) -> Tensor:
-            return arrays[name].reshape(-1, *[1] * (y.ndim - 1))
-
-        if part.batch_normalize:
-            y = (y - along("mean")) / along("deviation") * along("scales")
-        return self.activate(layer, y + along("biases"))
-
-
-def _convolutional(run: Forward, layer: Layer, x: Tensor, _: list[Tensor]) -> Tensor:
+def _convolutional(run: Forward, layer: Layer, x: Tensor, _reads: list[Tensor]) -> Tensor:
     section, x = layer.section, run.image(layer, x)
     part, arrays = run.arrays(layer)
     weights = arrays["weights"]
@@ -209,7 +72,6 @@ def _convolutional(run: Forward, layer: Layer, x: Tensor, _: list[Tensor]) -> Te
     size, padding = kernel(section)
     dilation = 1 if size == 1 else section.positive("dilation")
     across, down = (1, 1) if section.flag("antialiasing") else strides(section)
-    assert groups_of(section) == len(x) // weights.shape[1]
     pads = (padding * dilation, padding * dilation)
     y = convolve(x, weights, (down, across), pads, dilation, *layer.output[1:3])
     return _blurred(layer, run.finish(layer, part, y, arrays))
@@ -228,24 +90,28 @@ def _blurred(layer: Layer, y: Tensor) -> Tensor:
     return convolve(y, weights, (down, across), (padding, padding), 1, rows, columns)
 
 
-def _deconvolutional(run: Forward, layer: Layer, x: Tensor, _: list[Tensor]) -> Tensor:
+def _deconvolutional(run: Forward, layer: Layer, x: Tensor, _reads: list[Tensor]) -> Tensor:
     x, (size, padding), stride = run.image(layer, x), kernel(layer.section), layer.section.positive("stride")
     part, arrays = run.arrays(layer)
     _, height, width = x.shape
     spread = np.zeros((part.channels, (height - 1) * stride + size, (width - 1) * stride + size), x.dtype)
     for row in range(size):
         for column in range(size):
-            place = np.s_[:, row : row + (height - 1) * stride + 1 : stride, column : column + (width - 1) * stride + 1 : stride]
+            place = np.s_[
+                :, row : row + (height - 1) * stride + 1 : stride, column : column + (width - 1) * stride + 1 : stride
+            ]
             spread[place] += np.tensordot(arrays["weights"][..., row, column], x, axes=(0, 0))
-    return run.finish(layer, part, spread[:, padding : len(spread[0]) - padding, padding : spread.shape[2] - padding], arrays)
+    return run.finish(
+        layer, part, spread[:, padding : len(spread[0]) - padding, padding : spread.shape[2] - padding], arrays
+    )
 
 
-def _connected(run: Forward, layer: Layer, x: Tensor, _: list[Tensor]) -> Tensor:
+def _connected(run: Forward, layer: Layer, x: Tensor, _reads: list[Tensor]) -> Tensor:
     part, arrays = run.arrays(layer)
     return run.finish(layer, part, (arrays["weights"] @ x.reshape(-1)).reshape(-1, 1, 1), arrays)
 
 
-def _local(run: Forward, layer: Layer, x: Tensor, _: list[Tensor]) -> Tensor:
+def _local(run: Forward, layer: Layer, x: Tensor, _reads: list[Tensor]) -> Tensor:
     section, x = layer.section, run.image(layer, x)
     _, arrays = run.arrays(layer)
     size, stride, edge = section.positive("size"), section.positive("stride"), int(section.flag("pad"))
@@ -256,13 +122,15 @@ def _local(run: Forward, layer: Layer, x: Tensor, _: list[Tensor]) -> Tensor:
     return run.activate(layer, y + arrays["biases"])
 
 
-def _batchnorm(run: Forward, layer: Layer, x: Tensor, _: list[Tensor]) -> Tensor:
+def _batchnorm(run: Forward, layer: Layer, x: Tensor, _reads: list[Tensor]) -> Tensor:
     _, arrays = run.arrays(layer)
-    mean, deviation, scales, biases = (arrays[name][:, None, None] for name in ("mean", "deviation", "scales", "biases"))
+    mean, deviation, scales, biases = (
+        arrays[name][:, None, None] for name in ("mean", "deviation", "scales", "biases")
+    )
     return np.asarray((run.image(layer, x) - mean) / deviation * scales + biases)
 
 
-def _maxpool(run: Forward, layer: Layer, x: Tensor, _: list[Tensor]) -> Tensor:
+def _maxpool(run: Forward, layer: Layer, x: Tensor, _reads: list[Tensor]) -> Tensor:
     x = run.image(layer, x)
     if layer.section.flag("maxpool_depth"):
         count = layer.output.channels
@@ -275,26 +143,26 @@ def _maxpool(run: Forward, layer: Layer, x: Tensor, _: list[Tensor]) -> Tensor:
     return _blurred(layer, y)
 
 
-def _local_avgpool(run: Forward, layer: Layer, x: Tensor, _: list[Tensor]) -> Tensor:
+def _local_avgpool(run: Forward, layer: Layer, x: Tensor, _reads: list[Tensor]) -> Tensor:
     x = run.image(layer, x)
     ones = windows(np.ones_like(x[:1]), layer, 0)
     return np.asarray(sum(windows(x, layer, 0)) / sum(ones))
 
 
-def _avgpool(run: Forward, layer: Layer, x: Tensor, _: list[Tensor]) -> Tensor:
+def _avgpool(run: Forward, layer: Layer, x: Tensor, _reads: list[Tensor]) -> Tensor:
     return np.asarray(run.image(layer, x).mean(axis=(1, 2), keepdims=True))
 
 
-def _upsample(run: Forward, layer: Layer, x: Tensor, _: list[Tensor]) -> Tensor:
+def _upsample(run: Forward, layer: Layer, x: Tensor, _reads: list[Tensor]) -> Tensor:
     stride, scale = layer.section.integer("stride", 2), real(layer.section, "scale", 1.0)
     if stride > 0:
         return scale * run.image(layer, x).repeat(stride, axis=1).repeat(stride, axis=2)
     channels, height, width = layer.output[:3]
     seen = x.reshape(-1)[: channels * height * width * stride**2]
-    return scale * seen.reshape(channels, height, -stride, width, -stride).sum(axis=(2, 4))
+    return np.asarray(scale * seen.reshape(channels, height, -stride, width, -stride).sum(axis=(2, 4)))
 
 
-def _reorg(run: Forward, layer: Layer, x: Tensor, _: list[Tensor]) -> Tensor:
+def _reorg(run: Forward, layer: Layer, x: Tensor, _reads: list[Tensor]) -> Tensor:
     """Copy value by value, with the indices of `reorg_cpu`."""
     section = layer.section
     if section.integer("extra", 0):
@@ -318,7 +186,7 @@ def _reorg(run: Forward, layer: Layer, x: Tensor, _: list[Tensor]) -> Tensor:
     return y.reshape(layer.output[:3])
 
 
-def _route(run: Forward, layer: Layer, x: Tensor, reads: list[Tensor]) -> Tensor:
+def _route(_run: Forward, layer: Layer, _x: Tensor, reads: list[Tensor]) -> Tensor:
     section = layer.section
     groups, chosen = section.positive("groups"), section.natural("group_id")
     parts = [part.reshape(-1) for part in reads]
@@ -362,12 +230,12 @@ def _times(run: Forward, layer: Layer, x: Tensor, reads: list[Tensor]) -> Tensor
     return run.activate(layer, reads[0].reshape(layer.output[:3]) * run.image(layer, x), "linear")
 
 
-def _l2norm(run: Forward, layer: Layer, x: Tensor, _: list[Tensor]) -> Tensor:
+def _l2norm(run: Forward, layer: Layer, x: Tensor, _reads: list[Tensor]) -> Tensor:
     x = run.image(layer, x)
     return np.asarray(x / np.sqrt((x * x).sum(axis=0)))
 
 
-def _normalization(run: Forward, layer: Layer, x: Tensor, _: list[Tensor]) -> Tensor:
+def _normalization(run: Forward, layer: Layer, x: Tensor, _reads: list[Tensor]) -> Tensor:
     section, x = layer.section, run.image(layer, x)
     alpha, size = real(section, "alpha", 0.0001), section.integer("size", 5)
     squares = x * x
@@ -381,23 +249,23 @@ def _normalization(run: Forward, layer: Layer, x: Tensor, _: list[Tensor]) -> Te
     return np.asarray(x * np.stack(norms) ** -real(section, "beta", 0.75))
 
 
-def _softmax(run: Forward, layer: Layer, x: Tensor, _: list[Tensor]) -> Tensor:
+def _softmax(_run: Forward, layer: Layer, x: Tensor, _reads: list[Tensor]) -> Tensor:
     rows = x.reshape(layer.section.positive("groups"), -1) / real(layer.section, "temperature", 1.0)
     return softmax(rows, 1).reshape(-1)
 
 
-def _crop(run: Forward, layer: Layer, x: Tensor, _: list[Tensor]) -> Tensor:
-    x, (_, rows, columns) = run.image(layer, x), layer.output[:3]
+def _crop(run: Forward, layer: Layer, x: Tensor, _reads: list[Tensor]) -> Tensor:
+    x, (rows, columns) = run.image(layer, x), layer.output[1:3]
     top, left = (x.shape[1] - rows) // 2, (x.shape[2] - columns) // 2
     y = x[:, top : top + rows, left : left + columns]
     return y if layer.section.flag("noadjust") else 2 * y - 1
 
 
-def _implicit(run: Forward, layer: Layer, x: Tensor, _: list[Tensor]) -> Tensor:
+def _implicit(run: Forward, layer: Layer, _x: Tensor, _reads: list[Tensor]) -> Tensor:
     return run.arrays(layer)[1]["weights"].reshape(layer.output[:3])
 
 
-def _same(run: Forward, layer: Layer, x: Tensor, _: list[Tensor]) -> Tensor:
+def _same(_run: Forward, _layer: Layer, x: Tensor, _reads: list[Tensor]) -> Tensor:
     return x
 
 
@@ -417,8 +285,8 @@ RULES: dict[str, Callable[[Forward, Layer, Tensor, list[Tensor]], Tensor]] = {
     "shortcut": _shortcut,
     "scale_channels": _times,
     "sam": _times,
-    "activation": lambda run, layer, x, _: run.activate(layer, x, "linear"),
-    "logistic": lambda run, layer, x, _: logistic(x),
+    "activation": lambda run, layer, x, _reads: run.activate(layer, x, "linear"),
+    "logistic": lambda _run, _layer, x, _reads: logistic(x),
     "l2norm": _l2norm,
     "normalization": _normalization,
     "softmax": _softmax,
