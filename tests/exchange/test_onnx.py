@@ -9,7 +9,7 @@ from bnorm import CfgError, OutputError, ProofError, export, read_model
 from bnorm.batchnorm.epsilon import as_epsilon
 from bnorm.darknet.weights import open_weights
 from bnorm.exchange.onnx.activations import FORMULAS
-from bnorm.exchange.plain.forward import Forward
+from bnorm.exchange.plain.forward import forward
 from support.builders import cfg_source, write_weights
 from support.golden import SHARED, needs_shared, sample
 
@@ -69,7 +69,7 @@ def compare_with_fork(file, folder):
         assert gap(got[output.name], expected) < 1e-4, output.name
     assert not boxes
     with open_weights(model) as weights:
-        for layer, _, y in Forward(weights, as_epsilon(epsilon)).outputs(data["input"]):
+        for layer, _, y in forward(weights, as_epsilon(epsilon), data["input"]):
             assert gap(y, data[f"out_{layer.index:03}"]) < 1e-4, f"plain {layer.index}"
 
 

@@ -29,6 +29,8 @@ def convolutional(context: Context) -> Value:
     """Build a convolution; its value is what the next layer gets, blurred with `antialiasing`."""
     layer, section = context.layer, context.layer.section
     part, (size, padding) = layer.parts[0], kernel(section)
+    if section.flag("coordconv"):
+        raise context.refusal("coordconv=1, which only the fork's GPU code knows", "coordconv")
     across, down = (1, 1) if section.flag("antialiasing") else strides(section)
     dilation = 1 if size == 1 else section.positive("dilation")
     _check_geometry(context, size, padding, across, down)

@@ -20,7 +20,7 @@ from bnorm.darknet.weights import Weights
 from bnorm.errors import ProofError
 from bnorm.exchange.onnx.graph import INPUT, Graph, Output
 from bnorm.exchange.onnx.report import BOUND, Proof
-from bnorm.exchange.plain.forward import Forward
+from bnorm.exchange.plain.forward import forward
 from bnorm.exchange.plain.heads import BOXES, Tensor
 from bnorm.transforms.fold.folded_model import DEFECT
 
@@ -128,7 +128,7 @@ def plain_outputs(
     for output in outputs:
         wanted.setdefault(output.layer, []).append(output)
     network, results = weights.model.network, {}
-    for layer, x, y in Forward(weights, epsilon, dtype).outputs(image):
+    for layer, x, y in forward(weights, epsilon, image, dtype):
         for output in wanted.get(layer.index, ()):
             with np.errstate(all="ignore"):
                 if output.kind == "raw":

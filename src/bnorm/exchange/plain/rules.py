@@ -6,7 +6,6 @@ Sums run tap by tap, so that no window is copied.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -14,9 +13,7 @@ from bnorm.darknet.network import Layer
 from bnorm.darknet.reals import real
 from bnorm.darknet.shapes import kernel, strides
 from bnorm.exchange.plain.heads import Tensor, logistic, softmax
-
-if TYPE_CHECKING:
-    from bnorm.exchange.plain.forward import Forward
+from bnorm.exchange.plain.run import Run
 
 LEAST = -float(np.finfo(np.float32).max)
 
@@ -60,7 +57,7 @@ def windows(x: Tensor, layer: Layer, fill: float) -> Iterator[Tensor]:
             ]
 
 
-def _convolutional(run: Forward, layer: Layer, x: Tensor, _reads: list[Tensor]) -> Tensor:
+def _convolutional(run: Run, layer: Layer, x: Tensor, _reads: list[Tensor]) -> Tensor:
     section, x = layer.section, run.image(layer, x)
     part, arrays = run.arrays(layer)
     weights = arrays["weights"]
@@ -90,7 +87,7 @@ def _blurred(layer: Layer, y: Tensor) -> Tensor:
     return convolve(y, weights, (down, across), (padding, padding), 1, rows, columns)
 
 
-def _deconvolutional(run: Forward, layer: Layer, x: Tensor, _reads: list[Tensor]) -> Tensor:
+def _deconvolutional(run: Run, layer: Layer, x: Tensor, _reads: list[Tensor]) -> Tensor:
     x, (size, padding), stride = run.image(layer, x), kernel(layer.section), layer.section.positive("stride")
     part, arrays = run.arrays(layer)
     _, height, width = x.shape
@@ -106,12 +103,12 @@ def _deconvolutional(run: Forward, layer: Layer, x: Tensor, _reads: list[Tensor]
     )
 
 
-def _connected(run: Forward, layer: Layer, x: Tensor, _reads: list[Tensor]) -> Tensor:
+def _connected(run: Run, layer: Layer, x: Tensor, _reads: list[Tensor]) -> Tensor:
     part, arrays = run.arrays(layer)
     return run.finish(layer, part, (arrays["weights"] @ x.reshape(-1)).reshape(-1, 1, 1), arrays)
 
 
-def _local(run: Forward, layer: Layer, x: Tensor, _reads: list[Tensor]) -> Tensor:
+def _local(run: Run, layer: Layer, x: Tensor, _reads: list[Tensor]) -> Tensor:
     section, x = layer.section, run.image(layer, x)
     _, arrays = run.arrays(layer)
     size, stride, edge = section.positive("size"), section.positive("stride"), int(section.flag("pad"))
@@ -122,7 +119,7 @@ def _local(run: Forward, layer: Layer, x: Tensor, _reads: list[Tensor]) -> Tenso
     return run.activate(layer, y + arrays["biases"])
 
 
-def _batchnorm(run: Forward, layer: Layer, x: Tensor, _reads: list[Tensor]) -> Tensor:
+def _batchnorm(run: Run, layer: Layer, x: Tensor, _reads: list[Tensor]) -> Tensor:
     _, arrays = run.arrays(layer)
     mean, deviation, scales, biases = (
         arrays[name][:, None, None] for name in ("mean", "deviation", "scales", "biases")
@@ -130,7 +127,7 @@ def _batchnorm(run: Forward, layer: Layer, x: Tensor, _reads: list[Tensor]) -> T
     return np.asarray((run.image(layer, x) - mean) / deviation * scales + biases)
 
 
-def _maxpool(run: Forward, layer: Layer, x: Tensor, _reads: list[Tensor]) -> Tensor:
+def _maxpool(run: Run, layer: Layer, x: Tensor, _reads: list[Tensor]) -> Tensor:
     x = run.image(layer, x)
     if layer.section.flag("maxpool_depth"):
         count = layer.output.channels
@@ -143,17 +140,17 @@ def _maxpool(run: Forward, layer: Layer, x: Tensor, _reads: list[Tensor]) -> Ten
     return _blurred(layer, y)
 
 
-def _local_avgpool(run: Forward, layer: Layer, x: Tensor, _reads: list[Tensor]) -> Tensor:
+def _local_avgpool(run: Run, layer: Layer, x: Tensor, _reads: list[Tensor]) -> Tensor:
     x = run.image(layer, x)
     ones = windows(np.ones_like(x[:1]), layer, 0)
     return np.asarray(sum(windows(x, layer, 0)) / sum(ones))
 
 
-def _avgpool(run: Forward, layer: Layer, x: Tensor, _reads: list[Tensor]) -> Tensor:
+def _avgpool(run: Run, layer: Layer, x: Tensor, _reads: list[Tensor]) -> Tensor:
     return np.asarray(run.image(layer, x).mean(axis=(1, 2), keepdims=True))
 
 
-def _upsample(run: Forward, layer: Layer, x: Tensor, _reads: list[Tensor]) -> Tensor:
+def _upsample(run: Run, layer: Layer, x: Tensor, _reads: list[Tensor]) -> Tensor:
     stride, scale = layer.section.integer("stride", 2), real(layer.section, "scale", 1.0)
     if stride > 0:
         return scale * run.image(layer, x).repeat(stride, axis=1).repeat(stride, axis=2)
@@ -162,7 +159,7 @@ def _upsample(run: Forward, layer: Layer, x: Tensor, _reads: list[Tensor]) -> Te
     return np.asarray(scale * seen.reshape(channels, height, -stride, width, -stride).sum(axis=(2, 4)))
 
 
-def _reorg(run: Forward, layer: Layer, x: Tensor, _reads: list[Tensor]) -> Tensor:
+def _reorg(run: Run, layer: Layer, x: Tensor, _reads: list[Tensor]) -> Tensor:
     """Copy value by value, with the indices of `reorg_cpu`."""
     section = layer.section
     if section.integer("extra", 0):
@@ -186,7 +183,7 @@ def _reorg(run: Forward, layer: Layer, x: Tensor, _reads: list[Tensor]) -> Tenso
     return y.reshape(layer.output[:3])
 
 
-def _route(_run: Forward, layer: Layer, _x: Tensor, reads: list[Tensor]) -> Tensor:
+def _route(_run: Run, layer: Layer, _x: Tensor, reads: list[Tensor]) -> Tensor:
     section = layer.section
     groups, chosen = section.positive("groups"), section.natural("group_id")
     parts = [part.reshape(-1) for part in reads]
@@ -195,7 +192,7 @@ def _route(_run: Forward, layer: Layer, _x: Tensor, reads: list[Tensor]) -> Tens
     return joined.reshape(layer.output[:3]) if all(layer.output[:3]) else joined
 
 
-def _shortcut(run: Forward, layer: Layer, x: Tensor, reads: list[Tensor]) -> Tensor:
+def _shortcut(run: Run, layer: Layer, x: Tensor, reads: list[Tensor]) -> Tensor:
     x = run.image(layer, x)
     if run.network.dialect.name == "pjreddie":
         return run.activate(layer, _overlapping(layer, x, reads[0]), "linear")
@@ -226,16 +223,16 @@ def _overlapping(layer: Layer, x: Tensor, other: Tensor) -> Tensor:
     return y
 
 
-def _times(run: Forward, layer: Layer, x: Tensor, reads: list[Tensor]) -> Tensor:
+def _times(run: Run, layer: Layer, x: Tensor, reads: list[Tensor]) -> Tensor:
     return run.activate(layer, reads[0].reshape(layer.output[:3]) * run.image(layer, x), "linear")
 
 
-def _l2norm(run: Forward, layer: Layer, x: Tensor, _reads: list[Tensor]) -> Tensor:
+def _l2norm(run: Run, layer: Layer, x: Tensor, _reads: list[Tensor]) -> Tensor:
     x = run.image(layer, x)
     return np.asarray(x / np.sqrt((x * x).sum(axis=0)))
 
 
-def _normalization(run: Forward, layer: Layer, x: Tensor, _reads: list[Tensor]) -> Tensor:
+def _normalization(run: Run, layer: Layer, x: Tensor, _reads: list[Tensor]) -> Tensor:
     section, x = layer.section, run.image(layer, x)
     alpha, size = real(section, "alpha", 0.0001), section.integer("size", 5)
     squares = x * x
@@ -249,27 +246,27 @@ def _normalization(run: Forward, layer: Layer, x: Tensor, _reads: list[Tensor]) 
     return np.asarray(x * np.stack(norms) ** -real(section, "beta", 0.75))
 
 
-def _softmax(_run: Forward, layer: Layer, x: Tensor, _reads: list[Tensor]) -> Tensor:
+def _softmax(_run: Run, layer: Layer, x: Tensor, _reads: list[Tensor]) -> Tensor:
     rows = x.reshape(layer.section.positive("groups"), -1) / real(layer.section, "temperature", 1.0)
     return softmax(rows, 1).reshape(-1)
 
 
-def _crop(run: Forward, layer: Layer, x: Tensor, _reads: list[Tensor]) -> Tensor:
+def _crop(run: Run, layer: Layer, x: Tensor, _reads: list[Tensor]) -> Tensor:
     x, (rows, columns) = run.image(layer, x), layer.output[1:3]
     top, left = (x.shape[1] - rows) // 2, (x.shape[2] - columns) // 2
     y = x[:, top : top + rows, left : left + columns]
     return y if layer.section.flag("noadjust") else 2 * y - 1
 
 
-def _implicit(run: Forward, layer: Layer, _x: Tensor, _reads: list[Tensor]) -> Tensor:
+def _implicit(run: Run, layer: Layer, _x: Tensor, _reads: list[Tensor]) -> Tensor:
     return run.arrays(layer)[1]["weights"].reshape(layer.output[:3])
 
 
-def _same(_run: Forward, _layer: Layer, x: Tensor, _reads: list[Tensor]) -> Tensor:
+def _same(_run: Run, _layer: Layer, x: Tensor, _reads: list[Tensor]) -> Tensor:
     return x
 
 
-RULES: dict[str, Callable[[Forward, Layer, Tensor, list[Tensor]], Tensor]] = {
+RULES: dict[str, Callable[[Run, Layer, Tensor, list[Tensor]], Tensor]] = {
     "convolutional": _convolutional,
     "deconvolutional": _deconvolutional,
     "connected": _connected,
