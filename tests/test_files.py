@@ -140,6 +140,14 @@ def test_an_input_is_refused_through_a_symbolic_link(tmp_path):
     assert refused(tmp_path / "in", tmp_path / "link", force=True).startswith("is an input")
 
 
+def test_a_link_that_leads_to_itself_exists_already(tmp_path):
+    """`Path.resolve` raised RuntimeError for it."""
+    (tmp_path / "a").symlink_to("a")
+    assert "exists already" in refused(tmp_path / "a", tmp_path / "input")
+    with pytest.raises(OutputError, match="given for two outputs"):
+        check_outputs([tmp_path / "a", tmp_path / "a"], [], force=True)
+
+
 def test_an_input_is_refused_through_a_hard_link(tmp_path):
     (tmp_path / "in").touch()
     (tmp_path / "link").hardlink_to(tmp_path / "in")

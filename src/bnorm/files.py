@@ -90,7 +90,7 @@ def check_outputs(outputs: Iterable[Path], inputs: Iterable[Path], *, force: boo
     for number, path in enumerate(outputs):
         if any(_same(path, other) for other in inputs):
             raise OutputError(path, "is an input, expected another name for the output")
-        if any(path.resolve() == other.resolve() for other in outputs[:number]):
+        if any(os.path.realpath(path) == os.path.realpath(other) for other in outputs[:number]):
             raise OutputError(path, "is given for two outputs, expected two names")
         if not path.parent.is_dir():
             raise OutputError(path, f"no folder {path.parent}, expected one that exists")
@@ -104,7 +104,7 @@ def _same(path: Path, other: Path) -> bool:
     try:
         return path.samefile(other)
     except OSError:
-        return path.resolve() == other.resolve()
+        return os.path.realpath(path) == os.path.realpath(other)  # Path.resolve raises RuntimeError for links in a loop
 
 
 def check_folder(path: Path, *, new_parent: bool = False) -> None:

@@ -7,6 +7,7 @@ with the words and numbers that their format is made of. The same seed gives the
 from __future__ import annotations
 
 import io
+import json
 import random
 import struct
 import tempfile
@@ -28,7 +29,9 @@ from bnorm.darknet.layout import plan
 from bnorm.darknet.network import build
 from bnorm.darknet.section_types import SECTIONS
 from bnorm.darknet.vocabulary import KEYS
+from bnorm.darknet.weights import open_weights
 from bnorm.errors import BnormError
+from bnorm.exchange.names import array_names
 
 ROOT = Path(__file__).parents[2]
 LAYOUTS, SAMPLES = ROOT / "tests" / "golden" / "layouts", ROOT / "sample_cfgs"
@@ -254,6 +257,8 @@ check net.cfg net.weights --format {format}
 fold net.cfg net.weights --dry-run --bad-variance {policy} --format {format}
 fold net.cfg net.weights -o out.weights --bad-variance {policy} --epsilon {epsilon} --dialect {dialect}
 fold net.cfg net.weights -o out.weights --bad-variance clamp --layer {layers}
+export net.cfg net.weights -o {export} --dialect {dialect} --dtype {dtype} --epsilon {epsilon} --format {format}
+export net.cfg net.weights -o {export} --fold --layer {layers} --names {names} --scale-per {per}
 run net.cfg net.weights --layer {place} --input x.npy --train --update-weights new.weights --rolling {rolling}
 run net.cfg net.weights --layer {place} --input x.npy --delta x.npy --format {format} --dialect {dialect} -o {output}
 """.strip().splitlines()
@@ -265,6 +270,11 @@ CHOICES = {
     "policy": "clamp clamp skip error",
     "layers": "0 1 0-1 2-3",
     "rolling": "ema average",
+    "export": "out.npz out.safetensors out.wts out.h out",
+    "dtype": "float32 float16 int8 int16",
+    "names": "bnorm ultralytics eriklindernoren",
+    "per": "channel tensor",
+    "families": "auto auto bnorm order ultralytics eriklindernoren",
     "output": "out out.npz",
     "arithmetic": " ".join(ARITHMETICS),
     "memory": "16MiB 256MiB",
@@ -400,11 +410,100 @@ def any_archive(draw: Draw) -> Case:
 Y = npy(np.arange(6, dtype="f4").reshape(2, 3))
 
 
+# --- arrays of other programs -----------------------------------------------------------------------------------------
+
+
+class Arrays(NamedTuple):
+    """A cfg, and arrays that fit it by name."""
+
+    cfg: bytes
+    values: dict[str, np.ndarray]
+
+
+def all_arrays() -> list[Arrays]:
+    """The arrays of every sample, and of one of them with the names of a port."""
+    found = []
+    for weights in sorted((ROOT / "sample_weights").glob("*.weights")):
+        cfg = SAMPLES / f"{weights.stem}.cfg"
+        model = read_model(cfg, weights)
+        families = ("bnorm", "ultralytics", "eriklindernoren") if weights.stem == "detector" else ("bnorm",)
+        with open_weights(model) as file:
+            for family in families:
+                names = array_names(model.network, model.layout.arrays, family)
+                values = {name: file[key] for key, name in names.items()}
+                found.append(Arrays(cfg.read_bytes(), values))
+    return found
+
+
+ARRAYS = all_arrays()
+SAFETENSORS_WORDS = b'"F16" "BF16" "I64" [0,4] [] {} null "dtype" "shape" "data_offsets" "__metadata__" NaN'.split()
+SAFETENSORS_WORDS += [b'"0.weights":', b"18446744073709551616", b"-1", b"1e3", b"[" * 2000, b"\0", b" ", b"\\ud800"]
+IMPORT = "import net.cfg {arrays} -o out.weights --names {families} --epsilon {epsilon} --dialect {dialect}"
+
+
+def safetensors(arrays: dict[str, np.ndarray]) -> tuple[bytes, bytes]:
+    """The header and the values of a file."""
+    header, offset = {}, 0
+    codes = {"float16": "F16", "float32": "F32", "float64": "F64"}
+    for name, array in arrays.items():
+        offsets = [offset, offset + array.nbytes]
+        header[name] = {"dtype": codes[array.dtype.name], "shape": list(array.shape), "data_offsets": offsets}
+        offset += array.nbytes
+    data = b"".join(np.ascontiguousarray(array).tobytes() for array in arrays.values())
+    return json.dumps(header).encode(), data
+
+
+def any_arrays(draw: Draw) -> Case:
+    """Arrays that fit a cfg, as they are or damaged, in each of the formats."""
+    cfg, arrays = draw.choice(ARRAYS)
+    arrays = dict(arrays)
+    for _ in range(draw.choice((0, 0, 1, 2))):
+        name = draw.choice(sorted(arrays))
+        kind = draw.randrange(4)
+        values = arrays.pop(name)
+        if kind == 0:
+            arrays[name] = values.astype(draw.choice(("f2", "f8")))
+        elif kind == 1:
+            arrays[name.replace(draw.choice(name), draw.choice("01.w"))] = values
+        elif kind == 2:
+            arrays[name] = values.reshape(-1) if draw.random() < 0.5 else values[:-1]
+    return draw.choice((_as_safetensors, _as_archive, _as_folder))(draw, cfg, arrays)
+
+
+def _as_safetensors(draw: Draw, cfg: bytes, arrays: dict[str, np.ndarray]) -> Case:
+    text, data = safetensors(arrays)
+    if draw.random() < 0.6:
+        text = damaged(draw, text, SAFETENSORS_WORDS)
+    if draw.random() < 0.1:
+        data = damaged(draw, data, FLOATS)
+    length = draw.choice((0, 2**60, 2**64 - 1, len(text) + 8)) if draw.random() < 0.05 else len(text)
+    command = words(draw, IMPORT, arrays="a.safetensors")
+    return Case({"net.cfg": cfg, "a.safetensors": struct.pack("<Q", length) + text + data}, command)
+
+
+def _as_archive(draw: Draw, cfg: bytes, arrays: dict[str, np.ndarray]) -> Case:
+    members = {name: odd_npy(draw) if draw.random() < 0.01 else npy(values) for name, values in arrays.items()}
+    data = archive(members, draw.choice((zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED)))
+    if draw.random() < 0.6:
+        data = damaged(draw, data, [b"PK\x03\x04", b"PK\x01\x02", b"PK\x05\x06", b"\xff\xff\xff\xff"])
+    return Case({"net.cfg": cfg, "a.npz": data}, words(draw, IMPORT, arrays="a.npz"))
+
+
+def _as_folder(draw: Draw, cfg: bytes, arrays: dict[str, np.ndarray]) -> Case:
+    files = {f"{name}.npy": npy(values) for name, values in arrays.items()}
+    for name in files:
+        kind = draw.random()
+        if kind < 0.02:
+            files[name] = odd_npy(draw) if kind < 0.01 else damaged(draw, files[name], HEAD_WORDS)
+    return Case({"net.cfg": cfg, **files}, words(draw, IMPORT, arrays="."))
+
+
 # --- command lines ----------------------------------------------------------------------------------------------------
 
 OPTIONS = """--layer --dialect --format --epsilon --bad-variance --memory --threads --shape --layout --input --delta
     --arithmetic --rolling --rolling-keep --train --stages --dry-run --no-verify --channels --sort --top --strict --list
-    --update-weights --params --output --output-cfg --force --plot -o -h --help --version --""".split()
+    --update-weights --params --output --output-cfg --force --plot -o -h --help --version -- --names --dtype --fold
+    --scale-per --keep-batchnorm --seen --opset""".split()
 VALUES = """0 1-2 3.wf 1e-5:outside alexeyab json csv markdown 16MiB 1,2,3 nhwc - . out out.npz out.png net.cfg
     net.weights y.npy gain gain:asc 999999999999999999999999999999""".split()
 SAMPLE = PAIRS[0]
@@ -413,7 +512,7 @@ SAMPLE = PAIRS[0]
 def any_arguments(draw: Draw) -> Case:
     """A sound pair and any words."""
     paths = ["net.cfg", "net.weights"][: draw.choice((0, 1, 2, 2, 2))]
-    found = [draw.choice(("inspect", "fold", "run", "check", "none")), *paths]
+    found = [draw.choice(("inspect", "fold", "run", "check", "export", "import", "none")), *paths]
     for _ in range(draw.randint(0, 5)):
         found.append(draw.choice(OPTIONS))
         value = draw.choice(VALUES)
@@ -429,6 +528,7 @@ TARGETS: dict[str, Callable[[Draw], Case]] = {
     "pair": any_pair,
     "npy": any_tensor,
     "npz": any_archive,
+    "arrays": any_arrays,
     "arguments": any_arguments,
 }
 

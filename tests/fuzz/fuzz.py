@@ -103,6 +103,9 @@ def look_at(case: Case, text: str) -> None:
     if "out.weights" in case.command and "fold" in case.command:
         dialect = dict(pairwise(case.command)).get("--dialect", "auto")
         assert read_model("out.cfg", "out.weights", dialect).fits
+    if "out.weights" in case.command and "import" in case.command:
+        dialect = dict(pairwise(case.command)).get("--dialect", "auto")
+        assert read_model("net.cfg", "out.weights", dialect).fits
     if "new.weights" in case.command:
         assert Path("new.weights").stat().st_size == len(case.files["net.weights"])
     if case.command[0] == "run":

@@ -17,6 +17,7 @@ from support.builders import TINY, cfg_source
 COMMANDS = {
     "inspect": lambda cfg, weights: ["inspect", cfg, weights],
     "fold": lambda cfg, weights: ["fold", cfg, weights, "-o", cfg.parent / "out.weights"],
+    "export": lambda cfg, weights: ["export", cfg, weights, "-o", cfg.parent / "out"],
 }
 every_command = pytest.mark.parametrize("command", COMMANDS)
 HEADER = struct.pack("<3iQ", 0, 2, 5, 0)

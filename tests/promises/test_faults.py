@@ -19,6 +19,7 @@ from typing import NamedTuple
 import numpy as np
 import pytest
 
+import bnorm
 from bnorm.cli import main
 from bnorm.files import MARK
 from support.builders import cfg_source, write_weights
@@ -40,8 +41,13 @@ MODEL = ("net.cfg", "net.weights")
 TENSOR = ("--params", "p.npz", "--input", "x.npy")
 LAYER = ("--layer", "1", "--input", "x.npy", "--train")
 RESULTS = tuple(f"out/{name}.npy" for name in ("y", "mean", "variance", "rolling_mean", "rolling_variance"))
+BINS = ("out/layout.json", "out/weights.bin", "out/biases.bin")
 WORKS = {
     "fold": Work(("fold", *MODEL, "-o", "out.weights", "--force"), ("out.weights", "out.cfg")),
+    "export": Work(("export", *MODEL, "-o", "out.npz", "--force"), ("out.npz",)),
+    "folder": Work(("export", *MODEL, "-o", "out", "--fold", "--force"), BINS),
+    "c": Work(("export", *MODEL, "-o", "out.h", "--layer", "0", "--force"), ("out.h", "out.c")),
+    "import": Work(("import", "net.cfg", "net.safetensors", "-o", "out.weights", "--force"), ("out.weights",)),
     "run": Work(("run", *TENSOR, "--train", "-o", "out"), RESULTS),
     "archive": Work(("run", *TENSOR, "-o", "out.npz"), ("out.npz",)),
     "update": Work(("run", *MODEL, *LAYER, "--update-weights", "out.weights"), ("out.weights",)),
@@ -62,6 +68,7 @@ def models(tmp_path_factory) -> Path:
     layers = " | ".join(["convolutional batch_normalize=1 filters=256 size=3 pad=1"] * 6)
     (folder / "net.cfg").write_text(cfg_source("64x8x8", layers))
     write_weights(folder / "net.cfg", folder / "net.weights")
+    bnorm.export(bnorm.read_model(folder / "net.cfg", folder / "net.weights"), folder / "net.safetensors")
     rng = np.random.default_rng(0)
     np.save(folder / "x.npy", rng.standard_normal((8, 256, 24, 24), dtype="f4"))
     ones, zeros = np.ones(256), np.zeros(256)
@@ -147,7 +154,13 @@ def test_a_killed_command_leaves_no_half_file_and_no_mixed_set(models, expected,
 @every_work
 def test_of_two_processes_with_the_same_outputs_one_writes_all(models, expected, tmp_path, name):
     work = WORKS[name]
-    others = {"fold": ("--layer", "0-2"), "run": ("--arithmetic", "paper"), "archive": ("--arithmetic", "paper")}
+    others = {
+        "fold": ("--layer", "0-2"),
+        "export": ("--fold",),
+        "folder": ("--epsilon", "keras"),
+        "c": ("--epsilon", "keras"),
+    }
+    others |= {"import": ("--epsilon", "keras"), "run": ("--arithmetic", "paper"), "archive": ("--arithmetic", "paper")}
     works = work, work._replace(arguments=work.arguments + others.get(name, ()))
     for process in [start(each, models, tmp_path) for each in works]:
         process.communicate(timeout=60)

@@ -26,6 +26,12 @@ COMMANDS = {
     "summary": f"run {MODEL} --layer 0 {TENSORS} --format json",
     "update": f"run {MODEL} --layer 0 {TENSORS} --update-weights updated.weights",
     "raw": f"run {MODEL} --layer 0 --input x.raw --shape 8,40,40,4 --layout nhwc -o raw",
+    "export": f"export {MODEL} -o arrays.npz --names ultralytics --format json",
+    "export to safetensors": f"export {MODEL} -o arrays.safetensors --names eriklindernoren",
+    "export to a folder": f"export {MODEL} -o raw_values --fold --dtype int8",
+    "export to c": f"export {MODEL} -o net.h",
+    "import": "import net.cfg arrays.npz -o imported.weights --epsilon ultralytics",
+    "import from safetensors": "import net.cfg arrays.safetensors -o imported.weights --force",
     "a folder as input": "inspect . net.weights",
     "missing": "check net.cfg missing.weights",
 }

@@ -77,7 +77,7 @@ def command(
 
 
 def _page(report: ImportReport) -> Page:
-    rows = [row._asdict() for row in report.arrays]
+    rows = [row._asdict() for row in report.arrays if _is_telling(row)]
     return Page(
         document=lambda: import_document(report),
         records=_records(report),
@@ -89,6 +89,12 @@ def _page(report: ImportReport) -> Page:
 
 def _headline(report: ImportReport) -> str:
     return f"wrote {plural(len(report.arrays), 'array')} in {plural(report.nbytes, 'byte')} to {report.output}"
+
+
+def _is_telling(row: ImportedArray) -> bool:
+    """Return whether the table shows the array: one that has bnorm's own name and the same values is left out."""
+    own = f"{row.layer}.{row.array}" == row.source and row.dtype == "float32"
+    return not own or row.rescaled is not None
 
 
 def _change(value: float) -> str:
@@ -107,7 +113,8 @@ COLUMNS = (
 
 def _remarks(report: ImportReport) -> Iterator[Line]:
     """Yield what is to know beside the table."""
-    yield BLANK
+    if any(map(_is_telling, report.arrays)):
+        yield BLANK
     if report.ignored:
         yield Line("ignored", ", ".join(report.ignored))
     rounded = [row for row in report.arrays if row.rounding]
@@ -140,7 +147,7 @@ def _epsilon_lines(report: ImportReport) -> Iterator[Line]:
 
 def _head_sentence(report: ImportReport) -> str:
     layers = ", ".join(map(str, report.heads))
-    programs = "yolor, ScaledYOLOv4 and later versions of the others decode boxes as (2σ)²"
+    programs = "yolor, ScaledYOLOv4 and later versions of the others decode boxes as (2*sigmoid)²"
     keys = "new_coords=1 and scale_x_y=2.0 in each of them, and activation=logistic in the convolution before it"
     return f"{programs}. If yours does, the [yolo] layers {layers} of the cfg need {keys}"
 

@@ -9,6 +9,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any, BinaryIO, NamedTuple
 
+import numpy as np
 from numpy.typing import NDArray
 
 from bnorm.batchnorm.epsilon import DARKNET, Epsilon, as_epsilon
@@ -18,7 +19,7 @@ from bnorm.errors import CfgError, WeightsError
 from bnorm.exchange.bins import bin_files, write_bins
 from bnorm.exchange.c_source import c_files, write_c
 from bnorm.exchange.encoding import DTYPES, SCALE_PER, Rounding, encoded
-from bnorm.exchange.job import ExportOptions, Item, Job, Writer
+from bnorm.exchange.job import SCALE, ExportOptions, Item, Job, Writer
 from bnorm.exchange.names import NAMES, array_names
 from bnorm.exchange.npz import write_npz
 from bnorm.exchange.onnx.options import GraphChoices, onnx_options
@@ -198,16 +199,16 @@ def check_choices(output: Path, *, names: str, dtype: str, graph: GraphChoices) 
 
 
 def format_of(output: Path) -> Format:
-    """Return the format of this output; a name without a suffix, or that of a folder, is a folder.
+    """Return the format of this output: a name without a suffix, and an existing folder of another one, is a folder.
 
     ValueError for an unknown suffix.
     """
+    if output.suffix in FORMATS:
+        return FORMATS[output.suffix]
     if output.is_dir():
         return FORMATS[FOLDER]
-    if output.suffix not in FORMATS:
-        suffixes = ", ".join(filter(None, FORMATS))
-        raise ValueError(f"output {output.name!r}, expected the suffix {suffixes}, or none for a folder")
-    return FORMATS[output.suffix]
+    suffixes = ", ".join(filter(None, FORMATS))
+    raise ValueError(f"output {output.name!r}, expected the suffix {suffixes}, or none for a folder")
 
 
 def _one_of(what: str, value: str, allowed: tuple[str, ...]) -> str:
@@ -277,10 +278,10 @@ def _report(job: Job, output: Path, nbytes: int, roundings: tuple[Rounding, ...]
             ExportedArray(
                 layer=job.source.numbers[item.array.layer] if job.options.graph else item.array.layer,
                 part=item.array.part,
-                array=item.array.name,
+                array=item.array.name + (SCALE if item.scale_of else ""),
                 name=item.name,
                 shape=item.shape,
-                dtype=item.dtype,
+                dtype=np.dtype(item.dtype).name,
             )
             for item in job.items
         ),

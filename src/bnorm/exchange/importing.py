@@ -237,7 +237,7 @@ def _inverse(array: Array) -> tuple[int, ...]:
 
 def _rounded(one: _Import, block: NDArray[Any]) -> Floats:
     """Return float32; a `TensorError` for a finite value that it cannot hold."""
-    values: Floats = block.astype(np.float32)
+    values: Floats = block.astype(np.float32, copy=False)
     if block.dtype == np.float64 and (np.isinf(values) & np.isfinite(block)).any():
         what = f"layer {one.array.layer} {one.array.name} exceeds float32 in {short(one.stored.name)}"
         raise TensorError(one.path, f"{what}, expected at most 3.4e38")

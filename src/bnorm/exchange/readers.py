@@ -30,7 +30,7 @@ from bnorm.tensors import npy
 from bnorm.tensors.npz import check_compression, check_unpacked, damaged_archives, member_header
 from bnorm.text import short
 
-Read = Callable[[int], bytes | bytearray]  # the next so many bytes, fewer at the end
+Read = Callable[[int], bytes | memoryview]  # the next so many bytes, fewer at the end
 
 
 class StoredArray(NamedTuple):
@@ -57,8 +57,9 @@ def open_arrays(path: Path) -> Iterator[Reader]:
         if path.is_dir():
             yield _folder(path)
             return
-        if path.suffix in PICKLES:
-            raise TensorError(path, f"is a {path.suffix} file, {EXPECTED}", cause=RECIPE)
+        if path.suffix in REFUSED:
+            cause = f"nothing is unpickled; in the other program: {REFUSED[path.suffix]}"
+            raise TensorError(path, f"is a {path.suffix} file, {EXPECTED}", cause=cause)
         if path.suffix not in READERS:
             raise TensorError(path, f"has an unknown suffix, {EXPECTED}")
         file = stack.enter_context(open_regular(path, TensorError))
@@ -67,12 +68,13 @@ def open_arrays(path: Path) -> Iterator[Reader]:
 
 EXPECTED = "expected .npz, .safetensors or a folder of .npy files"
 
-PICKLES = (".pt", ".pth", ".h5", ".hdf5", ".keras", ".pkl", ".ckpt", ".bin")
+TORCH = """from safetensors.torch import save_file; save_file(model.state_dict(), "model.safetensors")"""
 
-RECIPE = """\
-bnorm never unpickles; in the program that wrote it:
-       from safetensors.torch import save_file
-       save_file(model.state_dict(), "model.safetensors")"""
+KERAS = """import numpy; numpy.savez("model.npz", **{weight.path: weight.numpy() for weight in model.weights})"""
+
+# Suffixes of files that run code when they are read, or that need the program that wrote them; and the way out.
+REFUSED = dict.fromkeys((".pt", ".pth", ".ckpt", ".pkl", ".pickle", ".bin"), TORCH)
+REFUSED |= dict.fromkeys((".h5", ".hdf5", ".keras"), KERAS)
 
 
 def _distinct(path: Path, names: list[str]) -> tuple[str, ...]:
@@ -102,15 +104,14 @@ def _read_from(path: Path, file: BinaryIO, offset: int) -> Read:
     """Return a function that reads on from an offset; it does not use the file's own position."""
     position = offset
 
-    def read(count: int) -> bytearray:
+    def read(count: int) -> memoryview:
         nonlocal position
-        data = bytearray(count)
-        view, got = memoryview(data), 0
+        view, got = memoryview(np.empty(count, np.uint8).data), 0  # a bytearray would be filled with zeros first
         with naming(path):
             while got < count and (more := read_at(file, view[got:], position + got)):
                 got += more
         position += got
-        return data if got == count else data[:got]
+        return view[:got]
 
     return read
 
@@ -198,6 +199,8 @@ def _npy_array(path: Path) -> StoredArray:
 
     def blocks() -> Iterator[NDArray[Any]]:
         with open_regular(path, TensorError) as file:
+            if npy.read_header(path, file) != (shape, dtype):
+                raise TensorError(path, f"changed while it was read, expected the shape {shape}")
             yield from _values(shape, dtype, _read_from(path, file, start), path)
 
     return StoredArray(path.stem, shape, dtype.name, blocks)
