@@ -12,6 +12,7 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from importlib.util import find_spec
 from itertools import count
 from pathlib import Path
 from typing import NamedTuple
@@ -53,6 +54,8 @@ WORKS = {
     "update": Work(("run", *MODEL, *LAYER, "--update-weights", "out.weights"), ("out.weights",)),
     "inspect": Work(("inspect", *MODEL, "--channels", "--format", "csv", "-o", "out.csv"), ("out.csv",)),
 }
+if find_spec("onnx"):  # an extra
+    WORKS["onnx"] = Work(("export", *MODEL, "-o", "out.onnx", "--force"), ("out.onnx",))
 ONCE = "update"  # the one that replaces nothing
 every_work = pytest.mark.parametrize("name", WORKS)
 every_state = pytest.mark.parametrize(
@@ -159,6 +162,7 @@ def test_of_two_processes_with_the_same_outputs_one_writes_all(models, expected,
         "export": ("--fold",),
         "folder": ("--epsilon", "keras"),
         "c": ("--epsilon", "keras"),
+        "onnx": ("--epsilon", "keras"),
     }
     others |= {"import": ("--epsilon", "keras"), "run": ("--arithmetic", "paper"), "archive": ("--arithmetic", "paper")}
     works = work, work._replace(arguments=work.arguments + others.get(name, ()))
