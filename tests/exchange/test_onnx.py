@@ -225,6 +225,7 @@ REFUSED = [
     ("alexeyab", "convolutional filters=7 | region classes=2 classfix=-1", 9),
     ("alexeyab", "convolutional filters=7 | region classes=2 tree=tree.txt", 9),
     ("alexeyab", "convolutional filters=8 | region classes=2 coords=5", 9),
+    ("alexeyab", "convolutional filters=5000 | lrn", 7),
 ]
 
 
@@ -235,6 +236,25 @@ def test_what_cannot_be_expressed_is_named_by_its_line(dialect, layers, line, tm
         export(model, tmp_path / "net.onnx")
     assert error.value.line == line
     assert sorted(path.name for path in tmp_path.iterdir()) == ["net.cfg", "net.weights"]
+
+
+def test_a_grid_of_gigabytes_is_refused_before_it_is_made(tmp_path):
+    model = network(tmp_path, "1x30000x30000", "upsample stride=-2 | convolutional filters=5 | yolo num=1 classes=0")
+    with pytest.raises(CfgError, match="450,000,000 values for the grid"):
+        export(model, tmp_path / "net.onnx")
+
+
+@pytest.mark.parametrize(
+    ("net", "layers"),
+    [
+        ("1x30000x30000", "upsample stride=-2 | avgpool"),
+        ("400x600x600", "convolutional filters=1000 size=3 | avgpool"),
+    ],
+)
+def test_a_pass_that_takes_too_much_is_not_run(net, layers, tmp_path):
+    proof = export(network(tmp_path, net, layers), tmp_path / "net.onnx").details.proof
+    assert proof.worst is None
+    assert "more than" in proof.reason
 
 
 def test_a_head_that_is_refused_can_be_left_as_it_is(tmp_path):

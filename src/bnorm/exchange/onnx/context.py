@@ -17,6 +17,8 @@ from bnorm.exchange.job import Item
 from bnorm.exchange.onnx.graph import Graph, Shape, Value
 from bnorm.statistics.normalisers import Key, Normaliser
 
+MOST_CONSTANT = 1 << 24  # values of a computed array
+
 Filter = Callable[[Floats], Floats]  # what becomes of a block of whole filters
 
 
@@ -112,7 +114,12 @@ class Context:
             raise self.refusal(f"has {field} that are not in the file, expected all of them", "dontload")
         return self.arrays.items[key]
 
+    def afford(self, count: int, what: str) -> None:
+        """Refuse a constant that is far larger than that of any network; a small cfg may ask for gigabytes."""
+        if count > MOST_CONSTANT:
+            raise self.refusal(f"needs {count:,} values for {what}, expected at most {MOST_CONSTANT:,}")
+
     def vector(self, field: str, values: NDArray[np.floating], shape: Shape) -> str:
-        """Return the name of a computed array, rounded once."""
+        """Return the name of a computed array, rounded once; `afford` it where its size is not that of stored ones."""
         rounded = np.asarray(values, np.float32).reshape(shape)
         return self.graph.weight(f"{self.number}.{field}", shape, lambda: [rounded])

@@ -44,6 +44,7 @@ def normalization(context: Context) -> Value:
     channels = x.shape[0]
     if not 1 <= size // 2 <= channels:
         raise context.refusal(f"size={size} of {channels} channels, expected 2 to {2 * channels}", "size")
+    context.afford(channels**2, "the sums over neighbours")
     counts = alpha * _neighbours(channels, size)
     weights = context.vector("neighbours", counts, (channels, channels, 1, 1))
     squares = graph.binary("Mul", x, x)

@@ -69,6 +69,7 @@ def _constant(context: Context, name: str, values: NDArray[np.floating]) -> str:
 def _centres(context: Context, xy: Value, scale: float) -> Value:
     """Return (cell + scale·xy − (scale − 1)/2) / size."""
     _, height, width = context.image().shape
+    context.afford(2 * height * width, "the grid")
     size = np.array([width, height], np.float64)
     moved = (_grid(height, width) - (scale - 1) / 2) / size
     factor = _constant(context, "factor", np.reshape(scale / size, (1, 1, 2)))
@@ -281,6 +282,7 @@ def _detection_boxes(context: Context) -> Value:
     side, boxes = section.positive("side", 7), section.positive("num")
     objectness = graph.reshape(objectness, (side * side, boxes, 1))
     xy, wh = _cut(context, graph.reshape(boxed, (side * side, boxes, 4)), 2, 2)
+    context.afford(2 * side * side, "the grid")
     centres = graph.binary("Add", graph.scaled(xy, 1 / side), _constant(context, "grid", _grid(side, side) / side))
     sizes = graph.binary("Mul", wh, wh) if section.flag("sqrt") else wh
     classes = graph.reshape(scores, (side * side, 1, scores.shape[1]))

@@ -89,6 +89,7 @@ def _pjreddie_shortcut(context: Context) -> Value:
     alpha, beta = (real(context.layer.section, key, 1.0) for key in ("alpha", "beta"))
     added = _spread(context, graph.scaled(part, beta), sample, x.shape)
     if alpha != 1:
+        context.afford(x.size, "alpha")
         mask = np.ones(x.shape, np.float32)
         mask[:c, : h * sample : sample, : w * sample : sample] = alpha
         x = graph.binary("Mul", x, context.vector("alpha", mask, x.shape))

@@ -136,6 +136,7 @@ def blurred(context: Context, value: Value) -> Value:
     rows, columns = ((n + 2 * padding - size) // step + 1 for n, step in ((height, down), (width, across)))
     if min(rows, columns) < 1:
         raise context.refusal(f"blurs {width}x{height}, expected at least {size}x{size}", "antialiasing")
+    context.afford(channels * size * size, "the blur")
     weights = context.vector("blur", np.tile(blur, (channels, 1, 1, 1)), (channels, 1, size, size))
     attributes: Attributes = {
         "kernel_shape": [size, size],
@@ -187,6 +188,7 @@ def local(context: Context) -> Value:
         raise context.refusal(
             f"size={size} with pad={padding} is another output than the fork's {columns}x{rows}", "size"
         )
+    context.afford(channels * size**4, "the windows")
     taps = np.tile(np.eye(size * size).reshape(-1, 1, size, size), (channels, 1, 1, 1))
     one_hot = context.vector("windows", taps, (channels * size * size, 1, size, size))
     attributes: Attributes = {"kernel_shape": [size, size], "strides": [stride, stride], "pads": [padding] * 4}

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import importlib.util
 from collections.abc import Mapping
+from math import prod
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,8 @@ import numpy as np
 import onnx
 
 from bnorm.batchnorm.epsilon import Epsilon
+from bnorm.darknet.network import Layer, Network
+from bnorm.darknet.parts import Part
 from bnorm.darknet.weights import Weights
 from bnorm.errors import ProofError
 from bnorm.exchange.onnx.graph import INPUT, Graph, Output
@@ -25,6 +28,12 @@ from bnorm.exchange.plain.heads import BOXES, Tensor
 from bnorm.transforms.fold.folded_model import DEFECT
 
 AMPLIFIED = 16  # times what the plain pass loses in float32
+
+JUMPS = (("activation", "stair"), ("xnor", "1"))
+
+MOST_PRODUCTS = 10**12  # of a pass: some minutes; a large detector of 1280 x 1280 takes a third of that
+
+MOST_VALUES = 1 << 28  # that the plain pass holds at once, 8 bytes each
 
 IMAGES = 2  # of a batch of any size
 
@@ -53,8 +62,8 @@ def run_file(path: Path, graph: Graph, weights: Weights, epsilon: Epsilon, targe
     proof = Proof(shapes=len(graph.shapes))
     if importlib.util.find_spec("onnxruntime") is None:
         return Proof(shapes=proof.shapes, reason="onnxruntime is not installed")
-    if jumps := _jumps(weights):
-        return Proof(shapes=proof.shapes, reason=f"{jumps}, where float32 may fall on either side of a step")
+    if reason := _too_large(weights.model.network) or _jumps(weights.model.network):
+        return Proof(shapes=proof.shapes, reason=reason)
     images = _images(graph)
     try:
         results = _run(path, images)
@@ -79,11 +88,39 @@ def run_file(path: Path, graph: Graph, weights: Weights, epsilon: Epsilon, targe
     return Proof(shapes=proof.shapes, worst=worst[1], output=worst[0], bound=BOUND)
 
 
-def _jumps(weights: Weights) -> str:
-    """Return the first layer whose output jumps where its input does not; an empty text without one."""
-    for layer in weights.model.network.layers:
-        if layer.section.text("activation") == "stair" or layer.section.flag("xnor"):
-            return f"layer {layer.index} has {'xnor=1' if layer.section.flag('xnor') else 'activation=stair'}"
+def _too_large(network: Network) -> str:
+    """Return why a pass would take too long, or too much memory; an empty text if it would not."""
+    products = sum(prod(part.weights) * _places(layer, part) for layer in network.layers for part in layer.parts)
+    if products > MOST_PRODUCTS:
+        return f"it would take {products:.0e} products, more than {MOST_PRODUCTS:.0e}"
+    values = _most_values(network)
+    return f"it would hold {values:,} values at once, more than {MOST_VALUES:,}" if values > MOST_VALUES else ""
+
+
+def _places(layer: Layer, part: Part) -> int:
+    """Return how often a part's weights are used in an image."""
+    return (
+        max(layer.incoming.height * layer.incoming.width, 1) if part.kind in ("convolutional", "deconvolutional") else 1
+    )
+
+
+def _most_values(network: Network) -> int:
+    """Return how many values the plain pass holds at once: outputs that are still to be read, and those at work."""
+    last = {number: layer.index for layer in network.layers for number in layer.reads}
+    most, kept = 0, dict[int, int]()
+    for layer in network.layers:
+        most = max(most, sum(kept.values()) + layer.incoming.outputs + layer.output.outputs)
+        kept |= {layer.index: layer.output.outputs} if layer.index in last else {}
+        kept = {number: size for number, size in kept.items() if last[number] > layer.index}
+    return most
+
+
+def _jumps(network: Network) -> str:
+    """Return which layer's output jumps where its input does not; an empty text without one."""
+    for layer in network.layers:
+        jump = next((f"{key}={value}" for key, value in JUMPS if layer.section.text(key) == value), "")
+        if jump:
+            return f"layer {layer.index} has {jump}, where float32 may fall on either side of a step"
     return ""
 
 
