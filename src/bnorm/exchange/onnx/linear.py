@@ -6,8 +6,9 @@ from typing import Any
 
 import numpy as np
 
+from bnorm.darknet.im2col import misread_windows
 from bnorm.darknet.parts import groups_of
-from bnorm.darknet.shapes import c_division, kernel, strides
+from bnorm.darknet.shapes import kernel, strides
 from bnorm.darknet.weights import Floats
 from bnorm.exchange.onnx.activations import activate
 from bnorm.exchange.onnx.context import Context
@@ -33,7 +34,8 @@ def convolutional(context: Context) -> Value:
         raise context.refusal("coordconv=1, which only the fork's GPU code knows", "coordconv")
     across, down = (1, 1) if section.flag("antialiasing") else strides(section)
     dilation = 1 if size == 1 else section.positive("dilation")
-    _check_geometry(context, size, padding, across, down)
+    if misread := misread_windows(layer):
+        raise context.refusal(f"has {misread}", cause="its numbers there are not those of a GPU")
     groups = groups_of(section)
     if layer.incoming.channels % groups or part.channels % groups:
         raise context.refusal(f"groups={groups}, expected a divisor of its channels and of its filters", "groups")
@@ -48,9 +50,6 @@ def convolutional(context: Context) -> Value:
     _, height, width = x.shape
     rows, columns = layer.output[1:3]
     axes = ((height, down, rows), (width, across, columns))
-    if any(c_division(length + 2 * begin - reach, step) + 1 != count for length, step, count in axes):
-        what = f"dilation={dilation} has other windows than its output of {columns}x{rows} has room for"
-        raise context.refusal(what, "dilation", "the size of a layer with dilation needs an odd size and pad=1")
     ends = [window_end(length, reach, step, begin, count) for length, step, count in axes]
     attributes: Attributes = {
         "kernel_shape": [size, size],
@@ -61,20 +60,6 @@ def convolutional(context: Context) -> Value:
     }
     y = _with_biases(context, "Conv", x, weights, layer.output[:3], attributes)
     return blurred(context, activate(context, y))
-
-
-def _check_geometry(context: Context, size: int, padding: int, across: int, down: int) -> None:
-    """Refuse 1x1 convolutions that a fork reads as if they had neither padding nor stride (`im2col` is skipped)."""
-    if size > 1:
-        return
-    if padding:
-        raise context.refusal(f"size=1 and padding={padding}, expected no padding", "padding", _SKIPPED)
-    skips = context.dialect == "pjreddie" or across * down < 4
-    if skips and (across, down) != (1, 1):
-        raise context.refusal("size=1 with a stride, expected size=3 or stride=1", "stride", _SKIPPED)
-
-
-_SKIPPED = "the fork's CPU code takes the input of a 1x1 convolution as it is: its numbers are not those of a GPU"
 
 
 def binarised(weights: Floats) -> Floats:
