@@ -12,7 +12,7 @@ import os
 from collections.abc import Mapping
 from math import prod
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import onnx
@@ -62,53 +62,58 @@ def _shape(info: onnx.ValueInfoProto) -> tuple[int | None, ...]:
 
 def run_file(path: Path, graph: Graph, weights: Weights, epsilon: Epsilon, target: Path) -> Proof:
     """Run the written file, and compare its outputs with the plain pass; a `ProofError` beyond the bound."""
-    proof = Proof(shapes=len(graph.shapes))
+    shapes, network = len(graph.shapes), weights.model.network
     if importlib.util.find_spec("onnxruntime") is None:
-        return Proof(shapes=proof.shapes, reason="onnxruntime is not installed")
-    if reason := _too_large(weights.model.network) or _jumps(weights.model.network):
-        return Proof(shapes=proof.shapes, reason=reason)
+        return Proof(shapes=shapes, reason="onnxruntime is not installed")
+    if reason := _too_large(network, graph.batch or IMAGES) or _jumps(network):
+        return Proof(shapes=shapes, reason=reason)
     images = _images(graph)
-    try:
-        results = _run(path, images)
-    except Exception as error:
-        what = f"is refused by onnxruntime: {str(error).strip()}"
-        cause = f"an old onnxruntime may not know opset {graph.opset}: a lower --opset, or --no-verify, helps then"
-        raise ProofError(target, what, cause=cause) from error
-    chosen = sorted({0, len(images) - 1})
-    worst = ("", 0.0)
-    for number in chosen:
-        got = {output.name: _of_image(output, results[output.name], number, graph) for output in graph.outputs}
+    results = _run(path, images, graph, target)
+    worst = _Gap("", 0.0)
+    for number in sorted({0, len(images) - 1}):
         expected = plain_outputs(graph.outputs, weights, epsilon, images[number])
         if not all(np.isfinite(values).all() for values in expected.values()):
-            return Proof(shapes=proof.shapes, reason="the network gives no finite values for a random image")
-        gaps = {name: _gap(got[name], values) for name, values in expected.items()}
-        name = max(gaps, key=lambda key: gaps[key])
-        if not gaps[name] <= BOUND:
+            return Proof(shapes=shapes, reason="the network gives no finite values for a random image")
+        got = {output.name: _of_image(output, results[output.name], number, graph) for output in graph.outputs}
+        gap = _largest_gap(got, expected)
+        if not gap.relative <= BOUND:
             single = plain_outputs(graph.outputs, weights, epsilon, images[number], np.float32)
-            allowed = AMPLIFIED * max(_gap(single[key], values) for key, values in expected.items())
+            allowed = AMPLIFIED * _largest_gap(single, expected).relative
             if allowed > LOST:
-                return Proof(shapes=proof.shapes, reason="float32 does not hold the outputs for a random image")
-            if not gaps[name] <= allowed:
-                what = f"{name} differs by {gaps[name]:.1e} of its largest value, expected at most {BOUND:g}"
+                return Proof(shapes=shapes, reason="float32 does not hold the outputs for a random image")
+            if not gap.relative <= allowed:
+                what = f"{gap.output} differs by {gap.relative:.1e} of its largest value, expected at most {BOUND:g}"
                 raise ProofError(target, what, cause=DEFECT)
-        worst = max(worst, (name, gaps[name]), key=lambda pair: pair[1])
-    return Proof(shapes=proof.shapes, worst=worst[1], output=worst[0], bound=BOUND)
+        worst = max(worst, gap, key=lambda gap: gap.relative)
+    return Proof(shapes=shapes, worst=worst.relative, output=worst.output)
 
 
-def _too_large(network: Network) -> str:
-    """Return why a pass would take too long, or too much memory; an empty text if it would not."""
-    products = sum(prod(part.weights) * _places(layer, part) for layer in network.layers for part in layer.parts)
+class _Gap(NamedTuple):
+    """How far an output is from the plain pass, in relation to its largest value."""
+
+    output: str
+    relative: float
+
+
+def _largest_gap(got: Mapping[str, Tensor], expected: Mapping[str, Tensor]) -> _Gap:
+    gaps = [_Gap(name, _gap(got[name], values)) for name, values in expected.items()]
+    return max(gaps, key=lambda gap: gap.relative)
+
+
+def _too_large(network: Network, images: int) -> str:
+    """Return why a run would take too long, or too much memory; an empty text if it would not."""
+    parts = [(layer, part) for layer in network.layers for part in layer.parts]
+    products = images * sum(prod(part.weights) * _places(layer, part) for layer, part in parts)
     if products > MOST_PRODUCTS:
         return f"it would take {products:.0e} products, more than {MOST_PRODUCTS:.0e}"
-    values = _most_values(network)
+    values = images * _most_values(network)
     return f"it would hold {values:,} values at once, more than {MOST_VALUES:,}" if values > MOST_VALUES else ""
 
 
 def _places(layer: Layer, part: Part) -> int:
     """Return how often a part's weights are used in an image."""
-    return (
-        max(layer.incoming.height * layer.incoming.width, 1) if part.kind in ("convolutional", "deconvolutional") else 1
-    )
+    slides = part.kind in ("convolutional", "deconvolutional")
+    return max(layer.incoming.height * layer.incoming.width, 1) if slides else 1
 
 
 def _most_values(network: Network) -> int:
@@ -137,17 +142,22 @@ def _images(graph: Graph) -> Tensor:
     return np.random.default_rng(0).random((count, *graph.input), np.float32)
 
 
-def _run(path: Path, images: Tensor) -> dict[str, Tensor]:
-    """Return the outputs by name."""
+def _run(path: Path, images: Tensor, graph: Graph, target: Path) -> dict[str, Tensor]:
+    """Return the outputs by name; a `ProofError` if onnxruntime does not take the file."""
     import onnxruntime
 
     options = onnxruntime.SessionOptions()
     options.log_severity_level = 3  # errors alone
     # On Windows onnxruntime opens no file that another handle may still write to.
     source = path.read_bytes() if os.name == "nt" else path
-    session = onnxruntime.InferenceSession(source, options, providers=["CPUExecutionProvider"])
-    names = [output.name for output in session.get_outputs()]
-    return dict(zip(names, session.run(names, {INPUT: images}), strict=True))
+    names = [output.name for output in graph.outputs]
+    try:
+        session = onnxruntime.InferenceSession(source, options, providers=["CPUExecutionProvider"])
+        return dict(zip(names, session.run(names, {INPUT: images}), strict=True))
+    except Exception as error:
+        what = f"is refused by onnxruntime: {str(error).strip()}"
+        cause = f"an old onnxruntime may not know opset {graph.opset}: a lower --opset, or --no-verify, helps then"
+        raise ProofError(target, what, cause=cause) from error
 
 
 def _of_image(output: Output, values: Tensor, number: int, graph: Graph) -> Tensor:
