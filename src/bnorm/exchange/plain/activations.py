@@ -17,6 +17,13 @@ def _gelu(x: Tensor) -> Tensor:
     return np.asarray(0.5 * x * (1 + np.tanh(0.797885 * x + 0.035677 * x**3)))
 
 
+def _mish(x: Tensor) -> Tensor:
+    """x · tanh(log(1 + eˣ)): with n = eˣ·(eˣ + 2), tanh is n / (n + 2)."""
+    power = np.exp(np.minimum(x, 40))
+    n = power * (power + 2)
+    return np.asarray(x * (n / (n + 2)))
+
+
 def _hard_mish(x: Tensor) -> Tensor:
     return np.where(x > 0, x, np.where(x > -2, x * x / 2 + x, 0))
 
@@ -63,7 +70,7 @@ FORMULAS: dict[str, Callable[[Tensor], Tensor]] = {
     "gelu": _gelu,
     "tanh": np.tanh,
     "swish": lambda x: x * logistic(x),
-    "mish": lambda x: x * np.tanh(np.logaddexp(x, 0)),
+    "mish": _mish,
     "hard_mish": _hard_mish,
     "plse": _plse,
     "lhtan": _lhtan,

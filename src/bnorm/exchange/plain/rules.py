@@ -1,6 +1,6 @@
 """One formula for each section type, as darknet's `forward_*_layer` functions compute it without training.
 
-Sums run tap by tap, so that no window is copied.
+A convolution copies the windows of a few rows at a time, so that its memory does not grow with the image.
 """
 
 from __future__ import annotations
@@ -15,6 +15,8 @@ from bnorm.darknet.shapes import kernel, strides
 from bnorm.exchange.plain.heads import Tensor, logistic, softmax
 from bnorm.exchange.plain.run import Run
 
+BLOCK = 1 << 20  # values of a block of windows
+
 LEAST = -float(np.finfo(np.float32).max)
 
 
@@ -28,15 +30,21 @@ def convolve(
     high, wide = (rows - 1) * down + reach + 1, (columns - 1) * across + reach + 1
     padded = np.zeros((len(x), max(high, pads[0] + x.shape[1]), max(wide, pads[1] + x.shape[2])), x.dtype)
     padded[:, pads[0] : pads[0] + x.shape[1], pads[1] : pads[1] + x.shape[2]] = x
-    y = np.zeros((groups, filters // groups, rows * columns), x.dtype)
-    taps = weights.reshape(groups, filters // groups, depth, size, size)
-    for row in range(size):
-        for column in range(size):
-            top, left = row * dilation, column * dilation
-            seen = padded[
-                :, top : top + (rows - 1) * down + 1 : down, left : left + (columns - 1) * across + 1 : across
-            ]
-            y += taps[..., row, column] @ seen.reshape(groups, depth, rows * columns)
+    matrix = weights.reshape(groups, filters // groups, depth * size * size)
+    y = np.empty((groups, filters // groups, rows, columns), x.dtype)
+    step = max(1, BLOCK // max(len(x) * size * size * columns, 1))
+    for first in range(0, rows, step):
+        count = min(step, rows - first)
+        seen = np.empty((groups, depth, size, size, count, columns), x.dtype)
+        for row in range(size):
+            for column in range(size):
+                top, left = first * down + row * dilation, column * dilation
+                part = padded[
+                    :, top : top + (count - 1) * down + 1 : down, left : left + (columns - 1) * across + 1 : across
+                ]
+                seen[:, :, row, column] = part.reshape(groups, depth, count, columns)
+        block = matrix @ seen.reshape(groups, depth * size * size, count * columns)
+        y[:, :, first : first + count] = block.reshape(groups, filters // groups, count, columns)
     return y.reshape(filters, rows, columns)
 
 
