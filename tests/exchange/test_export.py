@@ -263,9 +263,12 @@ def test_a_folder_loses_what_an_older_export_left(model, tmp_path):
 def test_an_export_that_fails_leaves_no_folder(tmp_path):
     changes = {(0, "rolling_variance"): {0: -1.0}}
     model = odd_pair(tmp_path, "convolutional batch_normalize=1 filters=2", changes)
-    with pytest.raises(bnorm.WeightsError):
+    with pytest.raises(bnorm.WeightsError, match="layer 0 rolling_variance is -1"):
         bnorm.export(model, tmp_path / "out", fold=True)
     assert not (tmp_path / "out").exists()
+    for policy, count in (("clamp", 2), ("skip", 5)):
+        report = bnorm.export(model, tmp_path / policy, fold=True, bad_variance=policy)
+        assert len(report.arrays) == count
 
 
 @pytest.mark.parametrize(
@@ -279,6 +282,7 @@ def test_an_export_that_fails_leaves_no_folder(tmp_path):
         ("out.npz", {"head": "raw"}),
         ("out.npz", {"layers": [9]}),
         ("out.npz", {"epsilon": "tensorflow", "fold": True}),
+        ("out.npz", {"bad_variance": "ignore"}),
         ("out.safetensors", {"dtype": "int8"}),
         ("out.wts", {"dtype": "float16"}),
         ("out.h", {"names": "ultralytics"}),

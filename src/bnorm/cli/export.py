@@ -20,6 +20,7 @@ from bnorm.exchange.names import NAMES
 from bnorm.exchange.onnx.options import HEAD_FORMS, NEWEST, OLDEST, OPSET, GraphChoices, onnx_options
 from bnorm.exchange.onnx.report import OnnxReport
 from bnorm.text import plural
+from bnorm.transforms.fold.fold import POLICIES
 
 
 @click.command(name="export")
@@ -35,6 +36,13 @@ from bnorm.text import plural
 @click.option("--fold", is_flag=True, help="Fold batch normalisation first, as `bnorm fold` does.")
 @click.option("--keep-batchnorm", is_flag=True, help="Do not fold for a format that is folded by default.")
 @options.epsilon_option("darknet")
+@click.option(
+    "--bad-variance",
+    type=click.Choice(POLICIES),
+    default="error",
+    show_default=True,
+    help="What folding does about a variance that is negative, infinite or NaN: see bnorm fold.",
+)
 @options.layers_option
 @click.option(
     "--names",
@@ -77,6 +85,7 @@ def command(
     fold: bool,
     keep_batchnorm: bool,
     epsilon: Epsilon,
+    bad_variance: str,
     layers: tuple[range, ...],
     names: str,
     dtype: str,
@@ -119,6 +128,7 @@ def command(
             fold=fold,
             keep_batchnorm=keep_batchnorm,
             epsilon=epsilon,
+            bad_variance=bad_variance,
             layers=selection,
             names=names,
             dtype=dtype,

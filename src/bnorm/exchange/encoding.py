@@ -11,7 +11,7 @@ integers they need the scale of the layer's input, which no file of weights has.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -109,7 +109,7 @@ def _integers(job: Job, item: Item) -> Encoded:
     chosen = scales[per]
 
     def integers() -> Iterator[NDArray[Any]]:
-        for block, rows in _with_rows(item, axis, chosen):
+        for block, (rows,) in _with_rows(item, axis, chosen):
             yield _quantised(block, rows, LARGEST[dtype]).astype(CODES[dtype])
 
     weights = item._replace(dtype=CODES[dtype], blocks=integers)
@@ -121,8 +121,7 @@ def _integers(job: Job, item: Item) -> Encoded:
         blocks=lambda: iter([chosen]),
         scale_of=item.name,
     )
-    roundings = [_rounding(item, axis, dtype, kind, scales[kind]) for kind in SCALE_PER]
-    return Encoded((weights, table), tuple(roundings))
+    return Encoded((weights, table), _roundings(item, axis, dtype, scales))
 
 
 def filter_axis(network: Network, item: Item) -> int | None:
@@ -154,26 +153,33 @@ def _scales(magnitudes: Doubles, largest: int) -> NDArray[np.float32]:
     return np.where(magnitudes == 0, np.float32(1), scales)
 
 
-def _with_rows(item: Item, axis: int, scales: NDArray[np.float32]) -> Iterator[tuple[NDArray[Any], Doubles]]:
-    """Yield each block, and the scales in a shape that broadcasts with it."""
+def _with_rows(item: Item, axis: int, *scales: NDArray[np.float32]) -> Iterator[tuple[NDArray[Any], list[Doubles]]]:
+    """Yield each block in float64, and each of the scales in a shape that broadcasts with it."""
     shape = [-1 if number == axis else 1 for number in range(len(item.shape))]
-    column = scales.astype(np.float64).reshape(shape)
+    columns = [each.astype(np.float64).reshape(shape) for each in scales]
     row = 0
     for block in item.blocks():
-        yield block, column[row : row + len(block)] if axis == 0 and len(scales) > 1 else column
+        rows = slice(row, row + len(block)) if axis == 0 else slice(None)
+        yield block.astype(np.float64), [column[rows] if column.size > 1 else column for column in columns]
         row += len(block)
 
 
-def _quantised(block: NDArray[Any], scales: Doubles, largest: int) -> Doubles:
+def _quantised(block: Doubles, scales: Doubles, largest: int) -> Doubles:
     """Return the integers of a block, as float64; half-way values are rounded to even."""
-    return np.clip(np.rint(block / scales), -largest, largest)
+    integers = block / scales
+    np.rint(integers, out=integers)
+    return np.clip(integers, -largest, largest, out=integers)
 
 
-def _rounding(item: Item, axis: int, dtype: str, per: str, scales: NDArray[np.float32]) -> Rounding:
-    errors = _Errors(item.size)
-    for block, rows in _with_rows(item, axis, scales):
-        errors.add(block, _quantised(block, rows, LARGEST[dtype]) * rows)
-    return errors.rounding(item, dtype, per, scales)
+def _roundings(item: Item, axis: int, dtype: str, scales: Mapping[str, NDArray[np.float32]]) -> tuple[Rounding, ...]:
+    """Return the errors with each kind of scales."""
+    errors = {per: _Errors(item.size) for per in scales}
+    for block, columns in _with_rows(item, axis, *scales.values()):
+        for per, column in zip(scales, columns, strict=True):
+            rounded = _quantised(block, column, LARGEST[dtype])
+            rounded *= column
+            errors[per].add(block, rounded)
+    return tuple(errors[per].rounding(item, dtype, per, scales[per]) for per in scales)
 
 
 # --- errors -----------------------------------------------------------------------------------------------------------
@@ -187,11 +193,14 @@ class _Errors:
 
     def add(self, values: NDArray[Any], rounded: NDArray[Any]) -> None:
         """Add a block, and the same block as the other type holds it; NaN and infinity stay what they are."""
-        exact = values.astype(np.float64)
-        error = np.where(np.isfinite(exact), rounded - exact, 0)
-        self._signal += float(np.square(np.where(np.isfinite(exact), exact, 0)).sum())
-        self._noise += float(np.square(error).sum())
-        self._largest = max(self._largest, float(np.abs(error).max(initial=0)))
+        exact = values.astype(np.float64, copy=False)
+        error = rounded - exact
+        finite = np.isfinite(exact)
+        if not finite.all():
+            exact, error = np.where(finite, exact, 0), np.where(finite, error, 0)
+        self._signal += float(np.square(exact).sum())
+        self._largest = max(self._largest, float(error.max(initial=0)), -float(error.min(initial=0)))
+        self._noise += float(np.square(error, out=error).sum())
 
     def rounding(self, item: Item, dtype: str, per: str, scales: NDArray[np.float32] | None) -> Rounding:
         """Return the errors of all blocks."""

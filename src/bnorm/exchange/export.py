@@ -28,6 +28,9 @@ from bnorm.exchange.safetensors import write_safetensors
 from bnorm.exchange.source import Source, open_source
 from bnorm.exchange.wts import write_wts
 from bnorm.files import check_folder, check_outputs, replacing
+from bnorm.transforms.fold.fold import POLICIES
+from bnorm.transforms.fold.folded_model import FoldOptions
+from bnorm.transforms.fold.variances import BadVariance
 from bnorm.transforms.pair import Meter, Progress
 
 Files = Callable[[Path, Sequence[Item] | None], tuple[Path, ...]]
@@ -114,6 +117,7 @@ def export(
     fold: bool = False,
     keep_batchnorm: bool = False,
     epsilon: Epsilon | str = DARKNET,
+    bad_variance: BadVariance | str = BadVariance.ERROR,
     layers: Iterable[int] | None = None,
     names: str = "bnorm",
     dtype: str = "float32",
@@ -132,6 +136,10 @@ def export(
     what the detection layers give: `boxes`, or `raw` for what they read. `outputs="layers"` adds the output of every
     layer, named `layer_<number>`. With `verify` the file is run where onnxruntime is installed, and compared.
 
+    `fold` folds all batch normalisation first, as `bnorm.fold` does, without a file in between; `keep_batchnorm` does
+    not for a format that is folded by default; `epsilon` and `bad_variance` are those of `bnorm.fold`. `layers` selects
+    by the numbers of the given cfg. `scale_per` is "channel" or "tensor", for the scales of int8 and int16.
+
     ValueError for an invalid argument, before anything is read; `WeightsError` for a file that does not fit;
     `OutputError` for an output that must not be written.
     """
@@ -141,19 +149,21 @@ def export(
     format_ = format_of(output)
     if format_.graph and layers is not None:
         raise ValueError("layers, expected none: an ONNX file holds the whole network")
+    policy = BadVariance(_one_of("bad_variance", bad_variance, POLICIES))
+    folding = FoldOptions(layers=None, epsilon=as_epsilon(epsilon), bad_variance=policy)
     options = ExportOptions(
         layers=_known_layers(model, layers),
         names=names,
         dtype=dtype,
         scale_per=_one_of("scale_per", scale_per, SCALE_PER),
-        epsilon=as_epsilon(epsilon) if fold or (format_.fold and not keep_batchnorm) else None,
+        fold=folding if fold or (format_.fold and not keep_batchnorm) else None,
         graph=onnx_options(epsilon, keep_batchnorm=keep_batchnorm, verify=verify, choices=graph)
         if format_.graph
         else None,
     )
     inputs = [model.network.text.path, *([model.weights] if model.weights else [])]
     _check_outputs(output, format_, inputs, force)
-    with open_source(model, options.epsilon) as source:
+    with open_source(model, options.fold) as source:
         job = Job(source=source, items=_items(source, options), outputs=(), options=options)
         items, roundings = encoded(job)
         job = replace(job, items=_counted(items, advance), outputs=format_.files(output, items))
@@ -272,7 +282,7 @@ def _report(job: Job, output: Path, nbytes: int, roundings: tuple[Rounding, ...]
         outputs=job.outputs,
         names=job.options.names,
         dtype=job.options.dtype,
-        epsilon=job.options.epsilon,
+        epsilon=job.options.fold.epsilon if job.options.fold else None,
         removed=tuple(sorted(job.source.folded.folds.removed)) if job.source.folded else (),
         arrays=tuple(
             ExportedArray(

@@ -11,15 +11,15 @@ from typing import Any, BinaryIO, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from bnorm.batchnorm.epsilon import Epsilon
 from bnorm.darknet.layout import Array
 from bnorm.exchange.onnx.options import OnnxOptions
 from bnorm.exchange.source import Source
+from bnorm.transforms.fold.folded_model import FoldOptions
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ExportOptions:
-    """The options of `export`; `layers` is None for all, `epsilon` None without folding.
+    """The options of `export`; `layers` is None for all, `fold` None without folding.
 
     `scale_per` says what has a scale of its own: a channel, or a whole tensor. `graph` is None except for ONNX.
     """
@@ -28,7 +28,7 @@ class ExportOptions:
     names: str
     dtype: str
     scale_per: str
-    epsilon: Epsilon | None
+    fold: FoldOptions | None
     graph: OnnxOptions | None = None
 
 

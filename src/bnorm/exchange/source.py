@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 
 import numpy as np
 
-from bnorm.batchnorm.epsilon import Epsilon
 from bnorm.batchnorm.formulas import quiet
 from bnorm.darknet.layout import Array
 from bnorm.darknet.model import Model
@@ -17,7 +16,6 @@ from bnorm.exchange.axes import reordered
 from bnorm.transforms.fold.arrays import TOO_LARGE
 from bnorm.transforms.fold.fates import Kept
 from bnorm.transforms.fold.folded_model import FoldedModel, FoldOptions, fold_model
-from bnorm.transforms.fold.variances import BadVariance
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -56,19 +54,18 @@ class Source:
 
 
 @contextmanager
-def open_source(model: Model, epsilon: Epsilon | None) -> Iterator[Source]:
-    """Open the arrays of the model, folded with this ε unless it is None; a `WeightsError` if the file does not fit."""
+def open_source(model: Model, fold: FoldOptions | None) -> Iterator[Source]:
+    """Open the arrays of the model, folded unless `fold` is None; a `WeightsError` if the file does not fit."""
     with open_weights(model) as weights:
         weights.require_fit()
-        folded = None if epsilon is None else _fold(weights, epsilon)
+        folded = None if fold is None else _fold(weights, fold)
         numbers = folded.survivors() if folded else range(len(model.network.layers))
         yield Source(model=folded.after if folded else model, weights=weights, folded=folded, numbers=tuple(numbers))
 
 
 @quiet
-def _fold(weights: Weights, epsilon: Epsilon) -> FoldedModel:
+def _fold(weights: Weights, options: FoldOptions) -> FoldedModel:
     """Return the folded model, without the layers whose folded values exceed float32."""
-    options = FoldOptions(layers=None, epsilon=epsilon, bad_variance=BadVariance.ERROR)
     overflowing: dict[int, Kept] = {}
     while True:
         folded = fold_model(weights, options, overflowing)
@@ -76,6 +73,3 @@ def _fold(weights: Weights, epsilon: Epsilon) -> FoldedModel:
         if not more:
             return folded
         overflowing |= dict.fromkeys(more, TOO_LARGE)
-
-
-Blocks = Callable[[], Iterator[Floats]]
