@@ -336,6 +336,12 @@ def test_initializers_are_named_as_in_the_cfg(tmp_path):
     assert arrays == {"0.weights": (2, 3, 1, 1), "0.biases": (2,), "2.weights": (3, 2, 1, 1), "2.biases": (3,)}
 
 
+def test_outputs_have_the_numbers_of_the_given_cfg(tmp_path):
+    model = network(tmp_path, "3x8x8", "batchnorm | convolutional filters=2 activation=linear | batchnorm | cost")
+    (output,) = export(model, tmp_path / "net.onnx").details.outputs
+    assert (output.name, output.layer) == ("batchnorm_2", 2)
+
+
 @pytest.mark.parametrize("name", ["detector", "digits", "batchnorm", "deconvolution", "local", "shared", "weighted"])
 def test_samples(name, tmp_path):
     proof = export(read_model(*sample(name)), tmp_path / "net.onnx").details.proof

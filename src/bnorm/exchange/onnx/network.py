@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Sequence
 
-from bnorm.darknet.network import Layer, Network
+from bnorm.darknet.network import Network
 from bnorm.darknet.shapes import passed_on
 from bnorm.errors import CfgError, ProofError
 from bnorm.exchange.job import Job
@@ -51,7 +51,8 @@ def build_graph(job: Job, options: OnnxOptions) -> Graph:
         if options.layers:
             shown = ends.get(number, number)
             graph.output(before, f"layer_{shown}", layer=shown, kind="output", meaning="the layer's output")
-    _last(graph, network, values, numbers, ends)
+    given = source.weights.model.network
+    _last(graph, given, network, values, [ends.get(number, number) for number in numbers])
     return graph
 
 
@@ -116,14 +117,12 @@ def _boxes(context: Context) -> Value:
         raise
 
 
-def _last(
-    graph: Graph, network: Network, values: list[Value], numbers: tuple[int, ...], ends: Mapping[int, int]
-) -> None:
-    """Make the last layer that is not a cost an output, if it is not a head."""
-    last: Layer | None = next((layer for layer in reversed(network.layers) if layer.type != "cost"), None)
+def _last(graph: Graph, given: Network, network: Network, values: list[Value], numbers: Sequence[int]) -> None:
+    """Make the last layer that is not a cost an output, if it is not a head; `numbers` are those in the given cfg."""
+    last = next((layer for layer in reversed(network.layers) if layer.type != "cost"), None)
     if last is None or last.type in HEADS:
         return
-    number, value = ends.get(numbers[last.index], numbers[last.index]), values[last.index]
+    number, value = numbers[last.index], values[last.index]
+    name, meaning = f"{given.layers[number].type}_{number}", "the network's output"
     own = bool(graph.nodes) and graph.nodes[-1].name == value.name
-    meaning = "the network's output"
-    graph.output(value, f"{last.type}_{number}", layer=number, kind="output", meaning=meaning, rename=own)
+    graph.output(value, name, layer=number, kind="output", meaning=meaning, rename=own)
