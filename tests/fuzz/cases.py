@@ -517,8 +517,8 @@ def _as_folder(draw: Draw, cfg: bytes, arrays: dict[str, np.ndarray]) -> Case:
 OPTIONS = """--layer --dialect --format --epsilon --bad-variance --memory --threads --shape --layout --input --delta
     --arithmetic --rolling --rolling-keep --train --stages --dry-run --no-verify --channels --sort --top --strict --list
     --to --epsilon-from --epsilon-to --header --seen --unfold --cfg-b --function --epsilon-b --all --dialect-b --names
-    --dtype --fold --scale-per --keep-batchnorm --opset --update-weights --params --output --output-cfg --force --plot -o
-    -h --help --version --""".split()
+    --dtype --fold --scale-per --keep-batchnorm --opset --update-weights --params --output --output-cfg --force --plot
+    -o -h --help --version --""".split()
 VALUES = """0 1-2 3.wf 1e-5:outside alexeyab json csv markdown 16MiB 1,2,3 nhwc - . out out.npz out.png net.cfg
     net.weights y.npy gain gain:asc 999999999999999999999999999999""".split()
 SAMPLE = PAIRS[0]

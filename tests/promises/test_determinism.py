@@ -40,11 +40,13 @@ COMMANDS = {
     "export": ("export", *MODEL, "-o", "out.npz"),
     "export of integers": ("export", *MODEL, "-o", "out", "--fold", "--dtype", "int8"),
     "export to c": ("export", *MODEL, "-o", "out.h", "--format", "json"),
+    "export to onnx": ("export", *MODEL, "-o", "out.onnx", "--no-verify"),
     "export to safetensors": ("export", *OTHER, "-o", "out.safetensors"),
     "run": (*RUN, "--update-weights", "out.weights"),
     "run to a folder": (*RUN, "-o", "out"),
     "run to an archive": (*RUN, "-o", "out.npz", "--format", "json"),
 }
+EXTRAS = {"figure": "matplotlib", "onnx": "onnx"}  # the commands with this word need this package
 pytestmark = pytest.mark.slow
 PLACES = [
     {"PYTHONHASHSEED": "0", "LC_ALL": "C"},
@@ -68,8 +70,9 @@ def outcome(
 
 @pytest.mark.parametrize("name", COMMANDS)
 def test_the_same_bytes_in_every_environment(tmp_path, name):
-    if "figure" in name:
-        pytest.importorskip("matplotlib")
+    for word, package in EXTRAS.items():
+        if word in name:
+            pytest.importorskip(package)
     folders = (tmp_path / "a", tmp_path / "b c" / "d", tmp_path / "é")
     first, *others = [outcome(COMMANDS[name], *pair) for pair in zip(folders, PLACES, strict=True)]
     assert first[0] in (0, 3), first

@@ -12,6 +12,7 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from importlib.util import find_spec
 from itertools import count
 from pathlib import Path
 from typing import NamedTuple
@@ -55,6 +56,8 @@ WORKS = {
     "update": Work(("run", *MODEL, *LAYER, "--update-weights", "out.weights", "--force"), ("out.weights",)),
     "inspect": Work(("inspect", *MODEL, "--channels", "--format", "csv", "-o", "out.csv", "--force"), ("out.csv",)),
 }
+if find_spec("onnx"):  # an extra
+    WORKS["onnx"] = Work(("export", *MODEL, "-o", "out.onnx", "--force"), ("out.onnx",))
 every_work = pytest.mark.parametrize("name", WORKS)
 every_state = pytest.mark.parametrize(
     ("name", "state"), [(name, state) for name in WORKS for state in ("absent", "old")]
@@ -161,6 +164,7 @@ def test_of_two_processes_with_the_same_outputs_one_writes_all(models, expected,
         "import": ("--epsilon", "keras"),
         "run": ("--arithmetic", "paper"),
         "archive": ("--arithmetic", "paper"),
+        "onnx": ("--epsilon", "keras"),
     }
     works = work, work._replace(arguments=work.arguments + others.get(name, ()))
     for process in [start(each, models, tmp_path) for each in works]:

@@ -390,6 +390,7 @@ def export_document(report: ExportReport) -> Document:
         "bytes": report.nbytes,
         "arrays": [row._asdict() for row in report.arrays],
         "roundings": [row._asdict() for row in report.roundings],
+        "onnx": None,
     }
 
 

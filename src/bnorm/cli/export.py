@@ -10,12 +10,15 @@ import click
 from bnorm.batchnorm.epsilon import Epsilon
 from bnorm.cli import options, render, terminal
 from bnorm.cli.documents import export_document
+from bnorm.cli.export_onnx import onnx_page
 from bnorm.cli.page import BLANK, Column, Line, Page, Records, Table
 from bnorm.cli.progress import progress
 from bnorm.darknet.autodetect import read_model
 from bnorm.exchange.encoding import DTYPES, SCALE_PER, Rounding
-from bnorm.exchange.export import FORMATS, ExportedArray, ExportReport, check_choices, export
+from bnorm.exchange.export import FORMATS, ExportedArray, ExportReport, check_choices, export, format_of
 from bnorm.exchange.names import NAMES
+from bnorm.exchange.onnx.options import HEAD_FORMS, NEWEST, OLDEST, OPSET, GraphChoices, onnx_options
+from bnorm.exchange.onnx.report import OnnxReport
 from bnorm.text import plural
 
 
@@ -55,8 +58,16 @@ from bnorm.text import plural
     show_default=True,
     help="What has a scale of its own with int8 and int16. The table shows the errors of both.",
 )
-@click.option("--opset", type=int, metavar="N", help="Version of the ONNX operators.")
-@click.option("--head", type=click.Choice(["boxes", "raw"]), help="Outputs of an ONNX graph.")
+@click.option(
+    "--opset", type=int, metavar="N", help=f"Version of the ONNX operators, {OLDEST} to {NEWEST}.  [default: {OPSET}]"
+)
+@click.option(
+    "--head",
+    type=click.Choice(HEAD_FORMS),
+    help="What the detection layers of an ONNX graph give: decoded boxes, or what they read.  [default: boxes]",
+)
+@click.option("--batch", metavar="N|dynamic", help="Number of images that an ONNX graph takes.  [default: 1]")
+@click.option("--no-verify", is_flag=True, help="Do not run the ONNX graph to compare its outputs.")
 @options.force_option
 @options.dialect_option
 @options.format_option
@@ -75,17 +86,20 @@ def command(
     scale_per: str,
     opset: int | None,
     head: str | None,
+    batch: str | None,
+    no_verify: bool,
     force: bool,
     dialect: str,
     format_: str,
 ) -> None:
-    """Write the arrays of a model for NumPy, PyTorch, TensorRT or C.
+    """Write a model for NumPy, PyTorch, TensorRT or C, or as an ONNX graph.
 
     \b
     bnorm export yolov4.cfg yolov4.weights -o yolov4.npz
     bnorm export yolov4.cfg yolov4.weights -o net.safetensors --names ultralytics
     bnorm export yolov4.cfg yolov4.weights -o folded --fold --dtype int8
     bnorm export tiny.cfg tiny.weights -o tiny.h --layer 0-3
+    bnorm export yolov4.cfg yolov4.weights -o yolov4.onnx
 
     The suffix of the output chooses the format; .h is written with a .c beside it, a folder holds .bin files and
     layout.json. Weights keep darknet's order: (filters, channels, height, width), and (outputs, inputs).
@@ -94,7 +108,12 @@ def command(
     model = read_model(*files, dialect)
     selection = options.selection(layers, model)
     try:
-        check_choices(output, names=names, dtype=dtype, opset=opset, head=head)
+        choices = GraphChoices(opset=opset, head=head, batch=batch)
+        check_choices(output, names=names, dtype=dtype, graph=choices)
+        if format_of(output).graph:
+            onnx_options(epsilon, keep_batchnorm=keep_batchnorm, verify=not no_verify, choices=choices)
+            if selection is not None:
+                raise ValueError("--layer, expected none: an ONNX file holds the whole network")
     except ValueError as error:
         raise click.UsageError(str(error)) from None
     with progress("exporting") as advance:
@@ -111,11 +130,14 @@ def command(
             scale_per=scale_per,
             opset=opset,
             head=head,
+            batch=batch,
+            verify=not no_verify,
             force=force,
             advance=advance,
         )
     terminal.note(model)
-    render.show(_page(report), format_)
+    graph = report.details
+    render.show(onnx_page(report, graph) if isinstance(graph, OnnxReport) else _page(report), format_)
 
 
 def _page(report: ExportReport) -> Page:

@@ -7,7 +7,7 @@ from contextlib import contextmanager, nullcontext, suppress
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, BinaryIO, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -22,6 +22,8 @@ from bnorm.exchange.encoding import DTYPES, SCALE_PER, Rounding, encoded
 from bnorm.exchange.job import SCALE, ExportOptions, Item, Job, Writer
 from bnorm.exchange.names import NAMES, array_names
 from bnorm.exchange.npz import write_npz
+from bnorm.exchange.onnx.options import GraphChoices, onnx_options
+from bnorm.exchange.require import require
 from bnorm.exchange.safetensors import write_safetensors
 from bnorm.exchange.source import Source, open_source
 from bnorm.exchange.wts import write_wts
@@ -37,12 +39,20 @@ def _alone(path: Path, _items: Sequence[Item] | None) -> tuple[Path, ...]:
     return (path,)
 
 
+def _write_onnx(job: Job, files: Sequence[BinaryIO]) -> object:
+    """Write a network; the extra package is imported here, when it is needed."""
+    require("onnx", of=job.outputs[0])
+    from bnorm.exchange.onnx.write import write_onnx
+
+    return write_onnx(job, files)
+
+
 class Format(NamedTuple):
     """A format: its writer, its files, and what it can hold.
 
     `files` are those that these arrays are written to, or without arrays all that may be written. `fold` says whether
     batch normalisation is folded unless it shall be kept, `named` whether names can be chosen.
-    `graph` is true for a format of networks: it takes all layers, and `opset` and `head`.
+    `graph` is true for a format of networks: it takes all layers, and the options of `OnnxOptions`.
     """
 
     write: Writer
@@ -58,6 +68,7 @@ FORMATS: dict[str, Format] = {
     ".safetensors": Format(write_safetensors, named=True),
     ".wts": Format(write_wts, named=True),
     ".h": Format(write_c, c_files, dtypes=DTYPES, fold=True),
+    ".onnx": Format(_write_onnx, fold=True, graph=True),
     "": Format(write_bins, bin_files, dtypes=DTYPES),
 }
 
@@ -112,10 +123,17 @@ def export(
     scale_per: str = "channel",
     opset: int | None = None,
     head: str | None = None,
+    batch: int | str | None = None,
+    outputs: str | None = None,
+    verify: bool = True,
     force: bool = False,
     advance: Progress | None = None,
 ) -> ExportReport:
-    """Write arrays of the model to `output`, whose suffix is a row of `FORMATS`.
+    """Write arrays of the model to `output`, whose suffix is a row of `FORMATS`; or for `.onnx` a network.
+
+    Of an ONNX file, `opset` is the version of the operators, `batch` the number of images or `dynamic`, and `head` says
+    what the detection layers give: `boxes`, or `raw` for what they read. `outputs="layers"` adds the output of every
+    layer, named `layer_<number>`. With `verify` the file is run where onnxruntime is installed, and compared.
 
     `fold` folds all batch normalisation first, as `bnorm.fold` does, without a file in between; `keep_batchnorm` does
     not for a format that is folded by default; `epsilon` and `bad_variance` are those of `bnorm.fold`. `layers` selects
@@ -125,8 +143,11 @@ def export(
     `OutputError` for an output that must not be written.
     """
     output = Path(output)
-    check_choices(output, names=names, dtype=dtype, opset=opset, head=head)
+    graph = GraphChoices(opset=opset, head=head, batch=batch, outputs=outputs)
+    check_choices(output, names=names, dtype=dtype, graph=graph)
     format_ = format_of(output)
+    if format_.graph and layers is not None:
+        raise ValueError("layers, expected none: an ONNX file holds the whole network")
     policy = BadVariance(_one_of("bad_variance", bad_variance, POLICIES))
     folding = FoldOptions(layers=None, epsilon=as_epsilon(epsilon), bad_variance=policy)
     options = ExportOptions(
@@ -135,8 +156,9 @@ def export(
         dtype=dtype,
         scale_per=_one_of("scale_per", scale_per, SCALE_PER),
         fold=folding if fold or (format_.fold and not keep_batchnorm) else None,
-        opset=opset,
-        head=head,
+        graph=onnx_options(epsilon, keep_batchnorm=keep_batchnorm, verify=verify, choices=graph)
+        if format_.graph
+        else None,
     )
     inputs = [model.network.text.path, *([model.weights] if model.weights else [])]
     _check_outputs(output, format_, inputs, force)
@@ -175,14 +197,14 @@ def _folder(path: Path) -> Iterator[None]:
         raise
 
 
-def check_choices(output: Path, *, names: str, dtype: str, opset: int | None, head: str | None) -> None:
+def check_choices(output: Path, *, names: str, dtype: str, graph: GraphChoices) -> None:
     """Raise ValueError for an unknown suffix, and for what its format does not have."""
     format_ = format_of(output)
     of = f"{output.suffix or 'folder'}: "
     _one_of(f"{of}names", names, NAMES if format_.named else NAMES[:1])
     _one_of(f"{of}dtype", dtype, format_.dtypes)
-    if not format_.graph and (opset is not None or head is not None):
-        raise ValueError(f"{of}opset and head are for .onnx")
+    if given := [] if format_.graph else [name for name, value in graph._asdict().items() if value is not None]:
+        raise ValueError(f"{of}{given[0]} is for .onnx")
 
 
 def format_of(output: Path) -> Format:
@@ -221,10 +243,12 @@ def _items(source: Source, options: ExportOptions) -> tuple[Item, ...]:
         for array in source.model.layout.arrays
         if options.layers is None or source.numbers[array.layer] in options.layers
     )
-    if not arrays:
+    if not arrays and not options.graph:
         raise WeightsError(source.weights.path, "holds no arrays of these layers, expected at least one")
     try:
         names = array_names(source.model.network, arrays, options.names)
+        if options.graph:  # whose outputs have the layers' numbers in the given cfg, too
+            names = {(layer, name): f"{source.numbers[layer]}.{name}" for layer, name in names}
     except ValueError as error:
         raise CfgError(source.model.network.text.path, str(error)) from None
     return tuple(
@@ -261,7 +285,7 @@ def _report(job: Job, output: Path, nbytes: int, roundings: tuple[Rounding, ...]
         removed=tuple(sorted(job.source.folded.folds.removed)) if job.source.folded else (),
         arrays=tuple(
             ExportedArray(
-                layer=item.array.layer,
+                layer=job.source.numbers[item.array.layer] if job.options.graph else item.array.layer,
                 part=item.array.part,
                 array=item.array.name + (SCALE if item.scale_of else ""),
                 name=item.name,

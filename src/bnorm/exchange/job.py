@@ -12,6 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from bnorm.darknet.layout import Array
+from bnorm.exchange.onnx.options import OnnxOptions
 from bnorm.exchange.source import Source
 from bnorm.transforms.fold.folded_model import FoldOptions
 
@@ -20,7 +21,7 @@ from bnorm.transforms.fold.folded_model import FoldOptions
 class ExportOptions:
     """The options of `export`; `layers` is None for all, `fold` None without folding.
 
-    `scale_per` says what has a scale of its own: a channel, or a whole tensor. `opset` and `head` are for ONNX.
+    `scale_per` says what has a scale of its own: a channel, or a whole tensor. `graph` is None except for ONNX.
     """
 
     layers: frozenset[int] | None
@@ -28,8 +29,7 @@ class ExportOptions:
     dtype: str
     scale_per: str
     fold: FoldOptions | None
-    opset: int | None
-    head: str | None
+    graph: OnnxOptions | None = None
 
 
 SCALE = "_scale"  # after the name of an array of integers: the name of its scales
