@@ -102,7 +102,7 @@ def plot(invoke, tmp_path):
 
     def run(*arguments: object, suffix: str = ".svg") -> Path:
         path = tmp_path / f"figure{suffix}"
-        invoke("inspect", *arguments, "--plot", path)
+        invoke("inspect", *arguments, "--plot", path, "--force")
         return path
 
     return run
