@@ -15,7 +15,9 @@ if TYPE_CHECKING:  # for type checkers and editors; a test compares it with the 
     from bnorm.batchnorm.formulas import Gradients as Gradients
     from bnorm.batchnorm.formulas import Moments as Moments
     from bnorm.batchnorm.formulas import Parameters as Parameters
+    from bnorm.batchnorm.formulas import PartialMoments as PartialMoments
     from bnorm.batchnorm.formulas import Rolling as Rolling
+    from bnorm.batchnorm.rolling import merge as merge
     from bnorm.checks.check import Check as Check
     from bnorm.checks.check import check as check
     from bnorm.checks.findings import Finding as Finding
@@ -35,6 +37,8 @@ if TYPE_CHECKING:  # for type checkers and editors; a test compares it with the 
     from bnorm.exchange.importing import ImportedArray as ImportedArray
     from bnorm.exchange.importing import ImportReport as ImportReport
     from bnorm.exchange.importing import import_arrays as import_arrays
+    from bnorm.replay.estimate import EstimateReport as EstimateReport
+    from bnorm.replay.estimate import estimate as estimate
     from bnorm.replay.job import ResultRow as ResultRow
     from bnorm.replay.job import RunReport as RunReport
     from bnorm.replay.job import run as run
@@ -59,7 +63,8 @@ __version__ = "0.1.0"
 _NAMES = {
     "batchnorm.arrays": "Result batch_normalize",
     "batchnorm.epsilon": "Epsilon",
-    "batchnorm.formulas": "Gradients Moments Parameters Rolling",
+    "batchnorm.formulas": "Gradients Moments Parameters PartialMoments Rolling",
+    "batchnorm.rolling": "merge",
     "checks.check": "Check check",
     "checks.findings": "Finding",
     "darknet.autodetect": "read_model",
@@ -68,6 +73,7 @@ _NAMES = {
     "errors": "BnormError CfgError OutputError ProofError TensorError WeightsError",
     "exchange.export": "ExportReport ExportedArray export",
     "exchange.importing": "ImportReport ImportedArray import_arrays",
+    "replay.estimate": "EstimateReport estimate",
     "replay.job": "ResultRow RunReport run",
     "reports.diff.comparison": "ArrayDifference",
     "reports.diff.diff": "DiffReport diff",

@@ -5,6 +5,7 @@
     ├── WeightsError   the .weights file
     ├── TensorError    a tensor or an archive of arrays
     ├── OutputError    a file that cannot or must not be written
+    ├── ClusterError   a scheduler or its workers
     └── ProofError     a defect of bnorm itself, detected before it wrote anything
 
 The message is `<path>[:line]: <what is wrong>, expected <x>, got <y>`, followed by a second line if the likely cause is
@@ -67,6 +68,10 @@ class TensorError(BnormError):
 
 class OutputError(BnormError):
     """An output exists already, would overwrite an input, or cannot be written."""
+
+
+class ClusterError(BnormError):
+    """A scheduler does not answer, or its workers cannot do the work. `path` is the scheduler's address or file."""
 
 
 class ProofError(BnormError):

@@ -131,7 +131,8 @@ def results(batch: Batch, way: Way) -> dict[str, np.ndarray]:
         arrays = {key: np.load(at) if isinstance(at, Path) else at for key, (_, at) in outputs.items()}
     if way.layout == "nhwc":
         arrays = {key: np.moveaxis(array, -1, 1) for key, array in arrays.items()}
-    vectors = [part._asdict() for part in (found.moments, found.gradients) if part]
+    vectors = [found.gradients._asdict()] if found.gradients else []
+    vectors += [{"mean": found.moments.mean, "m2": found.moments.m2}] if found.moments else []
     return {key: value for part in (arrays, *vectors) for key, value in part.items()}
 
 
@@ -247,7 +248,8 @@ def test_an_image_has_the_bits_of_a_batch_of_one():
         )
     assert image.moments is not None
     assert one.moments is not None
-    assert all(np.array_equal(*vectors) for vectors in zip(image.moments, one.moments, strict=True))
+    assert np.array_equal(image.moments.mean, one.moments.mean)
+    assert np.array_equal(image.moments.m2, one.moments.m2)
 
 
 @pytest.mark.parametrize("memory", [1, 4096, MIB])

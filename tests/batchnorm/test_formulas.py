@@ -14,7 +14,8 @@ from bnorm.batchnorm.arithmetic import ARITHMETICS
 from bnorm.batchnorm.batches import run_batches
 from bnorm.batchnorm.engine import Normalisation
 from bnorm.batchnorm.engines import has_numba, kernels_of
-from bnorm.batchnorm.formulas import Parameters, Rolling, average, exponential
+from bnorm.batchnorm.formulas import Parameters, Rolling
+from bnorm.batchnorm.rolling import average, exponential, population
 from bnorm.batchnorm.threads import Team
 from bnorm.tensors.tensor import MemoryTensor
 from support import oracle
@@ -85,7 +86,7 @@ def compute_with(engine: str, case: Case, name: str, train: bool, rule=None) -> 
     inputs, deltas = ([MemoryTensor(np.ascontiguousarray(part)) for part in parts] for parts in (case.x, case.delta))
     rule, kernels = rule or exponential(arithmetic.keep, arithmetic), kernels_of(engine, 0)
     with Team(2) as team:
-        run_batches(layer, inputs, deltas, rule, results, team, kernels=kernels)
+        list(run_batches(layer, zip(inputs, deltas, strict=True), rule, results, team, kernels=kernels))
     return results.steps
 
 
@@ -488,7 +489,9 @@ def test_a_negative_variance_gives_nan_in_its_channel():
     assert np.isnan(found["y"][:, 1]).all()
 
 
-@pytest.mark.parametrize("rule", [average, exponential(0.0, ARITHMETICS["paper"])], ids=["average", "ema"])
+@pytest.mark.parametrize(
+    "rule", [average, population, exponential(0.0, ARITHMETICS["paper"])], ids=["average", "population", "ema"]
+)
 def test_rolling_statistics_that_are_not_finite_stay_in_their_channel(rule):
     case = random_case((4, 3, 5, 5))
     case.x[:, 0, 1, 2, 2] = np.inf  # in both mini-batches: infinity less infinity is no number, and no warning

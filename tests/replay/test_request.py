@@ -140,7 +140,7 @@ def test_without_output_nothing_is_written_and_every_result_has_its_range(params
     assert rows["y"].range.high == pytest.approx(wanted["y"].max(), rel=1e-6)
     assert rows["y"].range.not_finite == 0
     np.testing.assert_allclose(report.rolling.mean, wanted["rolling_mean"], rtol=1e-12)
-    assert report.batches[-1].gradients is not None
+    assert report.last.gradients is not None
 
 
 @pytest.mark.parametrize("output", ["out", "out.npz"])

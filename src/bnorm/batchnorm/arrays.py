@@ -14,7 +14,8 @@ from bnorm.batchnorm.batches import Batch, run_batches
 from bnorm.batchnorm.engine import Normalisation
 from bnorm.batchnorm.engines import check_engine, kernels_of
 from bnorm.batchnorm.epsilon import Epsilon, as_epsilon
-from bnorm.batchnorm.formulas import Gradients, Moments, Parameters, Rolling, RollingRule, rolling_rule
+from bnorm.batchnorm.formulas import Gradients, Moments, Parameters, Rolling
+from bnorm.batchnorm.rolling import RollingRule, rolling_rule
 from bnorm.batchnorm.threads import Team, thread_count
 from bnorm.tensors.tensor import MemoryTensor, Tensor, Values, check_layout
 
@@ -76,7 +77,8 @@ def batch_normalize(
     train       normalise by the moments of x
     delta       ∂loss/∂y, of the shape of x and any of its dtypes: run backward as well
     rule        how rolling is updated in training: "ema", the arithmetic's exponential average, "average", the moments
-                of x with the unbiased variance, or a function (rolling, moments, number) -> rolling
+                of x with the unbiased variance, "population", with the biased one, or a function of the
+                statistics, the moments and what was seen so far: see `bnorm.batchnorm.rolling`
     threads     default: the processors that this process may use
     engine      "numpy", "numba" (needs bnorm[fast]), or "auto": Numba where it is installed and x is large enough
 
@@ -90,18 +92,18 @@ def batch_normalize(
     count = thread_count(threads)
     check_engine(engine)
     inputs = _tensor("x", x, layout)
-    deltas = [] if delta is None else [_tensor("delta", delta, layout)]
-    if deltas and deltas[0].shape != inputs.shape:
-        raise ValueError(f"delta has the shape {deltas[0].shape}, expected that of x, {inputs.shape}")
+    gradient = None if delta is None else _tensor("delta", delta, layout)
+    if gradient and gradient.shape != inputs.shape:
+        raise ValueError(f"delta has the shape {gradient.shape}, expected that of x, {inputs.shape}")
     if train and inputs.length == 1:
         raise ValueError("x has one value per channel, expected more in training: one value has no variance")
     vectors = _vectors(parameters, rolling, inputs.channels)
     layer = Normalisation(*vectors, arithmetic=chosen, train=train)
-    arrays = {name: np.empty(inputs.shape, inputs.dtype) for name in ("y", "dx")[: 1 + len(deltas)]}
+    arrays = {name: np.empty(inputs.shape, inputs.dtype) for name in (("y", "dx") if gradient else ("y",))}
     results = _Arrays({name: MemoryTensor(array, layout) for name, array in arrays.items()})
     kernels = kernels_of(engine, inputs.channels * inputs.length)
     with Team(count) as team:
-        (batch,) = run_batches(layer, [inputs], deltas, update, results, team, kernels=kernels)
+        (batch,) = run_batches(layer, [(inputs, gradient)], update, results, team, kernels=kernels)
     return Result(
         y=arrays["y"], dx=arrays.get("dx"), moments=batch.moments, rolling=batch.rolling, gradients=batch.gradients
     )

@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import AbstractContextManager
 from typing import NamedTuple, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
-from bnorm.batchnorm.engine import MEMORY, Normalisation, run_batch
+from bnorm.batchnorm.engine import MEMORY, Advance, Normalisation, run_batch
 from bnorm.batchnorm.engines import NUMPY, Kernels
-from bnorm.batchnorm.formulas import Gradients, Moments, Rolling, RollingRule
+from bnorm.batchnorm.formulas import Gradients, Moments, Rolling
+from bnorm.batchnorm.rolling import Estimator, RollingRule
 from bnorm.batchnorm.threads import Team
 from bnorm.tensors.tensor import Tensor
 
@@ -54,35 +55,36 @@ class Results(Protocol):
         """Return a writer for one mini-batch, whose tensors have the shape, dtype and layout of its input."""
 
 
-Progress = Callable[[int, int], None]  # called with the number of finished values, and the total
+Progress = Callable[[int, int], None]  # called with how much is finished, and the total
 
 
 def run_batches(
     layer: Normalisation,
-    inputs: Sequence[Tensor],
-    deltas: Sequence[Tensor],
+    pairs: Iterable[tuple[Tensor, Tensor | None]],
     rule: RollingRule,
     results: Results,
     team: Team,
     memory: int = MEMORY,
-    progress: Progress | None = None,
+    advance: Advance | None = None,
     kernels: Kernels = NUMPY,
-) -> list[Batch]:
-    """Run consecutive mini-batches; `rule` updates the statistics in training. `deltas` has one per input, or none."""
-    batches: list[Batch] = []
-    advance = _Counter(progress, sum(x.channels * x.length for x in inputs)) if progress else None
-    for number, x in enumerate(inputs):
+) -> Iterator[Batch]:
+    """Run consecutive mini-batches, each an input and its delta or None; `rule` updates the statistics in training.
+
+    Each pair is needed until the next one is asked for.
+    """
+    estimator = Estimator(layer.rolling, rule, layer.arithmetic)
+    for number, (x, delta) in enumerate(pairs):
         with results.open(number, x) as writer:
-            delta = deltas[number] if deltas else None
             result = run_batch(layer, x, delta, writer.tensors, team, memory, advance, kernels)
             if result.moments:
-                layer = layer._replace(rolling=rule(layer.rolling, result.moments, number))
-            batches.append(Batch(moments=result.moments, gradients=result.gradients, rolling=layer.rolling))
-            writer.finish(batches[-1])
-    return batches
+                layer = layer._replace(rolling=estimator.add(result.moments))
+            moments = result.moments.moments(layer.arithmetic) if result.moments else None
+            batch = Batch(moments=moments, gradients=result.gradients, rolling=layer.rolling)
+            writer.finish(batch)
+        yield batch
 
 
-class _Counter:
+class Counter:
     """Adds up the finished values, and reports them to `progress`."""
 
     def __init__(self, progress: Progress, total: int) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -12,7 +12,17 @@ from bnorm.batchnorm import formulas, tiling
 from bnorm.batchnorm.arithmetic import Arithmetic
 from bnorm.batchnorm.engines import NUMPY, Kernels
 from bnorm.batchnorm.epsilon import Vector
-from bnorm.batchnorm.formulas import ChannelMap, DeltaSums, Gradients, Moments, Parameters, Rolling, Sums, ValueSums
+from bnorm.batchnorm.formulas import (
+    ChannelMap,
+    DeltaSums,
+    Gradients,
+    Moments,
+    Parameters,
+    PartialMoments,
+    Rolling,
+    Sums,
+    ValueSums,
+)
 from bnorm.batchnorm.kernels import Scratch
 from bnorm.batchnorm.threads import Team
 from bnorm.batchnorm.tiling import Grouping
@@ -49,7 +59,7 @@ class Normalisation(NamedTuple):
 class BatchResult(NamedTuple):
     """One mini-batch's results per channel: `moments` in training, `gradients` with a delta."""
 
-    moments: Moments | None
+    moments: PartialMoments | None
     gradients: Gradients | None
 
 
@@ -111,6 +121,17 @@ def run_batch(
     )
 
 
+@formulas.quiet
+def batch_moments(x: Tensor, team: Team, memory: int = MEMORY, kernels: Kernels = NUMPY) -> PartialMoments:
+    """Return the moments of one mini-batch, those that `run_batch` normalises by in training, to the bit."""
+    tensors = _Tensors(x, None, {})
+    workers = _workers(tensors, team, kernels)
+    tiles = tiling.tiles(x, (sys.maxsize if workers.shared else memory) // tensors.bytes_per_value)
+    groups = (_Pass(spans, tensors, workers, None) for spans in tiles)
+    moments = (_summed(group, np.zeros(group.channels), moments=True)[2] for group in groups)
+    return _joined([partial for partial in moments if partial])
+
+
 def _workers(tensors: _Tensors, team: Team, kernels: Kernels) -> _Workers:
     """Return who computes: NumPy where the kernels do not take a dtype."""
     if any(tensor.dtype.char not in kernels.dtypes for tensor in tensors.all):
@@ -123,8 +144,17 @@ def _concatenated(results: Iterable[BatchResult]) -> BatchResult:
     """Return the results of consecutive groups of channels as one."""
     moments, gradients = zip(*results, strict=True)
     return BatchResult(
-        Moments(*map(np.concatenate, zip(*moments, strict=True))) if moments[0] else None,
+        _joined(moments) if moments[0] else None,
         Gradients(*map(np.concatenate, zip(*gradients, strict=True))) if gradients[0] else None,
+    )
+
+
+def _joined(groups: Sequence[PartialMoments]) -> PartialMoments:
+    """Return the moments of consecutive groups of channels as one."""
+    return PartialMoments(
+        count=groups[0].count,
+        mean=np.concatenate([group.mean for group in groups]),
+        m2=np.concatenate([group.m2 for group in groups]),
     )
 
 
@@ -133,14 +163,8 @@ def _concatenated(results: Iterable[BatchResult]) -> BatchResult:
 
 def _run_channels(layer: Normalisation, channels: _Pass) -> BatchResult:
     """Sum, compute the results per channel, and map every value."""
-    shift = _starting_shift(layer)
-    sums = channels.sums(shift, moments=layer.train)
-    moments = _moments(layer, sums, shift, channels.count)
-    if moments and (dominated := formulas.mean_dominates(moments.mean, moments.unbiased)).any():
-        shift = np.where(dominated, moments.mean, 0)
-        sums = channels.sums(shift, moments=layer.train)
-        moments = _moments(layer, sums, shift, channels.count)
-    statistics = moments or layer.rolling
+    sums, shift, partial = _summed(channels, _starting_shift(layer), moments=layer.train)
+    statistics = partial.moments(layer.arithmetic) if partial else layer.rolling
     maps = _forward_maps(layer, statistics, shift, channels.outputs)
     gradients = None
     if sums.deltas:
@@ -148,7 +172,25 @@ def _run_channels(layer: Normalisation, channels: _Pass) -> BatchResult:
             layer.parameters, statistics, shift, sums.deltas, channels.count, layer.arithmetic
         )
     channels.apply(maps, shift)
-    return BatchResult(moments, gradients)
+    return BatchResult(partial, gradients)
+
+
+def _summed(channels: _Pass, shift: Vector, *, moments: bool) -> tuple[Sums, Vector, PartialMoments | None]:
+    """Return the sums, the shift that they were taken with, and the moments if asked for.
+
+    Channels whose mean dominates are summed again, shifted by it.
+    """
+    sums = channels.sums(shift, moments=moments)
+    partial = _partial(sums, shift, channels.count)
+    if partial and (dominated := formulas.mean_dominates(partial.mean, partial.unbiased)).any():
+        shift = np.where(dominated, partial.mean, 0)
+        sums = channels.sums(shift, moments=moments)
+        partial = _partial(sums, shift, channels.count)
+    return sums, shift, partial
+
+
+def _partial(sums: Sums, shift: Vector, count: int) -> PartialMoments | None:
+    return formulas.partial_moments(sums.values, shift, count) if sums.values else None
 
 
 def _starting_shift(layer: Normalisation) -> Vector:
@@ -160,10 +202,6 @@ def _starting_shift(layer: Normalisation) -> Vector:
     if layer.train:
         return np.zeros_like(mean)
     return np.where(formulas.mean_dominates(mean, variance), mean, 0)
-
-
-def _moments(layer: Normalisation, sums: Sums, shift: Vector, count: int) -> Moments | None:
-    return formulas.moments(sums.values, shift, count, layer.arithmetic) if sums.values else None
 
 
 def _forward_maps(
@@ -195,6 +233,7 @@ class _Pass:
     def __init__(self, spans: list[Span], tensors: _Tensors, workers: _Workers, advance: Advance | None) -> None:
         self._spans, self._tensors, self._workers, self._advance = spans, tensors, workers, advance
         self._tile = _Tile(spans[0], tensors, workers)
+        self.channels = spans[0].last - spans[0].first
         self.count = tensors.x.length  # N, the number of values of a channel
         self.outputs = tuple(tensors.outputs)
 

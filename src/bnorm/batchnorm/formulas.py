@@ -24,6 +24,7 @@ Sums are taken of x minus a shift per channel, so that a mean far from zero does
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import NamedTuple, ParamSpec, TypeVar
 
 import numpy as np
@@ -64,6 +65,32 @@ class Moments(NamedTuple):
     mean: Vector
     variance: Vector
     unbiased: Vector
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class PartialMoments:
+    """The moments of some values of each channel, of which no divisor has been chosen: they can be merged, and sent.
+
+    `count` is the number of values of a channel; `mean` and `m2` = Σ(x − mean)² have shape (C,) and are float64.
+    """
+
+    count: int
+    mean: Vector
+    m2: Vector
+
+    @property
+    def unbiased(self) -> Vector:
+        """Return m2 / (count − 1)."""
+        return self.m2 / (self.count - 1)
+
+    def moments(self, arithmetic: Arithmetic) -> Moments:
+        """Return mean and variance by the arithmetic's divisor.
+
+        pjreddie `blas.c: variance_cpu` divides by N − 1; AlexeyAB `blas_kernels.cu: fast_variance_kernel` by N.
+        """
+        unbiased = self.unbiased
+        variance = self.m2 / self.count if arithmetic.biased else unbiased
+        return Moments(mean=self.mean, variance=variance, unbiased=unbiased)
 
 
 class Gradients(NamedTuple):
@@ -119,16 +146,11 @@ def gain_offset(parameters: Parameters, rolling: Rolling, epsilon: Epsilon) -> t
     return gain, parameters.biases - rolling.mean * gain
 
 
-def moments(sums: ValueSums, shift: Vector, count: int, arithmetic: Arithmetic) -> Moments:
-    """Return the moments of `count` values per channel.
-
-    pjreddie `blas.c: mean_cpu, variance_cpu`; AlexeyAB `blas_kernels.cu: fast_variance_kernel` divides by N.
-    """
+def partial_moments(sums: ValueSums, shift: Vector, count: int) -> PartialMoments:
+    """Return the moments of `count` values per channel from their sums (pjreddie `blas.c: mean_cpu, variance_cpu`)."""
     drift = sums.x / count  # mean − shift
-    squares = np.maximum(sums.xx - sums.x * drift, 0)  # Σ(x − mean)², which rounding may make negative
-    unbiased = squares / (count - 1)
-    variance = squares / count if arithmetic.biased else unbiased
-    return Moments(mean=shift + drift, variance=variance, unbiased=unbiased)
+    m2 = np.maximum(sums.xx - sums.x * drift, 0)  # which rounding may make negative
+    return PartialMoments(count=count, mean=shift + drift, m2=m2)
 
 
 @quiet
@@ -179,46 +201,3 @@ def backward(
         return gradients, ChannelMap(x=np.zeros_like(direct), delta=direct, constant=np.zeros_like(direct))
     slope = 2 * gradients.variance_delta / count
     return gradients, ChannelMap(x=slope, delta=direct, constant=gradients.mean_delta / count - slope * drift)
-
-
-RollingRule = Callable[[Rolling, Moments, int], Rolling]  # (rolling so far, this mini-batch, its number) -> rolling
-
-
-@quiet
-def roll(rolling: Rolling, batch: Moments, keep: float, arithmetic: Arithmetic) -> Rolling:
-    """Return keep · rolling + (1 − keep) · moment (pjreddie `forward_batchnorm_layer`: scal_cpu, axpy_cpu)."""
-    variance = batch.unbiased if arithmetic.unbiased_rolling else batch.variance
-    return Rolling(
-        mean=keep * rolling.mean + (1 - keep) * batch.mean,
-        variance=keep * rolling.variance + (1 - keep) * variance,
-    )
-
-
-ROLLING = ("ema", "average")  # the names of the rules: `exponential` and `average`
-
-
-def rolling_rule(name: str, keep: float, arithmetic: Arithmetic) -> RollingRule:
-    """Return the rule of this name, "ema" with the fraction that it keeps; ValueError for another name."""
-    if name not in ROLLING:
-        raise ValueError(f"rule={name!r}, expected one of {', '.join(ROLLING)}")
-    return average if name == "average" else exponential(keep, arithmetic)
-
-
-def exponential(keep: float, arithmetic: Arithmetic) -> RollingRule:
-    """Return darknet's rule: rolling = keep · rolling + (1 − keep) · moment."""
-
-    def rule(rolling: Rolling, moments: Moments, _number: int) -> Rolling:
-        return roll(rolling, moments, keep, arithmetic)
-
-    return rule
-
-
-@quiet
-def average(rolling: Rolling, moments: Moments, number: int) -> Rolling:
-    """Return the mean of all mini-batches' means and of their unbiased variances: the paper's rule, algorithm 2."""
-    if number == 0:
-        return Rolling(mean=moments.mean, variance=moments.unbiased)
-    return Rolling(
-        mean=rolling.mean + (moments.mean - rolling.mean) / (number + 1),
-        variance=rolling.variance + (moments.unbiased - rolling.variance) / (number + 1),
-    )

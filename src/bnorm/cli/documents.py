@@ -21,7 +21,9 @@ if TYPE_CHECKING:  # a command need not wait for the modules of the others
     from bnorm.darknet.model import Model
     from bnorm.exchange.export import ExportReport
     from bnorm.exchange.importing import ImportReport
+    from bnorm.replay.estimate import EstimateReport
     from bnorm.replay.job import RankedArithmetic, ResultRow, RunReport
+    from bnorm.replay.request import Request
     from bnorm.reports.diff.comparison import ArrayDifference
     from bnorm.reports.diff.diff import DiffReport
     from bnorm.reports.header import HeaderReport
@@ -324,7 +326,35 @@ def _compared(model: Model, epsilon: Epsilon | None, trailing_bytes: int) -> Doc
 
 def run_document(report: RunReport, results: Sequence[Document]) -> Document:
     """Return the document of `bnorm run`, with results as `run_result` makes them."""
-    request, source = report.request, report.model_layer
+    request = report.request
+    return {
+        **_run_request(request, report.arithmetic),
+        "against": _path(request.against),
+        "ranking": [ranked_arithmetic(ranked) for ranked in report.ranking] or None,
+        "other_sizes": [
+            {"input": other.input, "size": other.size._asdict(), "expected": other.expected._asdict()}
+            for other in report.other_sizes
+        ],
+        "results": list(results),
+    }
+
+
+def estimate_document(report: EstimateReport, results: Sequence[Document]) -> Document:
+    """Return the document of `bnorm run` where only rolling statistics are estimated."""
+    return {
+        **_run_request(report.request, report.arithmetic),
+        "rolling": report.request.training.rolling,
+        "batches": report.batches,
+        "values": report.values,
+        "moments": _path(report.save_moments),
+        "from_moments": [str(path) for path in report.moments],
+        "results": list(results),
+    }
+
+
+def _run_request(request: Request, arithmetic: str) -> Document:
+    """Return what both documents of `bnorm run` say of the layer and of what was asked for."""
+    source = request.model_layer
     return {
         "cfg": str(source.model.network.text.path) if source else None,
         "weights": _path(source.model.weights) if source else None,
@@ -334,19 +364,12 @@ def run_document(report: RunReport, results: Sequence[Document]) -> Document:
         **_common(
             fits=True if source else None,  # a file that does not fit is refused
             header=_model_header(source.model if source else None),
-            epsilon=ARITHMETICS[report.arithmetic].forward,
+            epsilon=ARITHMETICS[arithmetic].forward,
         ),
-        "arithmetic": report.arithmetic,
+        "arithmetic": arithmetic,
         "train": request.train,
         "output": _path(request.output),
         "epsilon": _epsilon(request.epsilon),
-        "against": _path(request.against),
-        "ranking": [ranked_arithmetic(ranked) for ranked in report.ranking] or None,
-        "other_sizes": [
-            {"input": other.input, "size": other.size._asdict(), "expected": other.expected._asdict()}
-            for other in report.other_sizes
-        ],
-        "results": list(results),
     }
 
 

@@ -2,26 +2,34 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import sys
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any
 
 import click
 
 from bnorm.batchnorm.arithmetic import ALIASES, ARITHMETICS
-from bnorm.batchnorm.engine import LEAST_MEMORY, MEMORY
-from bnorm.batchnorm.engines import ENGINES, has_numba
-from bnorm.batchnorm.epsilon import Epsilon
+from bnorm.batchnorm.batches import Progress
+from bnorm.batchnorm.engine import MEMORY
+from bnorm.batchnorm.engines import ENGINES
+from bnorm.batchnorm.epsilon import Vector
 from bnorm.cli import options, render, terminal
 from bnorm.cli.progress import progress
-from bnorm.cli.run_page import layers_page, run_page, sizes_text
+from bnorm.cli.run_options import RunCommand, RunOptions
+from bnorm.cli.run_page import estimate_page, layers_page, run_page, sizes_text
 from bnorm.darknet.autodetect import read_model
-from bnorm.replay.job import ALL, run
-from bnorm.replay.request import ROLLING, tensor_names
+from bnorm.darknet.model import Model
+from bnorm.darknet.weights import copy
+from bnorm.exchange.require import require
+from bnorm.replay.estimate import EstimateReport, estimate
+from bnorm.replay.job import ALL, RunReport, run
+from bnorm.replay.request import ROLLING
 from bnorm.tensors.tensor import LAYOUTS
 
 
-@click.command(name="run", cls=options.Command)
+@click.command(name="run", cls=RunCommand)
 @click.argument("cfg", type=options.FILE, required=False)
 @options.weights_argument
 @click.option(
@@ -41,9 +49,16 @@ from bnorm.tensors.tensor import LAYOUTS
     "inputs",
     metavar="TENSOR",
     multiple=True,
-    required=True,
     help="Input tensor: the layer's own output before bias, normalisation and activation. Repeat it, or give a pattern "
     "such as 'x*.npy', for consecutive mini-batches.",
+)
+@click.option(
+    "--inputs",
+    "lists",
+    type=options.FILE,
+    metavar="LIST.txt",
+    multiple=True,
+    help="Text file of more inputs, one on each line, for thousands of them.",
 )
 @click.option(
     "--delta",
@@ -75,7 +90,8 @@ from bnorm.tensors.tensor import LAYOUTS
     type=click.Choice(ROLLING),
     default="ema",
     show_default=True,
-    help="How rolling statistics are updated: darknet's exponential average, or the paper's average.",
+    help="How rolling statistics are updated: darknet's exponential average (ema); the paper's average of the "
+    "mini-batches' moments; or the moments of all values together (population).",
 )
 @click.option(
     "--rolling-keep",
@@ -85,7 +101,28 @@ from bnorm.tensors.tensor import LAYOUTS
     help="Fraction of the old statistics kept by ema. By default the arithmetic's.",
 )
 @click.option(
-    "--update-weights", type=options.FILE, help="Write a copy of WEIGHTS with the layer's new rolling statistics."
+    "--update-weights",
+    type=options.FILE,
+    help="Write a copy of WEIGHTS with the layer's new rolling statistics, or with those of all layers.",
+)
+@click.option(
+    "--moments",
+    "save_moments",
+    type=options.FILE,
+    metavar="OUT.npz",
+    help="Train, write the moments of each input and no y: for --from-moments, which merges them.",
+)
+@click.option(
+    "--from-moments",
+    "moments",
+    metavar="M.npz ...",
+    multiple=True,
+    help="Train on the inputs whose moments these files hold, in this order.",
+)
+@click.option(
+    "--scheduler",
+    metavar="local|ADDRESS|FILE.json",
+    help="Train on a Dask cluster (bnorm[cluster]), without y: one started for this run, or one that is there.",
 )
 @click.option("--stages", is_flag=True, help="Also write x_norm, mean_delta and variance_delta.")
 @click.option(
@@ -117,33 +154,7 @@ from bnorm.tensors.tensor import LAYOUTS
 @options.dialect_option
 @options.format_option
 @options.quiet_option
-def command(
-    cfg: Path | None,
-    weights: Path | None,
-    layers: Sequence[options.LayerPart] | None,
-    params: Path | None,
-    inputs: tuple[str, ...],
-    deltas: tuple[str, ...],
-    train: bool,
-    output: Path | None,
-    force: bool,
-    against: Path | None,
-    arithmetic: str | None,
-    epsilon: Epsilon | None,
-    bad_variance: str,
-    rolling: str,
-    keep: float | None,
-    update_weights: Path | None,
-    stages: bool,
-    layout: str,
-    shape: tuple[int, ...] | None,
-    threads: int | None,
-    memory: int,
-    trailing: str,
-    engine: str,
-    dialect: str,
-    format_: str,
-) -> None:
+def command(**values: Any) -> None:
     """Run one layer's batch normalisation on saved tensors: at inference, in training, and backward.
 
     \b
@@ -152,113 +163,64 @@ def command(
     bnorm run --params p.npz --input a.npy --input b.npy --train -o out
     bnorm run net.cfg net.weights --layer 12 --input x.npy --against port.npz
     bnorm run net.cfg net.weights --layer 3,5 --input 'x{layer}.npy' -o 'y{layer}'
+    bnorm run net.cfg net.weights --layer 12 --inputs list.txt --moments m.npz
+    bnorm run net.cfg net.weights --layer 12 --from-moments m0.npz m1.npz --update-weights new.weights
 
     x is what the layer itself computes, before bias, normalisation and activation: not the layer's input. Tensors are
     .npy, .npz (with one array, or FILE.npz:KEY), or raw little-endian float32 with --shape; their axes are (N,C),
     (C,H,W) or (N,C,H,W), their type is float16, float32 or float64. The results are y, dx, mean, variance,
-    rolling_mean, rolling_variance, scale_updates and bias_updates, as far as they apply. None of --threads, --memory
-    and --engine changes any bit of a result.
+    rolling_mean, rolling_variance, scale_updates and bias_updates, as far as they apply. With --moments,
+    --from-moments or --scheduler they are rolling_mean and rolling_variance alone. None of --threads, --memory,
+    --engine and --scheduler changes any bit of a result.
     """
-    _check_source(cfg, layers, params)
-    if trailing != "error" and params:
-        raise click.UsageError("--trailing needs CFG WEIGHTS")
-    _check_rolling(rolling, keep, train)
-    if arithmetic == ALL and (not against or output or update_weights):
-        raise click.UsageError("--arithmetic all needs --against, and writes nothing")
-    if memory < LEAST_MEMORY:
-        raise click.UsageError(f"--memory is {memory:,} bytes, expected at least {LEAST_MEMORY >> 20}MiB")
-    if engine == "numba" and not has_numba():
-        raise click.ClickException("--engine numba needs Numba: install bnorm[fast]")
-    if update_weights and not (cfg and train):
-        raise click.UsageError("--update-weights needs CFG WEIGHTS and --train")
-    model = read_model(*options.full_pair(cfg, weights), dialect) if cfg else None
-    chosen: Sequence[options.LayerPart | None] = layers or (None,)
-    if len(chosen) > 1:
-        _check_patterns([*inputs, *deltas, *(str(path) for path in (output, update_weights, against) if path)])
-    runs = [_named(layer, inputs, deltas, output, update_weights, against) for layer in chosen]
-    for each in runs:
-        _check_tensors(each.inputs, each.deltas, each.output)
+    asked = RunOptions(**values)
+    asked.check()
+    model = read_model(*options.full_pair(asked.cfg, asked.weights), asked.dialect) if asked.cfg else None
+    asked.check_shared_weights()
     with progress("running") as advance:
-        reports = [
-            run(
-                model,
-                layer,
-                params=params,
-                train=train,
-                arithmetic=arithmetic,
-                rolling=rolling,
-                keep=keep,
-                stages=stages,
-                layout=layout,
-                shape=shape,
-                force=force,
-                epsilon=epsilon,
-                bad_variance=bad_variance,
-                trailing=trailing,
-                memory=memory,
-                threads=threads,
-                engine=engine,
-                progress=advance,
-                **each._asdict(),
-            )
-            for layer, each in zip(chosen, runs, strict=True)
-        ]
+        reports = [*(_estimates if asked.estimates else _runs)(asked, model, advance)]
+    if model and asked.shared_weights:
+        copy(model, asked.shared_weights, _arrays(reports), asked.trailing)
     if model:
         terminal.note(model)
-    for report in reports:
+    pages = [estimate_page(report) if isinstance(report, EstimateReport) else run_page(report) for report in reports]
+    names = [str(layer) for layer in asked.chosen]
+    render.show(layers_page(names, pages, asked.shared_weights) if len(pages) > 1 else pages[0], asked.format_)
+
+
+def _runs(asked: RunOptions, model: Model | None, advance: Progress | None) -> Iterator[RunReport]:
+    for layer in asked.chosen:
+        report = run(model, layer, **asked.run_arguments(layer), progress=advance)
         if report.other_sizes:
             terminal.say(sizes_text(report.other_sizes))
-    page = layers_page([str(layer) for layer in chosen], reports) if len(chosen) > 1 else run_page(reports[0])
-    render.show(page, format_)
+        yield report
 
 
-LAYER = "{layer}"  # in a name, replaced by the layer or part
+def _estimates(asked: RunOptions, model: Model | None, advance: Progress | None) -> Iterator[EstimateReport]:
+    with _workers(asked.scheduler) as executor:
+        for layer in asked.chosen:
+            yield estimate(model, layer, **asked.estimate_arguments(layer), **executor, progress=advance)
 
 
-class Names(NamedTuple):
-    """The names of what a run reads and writes, for one layer."""
+@contextmanager
+def _workers(scheduler: str | None) -> Iterator[dict[str, Any]]:
+    """Yield the arguments of `estimate` for the workers of a cluster, none without a scheduler."""
+    if scheduler is None:
+        yield {}
+        return
+    require("distributed", of=Path(scheduler))
+    from bnorm.replay.cluster import cluster_workers  # takes half a second
 
-    inputs: tuple[str, ...]
-    deltas: tuple[str, ...]
-    output: Path | None
-    update_weights: Path | None
-    against: Path | None
-
-
-def _named(layer: options.LayerPart | None, inputs: Sequence[str], deltas: Sequence[str], *paths: Path | None) -> Names:
-    """Return the names with the layer filled in, and patterns as the files that they match."""
-    name = str(layer)
-    inputs, deltas = (tensor_names([text.replace(LAYER, name) for text in texts]) for texts in (inputs, deltas))
-    return Names(inputs, deltas, *(Path(str(path).replace(LAYER, name)) if path else None for path in paths))
+    with cluster_workers(scheduler) as workers:
+        if workers.dashboard and sys.stderr.isatty():
+            terminal.say(f"dashboard {workers.dashboard}")
+        yield {"executor": workers.executor, "workers": workers.at_once}
 
 
-def _check_patterns(names: Sequence[str]) -> None:
-    """Refuse names that are the same for several layers."""
-    for name in names:
-        if LAYER not in name:
-            raise click.UsageError(f"{name}: expected {LAYER} in it, which becomes the number of each --layer")
-
-
-def _check_source(cfg: Path | None, layers: Sequence[options.LayerPart] | None, params: Path | None) -> None:
-    if bool(cfg) == bool(params):
-        raise click.UsageError("expected either CFG WEIGHTS or --params")
-    if cfg and not layers:
-        raise click.UsageError("Missing option '--layer', which CFG WEIGHTS need.")
-    if params and layers:
-        raise click.UsageError("--layer needs CFG WEIGHTS; --params are those of one layer")
-
-
-def _check_tensors(inputs: Sequence[str], deltas: Sequence[str], output: Path | None) -> None:
-    if deltas and len(deltas) != len(inputs):
-        raise click.UsageError(f"expected one --delta per --input, got {len(deltas)} for {len(inputs)}")
-    if output and output.suffix == ".npz" and len(inputs) > 1:
-        raise click.UsageError("a .npz output holds the results of one --input; give a folder for several")
-
-
-def _check_rolling(rolling: str, keep: float | None, train: bool) -> None:
-    if keep is not None and not 0 <= keep <= 1:
-        raise click.UsageError(f"--rolling-keep is {keep}, expected a fraction from 0 to 1")
-    if rolling == "average" and keep is not None:
-        raise click.UsageError("--rolling-keep needs --rolling ema")
-    if (rolling != "ema" or keep is not None) and not train:
-        raise click.UsageError("--rolling and --rolling-keep need --train")
+def _arrays(reports: Sequence[RunReport | EstimateReport]) -> dict[tuple[int, str], Vector]:
+    """Return the rolling statistics of all layers by the names of their arrays."""
+    arrays: dict[tuple[int, str], Vector] = {}
+    for report in reports:
+        if source := report.request.model_layer:
+            arrays |= source.rolling_arrays(report.rolling)
+    return arrays

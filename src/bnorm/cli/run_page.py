@@ -7,8 +7,9 @@ from itertools import chain
 from pathlib import Path
 
 from bnorm.cli import render
-from bnorm.cli.documents import Document, ranked_arithmetic, run_document, run_result
+from bnorm.cli.documents import Document, estimate_document, ranked_arithmetic, run_document, run_result
 from bnorm.cli.page import BLANK, Column, Line, Page, Records, Table
+from bnorm.replay.estimate import EstimateReport
 from bnorm.replay.job import RunReport
 from bnorm.replay.layer import OWN_OUTPUT, OtherSize
 from bnorm.text import plural
@@ -48,6 +49,23 @@ def run_page(report: RunReport) -> Page:
         summary=(Line(None, _headline(report)), BLANK),
         table=_ranking_table(report, ranking) if ranking else _results_table(report, results),
         footer=_footer(report, hidden=0 if ranking else len(report.request.inputs) - _inputs_shown(report)),
+    )
+
+
+def estimate_page(report: EstimateReport) -> Page:
+    """Return the page of rolling statistics alone."""
+    results = [run_result(row) for row in report.results]
+    batches = f"{report.batches:,} mini-batch{'es' * (report.batches > 1)}"
+    summary = (
+        f"rolling statistics ({report.request.training.rolling}) of {batches}, {report.values:,} values per channel"
+    )
+    written = [path for path in (report.request.output, report.save_moments, report.request.update_weights) if path]
+    return Page(
+        document=lambda: estimate_document(report, results),
+        records=_records(results),
+        summary=(Line(None, f"{summary}, in the arithmetic of {report.arithmetic}"), BLANK),
+        table=Table(COLUMNS, results),
+        footer=[Line(None, f"written to {path}") for path in written],
     )
 
 
@@ -98,9 +116,11 @@ def _records(results: Sequence[Document]) -> Records:
     return Records(list(rows[0]), [list(row.values()) for row in rows])
 
 
-def layers_page(names: Sequence[str], reports: Sequence[RunReport]) -> Page:
-    """Return the pages of several layers as one, with a column that names the layer."""
-    pages = [run_page(report) for report in reports]
+def layers_page(names: Sequence[str], pages: Sequence[Page], updated: Path | None) -> Page:
+    """Return the pages of several layers as one, with a column that names the layer.
+
+    `updated` is the weights file that has the statistics of all of them.
+    """
     columns = max((page.table.columns for page in pages), key=len)
     rows = [{"in_layer": name, **row} for name, page in zip(names, pages, strict=True) for row in page.table.rows]
     records = [[name, *row] for name, page in zip(names, pages, strict=True) for row in page.records.rows]
@@ -109,5 +129,8 @@ def layers_page(names: Sequence[str], reports: Sequence[RunReport]) -> Page:
         records=Records(["layer", *pages[0].records.names], records),
         summary=pages[0].summary,
         table=Table([Column("layer", "in_layer", right=False), *columns], rows),
-        footer=[*chain.from_iterable(page.footer for page in pages)],
+        footer=[
+            *chain.from_iterable(page.footer for page in pages),
+            *([Line(None, f"written to {updated}")] if updated else []),
+        ],
     )

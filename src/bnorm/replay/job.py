@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from bnorm.batchnorm.arithmetic import ARITHMETICS
-from bnorm.batchnorm.batches import Batch, Progress, run_batches
+from bnorm.batchnorm.batches import Batch, Counter, Progress, run_batches
 from bnorm.batchnorm.engine import MEMORY, Normalisation
 from bnorm.batchnorm.engines import kernels_of
 from bnorm.batchnorm.epsilon import Epsilon, as_epsilon
@@ -21,12 +21,20 @@ from bnorm.batchnorm.formulas import Rolling, quiet
 from bnorm.batchnorm.threads import Team, thread_count
 from bnorm.darknet.model import Model
 from bnorm.darknet.model_or_paths import model_or_paths
-from bnorm.darknet.weights import Trailing, trailing_by_name
+from bnorm.darknet.weights import Trailing, copy_to
+from bnorm.errors import TensorError
 from bnorm.files import Outputs, replacing_set
-from bnorm.replay.layer import OtherSize, StoredLayer, check_tensors, other_sizes, update_weights
+from bnorm.replay.layer import OtherSize, StoredLayer, check_tensors, other_sizes
 from bnorm.replay.outputs import FINAL, OutputPlan, plan_outputs
 from bnorm.replay.reference import Difference, References, open_reference, read_reference, vector_difference
-from bnorm.replay.request import Inference, ModelLayer, ParamsFile, Request, Training, parse_layer, tensor_names
+from bnorm.replay.request import (
+    Inference,
+    Request,
+    TensorNames,
+    Training,
+    layer_source,
+    tensor_names,
+)
 from bnorm.replay.results import (
     ArchiveResults,
     Destination,
@@ -46,13 +54,11 @@ from bnorm.tensors.tensor import FileTensor, Tensor
 
 ALL = "all"  # as the name of an arithmetic: each in turn
 
-TensorNames = str | os.PathLike[str] | Sequence[str | os.PathLike[str]]
-
 
 class ResultRow(NamedTuple):
-    """One result of one input. `difference` is that from its reference, None without one."""
+    """One result of one input, or of all together. `difference` is that from its reference, None without one."""
 
-    input: str
+    input: str | None
     name: str
     dtype: str
     shape: tuple[int, ...]
@@ -70,7 +76,7 @@ class RankedArithmetic(NamedTuple):
 
 @dataclass(frozen=True, slots=True, kw_only=True, repr=False)
 class RunReport:
-    """The results of a run: a `Batch` of vectors for each input, and a `ResultRow` for each result of each input.
+    """The results of a run: a `ResultRow` for each result of each input, and the vectors of the last input.
 
     `other_sizes` are inputs of another height and width than the cfg says. `ranking` has all arithmetics, nearest
     first, if they were compared; the rest of the report is then that of the nearest.
@@ -78,20 +84,15 @@ class RunReport:
 
     request: Request
     arithmetic: str
-    batches: tuple[Batch, ...]
+    last: Batch
     results: tuple[ResultRow, ...]
     other_sizes: tuple[OtherSize, ...] = ()
     ranking: tuple[RankedArithmetic, ...] = ()
 
     @property
-    def model_layer(self) -> ModelLayer | None:
-        """Return the layer of a model that was run, None for parameters from a file."""
-        return self.request.source if isinstance(self.request.source, ModelLayer) else None
-
-    @property
     def rolling(self) -> Rolling:
         """Return the rolling statistics after the last input."""
-        return self.batches[-1].rolling
+        return self.last.rolling
 
     @property
     def compared(self) -> tuple[ResultRow, ...]:
@@ -102,7 +103,7 @@ class RunReport:
     def __repr__(self) -> str:
         mode = "training" if self.request.train else "inference"
         output = f", output={str(self.request.output)!r}" if self.request.output else ""
-        counts = f"inputs={len(self.batches)}, results={len(self.results)}"
+        counts = f"inputs={len(self.request.inputs)}, results={len(self.results)}"
         return f"<RunReport: {mode}, {self.arithmetic}, {counts}{output}>"
 
 
@@ -144,7 +145,7 @@ def run(
     train           normalise by each mini-batch's own moments, and update the rolling statistics
     arithmetic      a name in `ARITHMETICS`; default: the CPU path of the model's dialect, or "pjreddie"; with `against`
                     also "all"
-    rolling, keep   in training, "ema", with the fraction of the old statistics that it keeps, or "average"
+    rolling, keep   in training, "ema", with the fraction of old statistics that it keeps, or "average" or "population"
     stages          also write x_norm, mean_delta and variance_delta
     layout          "nchw" or "nhwc"
     output          a folder for .npy files, or FILE.npz; by default nothing is written
@@ -165,7 +166,7 @@ def run(
     """
     count = thread_count(threads)
     request = Request(
-        source=_source(model, layer, params, trailing),
+        source=layer_source(model, layer, params, trailing),
         inputs=tensor_names(inputs),
         deltas=tensor_names(deltas),
         mode=_mode(train, rolling, keep),
@@ -184,20 +185,6 @@ def run(
     )
     with Team(count) as team:
         return rank(request, team, progress) if arithmetic == ALL else execute(request, team, progress)
-
-
-def _source(
-    model: Model | None,
-    layer: int | str | tuple[int, str] | None,
-    params: str | os.PathLike[str] | None,
-    trailing: Trailing | str,
-) -> ModelLayer | ParamsFile:
-    trailing_by_name(trailing)
-    if params is not None and model is None and layer is None:
-        return ParamsFile(Path(params))
-    if params is not None or model is None or layer is None:
-        raise ValueError("expected a model and a layer, or params alone")
-    return ModelLayer(model, *parse_layer(layer), trailing)
 
 
 def _mode(train: bool, rolling: str, keep: float | None) -> Inference | Training:
@@ -249,35 +236,64 @@ def execute(request: Request, team: Team, progress: Progress | None = None) -> R
         parameters=stored.parameters, rolling=stored.rolling, arithmetic=arithmetic, train=request.train
     )
     rule = request.training.rule(arithmetic, connected=stored.connected)
-    with ExitStack() as stack:
-        inputs, deltas = _open(request, stored, stack)
-        kernels = kernels_of(request.engine, sum(x.channels * x.length for x in inputs))
-        vectors = _read_references(references, wanted, inputs)
-        outputs = stack.enter_context(replacing_set(lock=plan.root, stale=lambda: plan.stale(read)))
+    inputs = _check(request, stored)
+    vectors = _read_references(references, wanted, inputs)
+    values = sum(x.channels * x.length for x in inputs)
+    advance = Counter(progress, values) if progress else None
+    rows: list[ResultRow] = []
+    with replacing_set(lock=plan.root, stale=lambda: plan.stale(read)) as outputs:
         results = MeasuredResults(wanted, _destination(plan, wanted), outputs, references)
-        batches = run_batches(layer, inputs, deltas, rule, results, team, request.memory, progress, kernels)
-        _write_final(request, plan, outputs, wanted.select(batches[-1]), batches[-1].rolling)
+        kernels = kernels_of(request.engine, values)
+        batches = run_batches(layer, _pairs(request, inputs), rule, results, team, request.memory, advance, kernels)
+        for number, last in enumerate(batches):
+            measured = [*results.tensors.items(), *_measured(wanted.select(last), vectors[number])]
+            rows.extend(_row(request, plan, number, name, measures) for name, measures in measured)
+        _write_final(request, plan, outputs, wanted.select(last), last.rolling)
     return RunReport(
         request=request,
         arithmetic=arithmetic.name,
-        batches=tuple(batches),
-        results=tuple(_rows(request, plan, wanted, inputs, batches, results.tensors, vectors)),
+        last=last,
+        results=tuple(rows),
         other_sizes=other_sizes(request.inputs, inputs, stored.size),
     )
 
 
-def _open(request: Request, stored: StoredLayer, stack: ExitStack) -> tuple[list[FileTensor], list[FileTensor]]:
-    """Open inputs and deltas, and check that they fit the layer."""
-    inputs, deltas = (
-        [stack.enter_context(open_tensor(name, request.shape, request.layout)) for name in names]
-        for names in (request.inputs, request.deltas)
+def _check(request: Request, stored: StoredLayer) -> list[Tensor]:
+    """Return shape, dtype and layout of each input; raises `TensorError` for one that does not fit, or whose delta.
+
+    Each is closed again: there may be more of them than a process may have open files.
+    """
+    inputs: list[Tensor] = []
+    for number in range(len(request.inputs)):
+        with ExitStack() as stack:
+            x, delta = _open(request, number, stack)
+            check_tensors(x, delta, len(stored.parameters.scales), request.train)
+            inputs.append(Tensor(x.shape, x.dtype, x.layout))
+    return inputs
+
+
+def _pairs(request: Request, checked: Sequence[Tensor]) -> Iterator[tuple[FileTensor, FileTensor | None]]:
+    """Yield each input and its delta, open until the next; raises `TensorError` for one that was replaced meanwhile."""
+    for number, expected in enumerate(checked):
+        with ExitStack() as stack:
+            x, delta = _open(request, number, stack)
+            if (x.shape, x.dtype) != (expected.shape, expected.dtype):
+                raise TensorError(x.path, f"has the shape {x.shape}, expected {expected.shape}, as a moment before")
+            yield x, delta
+
+
+def _open(request: Request, number: int, stack: ExitStack) -> tuple[FileTensor, FileTensor | None]:
+    """Open an input and its delta."""
+    names = (request.inputs[number], request.deltas[number] if request.deltas else None)
+    x, delta = (
+        stack.enter_context(open_tensor(name, request.shape, request.layout)) if name else None for name in names
     )
-    check_tensors(inputs, deltas, len(stored.parameters.scales), request.train)
-    return inputs, deltas
+    assert x is not None
+    return x, delta
 
 
 def _read_references(
-    references: References, wanted: Wanted, inputs: Sequence[FileTensor]
+    references: References, wanted: Wanted, inputs: Sequence[Tensor]
 ) -> list[dict[str, NDArray[np.float64]]]:
     """Check the reference of every tensor, and return those of the vectors, for each input."""
     vectors = []
@@ -304,36 +320,28 @@ def _write_final(
         with outputs.open(*plan.final) as files:
             for file, name in zip(files, FINAL, strict=True):
                 write_npy(file, last[name])
-    source = request.source
-    if plan.updated_weights and isinstance(source, ModelLayer):
+    source = request.model_layer
+    if plan.updated_weights and source:
         with outputs.open(plan.updated_weights) as (file,):
-            update_weights(file, source.model, source.layer, source.part, rolling, source.trailing)
+            copy_to(file, source.model, source.rolling_arrays(rolling), source.trailing)
 
 
-def _rows(
-    request: Request,
-    plan: OutputPlan,
-    wanted: Wanted,
-    inputs: Sequence[Tensor],
-    batches: Sequence[Batch],
-    tensors: Sequence[Mapping[str, Measured]],
-    references: Sequence[Mapping[str, NDArray[np.float64]]],
-) -> Iterator[ResultRow]:
-    """Yield the results of each input: its tensors, then its vectors."""
-    for number, (x, batch) in enumerate(zip(inputs, batches, strict=True)):
-        source, vectors = request.inputs[number], wanted.select(batch)
-        measured = {name: (x.dtype, x.shape, tensors[number][name]) for name in wanted.tensors}
-        for name, values in vectors.items():
-            reference = references[number].get(name)
-            difference = None if reference is None else vector_difference(values, reference)
-            measured[name] = (values.dtype, values.shape, Measured(value_range(values), difference))
-        for name, (dtype, shape, measures) in measured.items():
-            yield ResultRow(
-                input=source,
-                name=name,
-                dtype=str(dtype),
-                shape=shape,
-                range=measures.range,
-                path=plan.path_of(number, name),
-                difference=measures.difference,
-            )
+def _measured(
+    vectors: Mapping[str, NDArray[np.floating]], references: Mapping[str, NDArray[np.float64]]
+) -> Iterator[tuple[str, Measured]]:
+    """Yield name and measures of each vector."""
+    for name, values in vectors.items():
+        difference = vector_difference(values, references[name]) if name in references else None
+        yield name, Measured(values.dtype, values.shape, value_range(values), difference)
+
+
+def _row(request: Request, plan: OutputPlan, number: int, name: str, measures: Measured) -> ResultRow:
+    return ResultRow(
+        input=request.inputs[number],
+        name=name,
+        dtype=str(measures.dtype),
+        shape=measures.shape,
+        range=measures.range,
+        path=plan.path_of(number, name),
+        difference=measures.difference,
+    )

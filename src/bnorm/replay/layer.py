@@ -4,18 +4,18 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import BinaryIO, NamedTuple
+from typing import NamedTuple
 
-from bnorm.batchnorm.epsilon import Epsilon
+from bnorm.batchnorm.epsilon import Epsilon, Vector
 from bnorm.batchnorm.formulas import Parameters, Rolling
 from bnorm.darknet.layout import NORMALISATION, Array
 from bnorm.darknet.model import Model
-from bnorm.darknet.weights import Trailing, copy_to, open_weights
+from bnorm.darknet.weights import Trailing, open_weights
 from bnorm.errors import BnormError, CfgError, TensorError
 from bnorm.statistics.bad_variance import BadChannels, BadVariance, bad_channels, clamped
 from bnorm.statistics.normalisers import read_normaliser
 from bnorm.tensors.npz import read_vectors
-from bnorm.tensors.tensor import FileTensor
+from bnorm.tensors.tensor import FileTensor, Tensor
 
 OWN_OUTPUT = "x is what the layer computes before bias, normalisation and activation, not its input"
 
@@ -104,21 +104,19 @@ def layer_from_params(path: Path) -> StoredLayer:
     )
 
 
-def check_tensors(inputs: Sequence[FileTensor], deltas: Sequence[FileTensor], channels: int, train: bool) -> None:
+def check_tensors(x: FileTensor, delta: FileTensor | None, channels: int, train: bool) -> None:
     """Raise `TensorError` for an input that does not fit the layer, and for a delta that does not fit its input."""
-    for x in inputs:
-        if x.channels != channels:
-            what = f"has {x.channels} channels in {x.shape}, expected {channels}, as the layer's own output has"
-            cause = f"{OWN_OUTPUT}; or is --layout wrong?" if len(x.shape) > 2 else OWN_OUTPUT
-            raise TensorError(x.path, what, cause=cause)
-        if train and x.length == 1:
-            raise TensorError(x.path, "has one value per channel, expected more: one value has no variance")
-    for delta, x in zip(deltas, inputs, strict=True) if deltas else ():
-        if delta.shape != x.shape:
-            raise TensorError(delta.path, f"has the shape {delta.shape}, expected its input's, {x.shape}")
+    if x.channels != channels:
+        what = f"has {x.channels} channels in {x.shape}, expected {channels}, as the layer's own output has"
+        cause = f"{OWN_OUTPUT}; or is --layout wrong?" if len(x.shape) > 2 else OWN_OUTPUT
+        raise TensorError(x.path, what, cause=cause)
+    if train and x.length == 1:
+        raise TensorError(x.path, "has one value per channel, expected more: one value has no variance")
+    if delta and delta.shape != x.shape:
+        raise TensorError(delta.path, f"has the shape {delta.shape}, expected its input's, {x.shape}")
 
 
-def other_sizes(names: Sequence[str], inputs: Sequence[FileTensor], expected: Size | None) -> tuple[OtherSize, ...]:
+def other_sizes(names: Sequence[str], inputs: Sequence[Tensor], expected: Size | None) -> tuple[OtherSize, ...]:
     """Return the inputs of another height and width than expected: perhaps they are not the layer's output."""
     if expected is None:
         return ()
@@ -126,17 +124,15 @@ def other_sizes(names: Sequence[str], inputs: Sequence[FileTensor], expected: Si
     return tuple(OtherSize(input=name, size=size, expected=expected) for name, size in sizes if size != expected)
 
 
-def _size(x: FileTensor) -> Size:
+def _size(x: Tensor) -> Size:
     """Return height and width of a tensor: 1 each of an (N, C)."""
     if len(x.shape) == 2:
         return Size(height=1, width=1)
     return Size(*(x.shape[-3:-1] if x.layout == "nhwc" else x.shape[-2:]))
 
 
-def update_weights(
-    file: BinaryIO, model: Model, layer: int, part: str, rolling: Rolling, trailing: Trailing | str = Trailing.ERROR
-) -> None:
-    """Copy the model's weights to an open file, with the rolling statistics of one layer or part replaced."""
+def rolling_arrays(model: Model, layer: int, part: str, rolling: Rolling) -> dict[tuple[int, str], Vector]:
+    """Return the rolling statistics of one layer or part by the names that its weights file stores them under."""
     arrays = normalisation_arrays(model, layer, part)
     new = {"rolling_mean": rolling.mean, "rolling_variance": rolling.variance}
-    copy_to(file, model, {(layer, arrays[field].name): values for field, values in new.items()}, trailing)
+    return {(layer, arrays[field].name): values for field, values in new.items()}

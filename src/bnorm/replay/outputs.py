@@ -29,6 +29,7 @@ class OutputPlan:
     archive: Path | None = None
     final: tuple[Path, ...] = ()  # in `root`: a file for each name in `FINAL`
     updated_weights: Path | None = None
+    moments: Path | None = None  # of each input, for another process to merge
 
     def path_of(self, number: int, name: str) -> str | None:
         """Return the destination of one result of one input: a file, or `FILE.npz:NAME`."""
@@ -42,14 +43,15 @@ class OutputPlan:
         A folder may exist, with any files except the results of an earlier run; `force` allows those, too.
         """
         inputs = list(inputs)
-        files = [path for path in (self.archive, self.updated_weights) if path]
+        files = [path for path in (self.archive, self.updated_weights, self.moments) if path]
         check_outputs(files, inputs, force=force, cause=FORCE)
         for folder in self._all_folders():
             check_folder(folder, new_parent=folder != self.root)
         results = [path for path in self._results() if path.parent.is_dir()]  # a new folder has none to replace
         check_outputs([*results, *files], inputs, force=True)
-        if self.updated_weights and self.updated_weights.resolve() in map(Path.resolve, self._all_folders()):
-            raise OutputError(self.updated_weights, "is the folder for results, expected another name")
+        for path in files:
+            if path.resolve() in map(Path.resolve, self._all_folders()):
+                raise OutputError(path, "is the folder for results, expected another name")
         if self.root and not force and (old := next(self.stale(inputs), None)):
             what = f"holds results of an earlier run, such as {old.relative_to(self.root)}, expected a new name"
             raise OutputError(self.root, what, cause=FORCE)
@@ -81,14 +83,18 @@ def plan_outputs(
         return OutputPlan(updated_weights=updated_weights)
     if output.suffix == ".npz":
         return OutputPlan(names=names, archive=output, updated_weights=updated_weights)
-    final = tuple(output / f"{name}.npy" for name in FINAL) if train and inputs > 1 else ()
     return OutputPlan(
         root=output,
         folders=input_folders(output, inputs),
         names=names,
-        final=final,
+        final=final_files(output) if train and inputs > 1 else (),
         updated_weights=updated_weights,
     )
+
+
+def final_files(folder: Path) -> tuple[Path, ...]:
+    """Return the files of the rolling statistics after the last input."""
+    return tuple(folder / f"{name}.npy" for name in FINAL)
 
 
 def input_folders(folder: Path, inputs: int) -> tuple[Path, ...]:

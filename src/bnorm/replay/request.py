@@ -6,7 +6,7 @@ import glob
 import operator
 import os
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from itertools import chain
 from pathlib import Path
@@ -14,18 +14,22 @@ from pathlib import Path
 from bnorm.batchnorm.arithmetic import Arithmetic, arithmetic_by_name
 from bnorm.batchnorm.engine import LEAST_MEMORY, MEMORY
 from bnorm.batchnorm.engines import check_engine
-from bnorm.batchnorm.epsilon import Epsilon
-from bnorm.batchnorm.formulas import ROLLING as ROLLING
-from bnorm.batchnorm.formulas import RollingRule, rolling_rule
+from bnorm.batchnorm.epsilon import Epsilon, Vector
+from bnorm.batchnorm.formulas import Rolling
+from bnorm.batchnorm.rolling import ROLLING as ROLLING
+from bnorm.batchnorm.rolling import RollingRule, rolling_rule
 from bnorm.darknet.model import Model
 from bnorm.darknet.parts import array_name
 from bnorm.darknet.weights import Trailing, trailing_by_name
 from bnorm.errors import BnormError, TensorError, WeightsError
-from bnorm.replay.layer import StoredLayer, judged, layer_from_model, layer_from_params
+from bnorm.files import open_regular
+from bnorm.replay.layer import StoredLayer, judged, layer_from_model, layer_from_params, rolling_arrays
 from bnorm.replay.reference import References, find_references
 from bnorm.statistics.bad_variance import BadVariance
 from bnorm.tensors.open import file_of
 from bnorm.tensors.tensor import check_layout
+
+TensorNames = str | os.PathLike[str] | Sequence[str | os.PathLike[str]]
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,6 +47,11 @@ class ModelLayer:
             raise ValueError("the model was read without weights, expected read_model(cfg, weights)")
 
     @property
+    def name(self) -> str:
+        """Return `12`, or `3.wf` for a part."""
+        return f"{self.layer}.{self.part}" if self.part else str(self.layer)
+
+    @property
     def default_arithmetic(self) -> str:
         """Return the name of the dialect's CPU path."""
         return self.model.dialect.name
@@ -55,6 +64,10 @@ class ModelLayer:
         """Return the layer; raises `CfgError` if it does not exist or has no batch normalisation."""
         return layer_from_model(self.model, self.layer, self.part, self.trailing)
 
+    def rolling_arrays(self, rolling: Rolling) -> dict[tuple[int, str], Vector]:
+        """Return rolling statistics by the names of the layer's arrays in the weights file."""
+        return rolling_arrays(self.model, self.layer, self.part, rolling)
+
     def error(self, what: str, cause: str) -> BnormError:
         """Return the error of one of the layer's arrays."""
         array = f"layer {self.layer} {array_name(self.part, what)}"
@@ -66,6 +79,8 @@ class ParamsFile:
     """A .npz archive of `scales`, `biases`, `rolling_mean` and `rolling_variance`."""
 
     path: Path
+
+    name = ""  # it is not a layer of a model
 
     @property
     def default_arithmetic(self) -> str:
@@ -85,6 +100,21 @@ class ParamsFile:
         return TensorError(self.path, what, cause=cause)
 
 
+def layer_source(
+    model: Model | None,
+    layer: int | str | tuple[int, str] | None,
+    params: str | os.PathLike[str] | None,
+    trailing: Trailing | str,
+) -> ModelLayer | ParamsFile:
+    """Return the layer of a model, or the file of parameters; ValueError unless there is one of the two."""
+    trailing_by_name(trailing)
+    if params is not None and model is None and layer is None:
+        return ParamsFile(Path(params))
+    if params is not None or model is None or layer is None:
+        raise ValueError("expected a model and a layer, or params alone")
+    return ModelLayer(model, *parse_layer(layer), trailing)
+
+
 @dataclass(frozen=True, slots=True)
 class Inference:
     """Normalise by the rolling statistics, and leave them as they are."""
@@ -94,8 +124,8 @@ class Inference:
 class Training:
     """Normalise by each mini-batch's own moments, and update the rolling statistics.
 
-    `rolling` is "ema", darknet's exponential average, or "average", the paper's. `keep` is the fraction of the old
-    statistics that "ema" keeps, by default the arithmetic's.
+    `rolling` is "ema", darknet's exponential average, "average", the paper's, or "population", the moments of all
+    values together. `keep` is the fraction of the old statistics that "ema" keeps, by default the arithmetic's.
     """
 
     rolling: str = "ema"
@@ -112,7 +142,7 @@ class Training:
     @property
     def forgets(self) -> bool:
         """Return whether the old rolling statistics have no part in the new ones."""
-        return self.rolling == "average" or self.keep == 0
+        return self.rolling != "ema" or self.keep == 0
 
     def rule(self, arithmetic: Arithmetic, *, connected: bool) -> RollingRule:
         """Return the rule that updates the rolling statistics."""
@@ -169,6 +199,11 @@ class Request:
             raise ValueError(f"output={str(self.output)!r} for {len(self.inputs)} inputs, expected a folder")
         if self.update_weights and not (self.train and isinstance(self.source, ModelLayer)):
             raise ValueError("update_weights without training, expected train=True and a layer of a model")
+
+    @property
+    def model_layer(self) -> ModelLayer | None:
+        """Return the layer of a model, None for parameters from a file."""
+        return self.source if isinstance(self.source, ModelLayer) else None
 
     @property
     def train(self) -> bool:
@@ -235,6 +270,26 @@ def tensor_names(tensors: str | os.PathLike[str] | Iterable[str | os.PathLike[st
     """
     names = (tensors,) if isinstance(tensors, (str, os.PathLike)) else tensors
     return tuple(chain.from_iterable(_matches(os.fspath(name)) for name in names))
+
+
+MOST_LIST = 64 << 20  # bytes of a list of names
+
+
+def listed_names(path: str | os.PathLike[str]) -> tuple[str, ...]:
+    """Return the names in a text file, one on each line; empty lines and those that begin with # are left out.
+
+    Raises `TensorError` for a file that is not a list of names.
+    """
+    path = Path(path)
+    with open_regular(path, TensorError) as file:
+        data = file.read(MOST_LIST + 1)
+    if len(data) > MOST_LIST or b"\0" in data:
+        raise TensorError(path, "is not a list of names, expected a text of up to 64 MiB, one name on each line")
+    lines = (line.strip() for line in os.fsdecode(data).splitlines())
+    names = tuple(line for line in lines if line and not line.startswith("#"))
+    if not names:
+        raise TensorError(path, "names no file, expected one name on each line")
+    return names
 
 
 def _matches(name: str) -> list[str]:

@@ -192,6 +192,8 @@ class MeasuredTensor(Tensor):
 class Measured(NamedTuple):
     """The measures of one result of one input; `difference` is None without a reference."""
 
+    dtype: np.dtype[np.floating]
+    shape: tuple[int, ...]
     range: ValueRange
     difference: Difference | None
 
@@ -213,7 +215,7 @@ class MeasuredResults:
     def __init__(self, wanted: Wanted, destination: Destination, outputs: Outputs, references: References) -> None:
         self._wanted, self._destination, self._outputs = wanted, destination, outputs
         self._references = references
-        self.tensors: list[dict[str, Measured]] = []  # of each mini-batch so far
+        self.tensors: dict[str, Measured] = {}  # of the last mini-batch
 
     @contextmanager
     def open(self, number: int, like: Tensor) -> Iterator[Writer]:
@@ -236,9 +238,12 @@ class MeasuredResults:
                 for name in names
             }
             yield MeasuredWriter(writer=writer, tensors=tensors)
-        self.tensors.append(
-            {
-                name: Measured(ranges[name].range(), deviations[name].difference() if name in deviations else None)
-                for name in names
-            }
-        )
+        self.tensors = {
+            name: Measured(
+                like.dtype,
+                like.shape,
+                ranges[name].range(),
+                deviations[name].difference() if name in deviations else None,
+            )
+            for name in names
+        }

@@ -149,6 +149,16 @@ def names_in(path: Path) -> tuple[str, ...]:
         return tuple(info.filename.removesuffix(".npy") for info in archive.infolist())
 
 
+def read_text(path: Path, name: str, most: int) -> str:
+    """Return a text of up to `most` bytes that is a member of an archive; raises `TensorError`."""
+    with open_regular(path, TensorError) as file, _archive(path, file) as archive:
+        info = next((info for info in archive.infolist() if info.filename == name), None)
+        if info is None or info.file_size > most:
+            raise TensorError(path, f"holds no {name} of up to {most:,} bytes, expected one")
+        check_unpacked(path, info)
+        return archive.read(info).decode()
+
+
 def _vector(path: Path, archive: zipfile.ZipFile, name: str) -> NDArray[np.float64]:
     """Return one array of shape (C,) as float64."""
     info = _member(path, archive, name)
@@ -182,8 +192,8 @@ class NpzWriter:
         self._members.append((name, start, self._end))
         return tensor
 
-    def finish(self, arrays: Mapping[str, NDArray[np.floating]]) -> None:
-        """Complete the archive with these arrays as its last members."""
+    def finish(self, arrays: Mapping[str, NDArray[np.floating]], texts: Mapping[str, str] | None = None) -> None:
+        """Complete the archive with these arrays as its last members, and texts, by name with a suffix, after them."""
         self._file.seek(0)
         file = _InPlace(self._file)
         with zipfile.ZipFile(file, "w", zipfile.ZIP_STORED) as archive:  # type: ignore[call-overload]  # only as a file
@@ -194,6 +204,9 @@ class NpzWriter:
             for name, array in arrays.items():
                 with new_member(archive, name) as target:
                     write_npy(target, array)
+            for name, text in (texts or {}).items():
+                with _new_file(archive, name) as target:
+                    target.write(text.encode())
 
 
 class _InPlace:
@@ -226,8 +239,13 @@ def _member_name(name: str) -> str:
 
 
 def new_member(archive: zipfile.ZipFile, name: str) -> IO[bytes]:
+    """Begin the array of this name, and return the file to write it to."""
+    return _new_file(archive, _member_name(name))
+
+
+def _new_file(archive: zipfile.ZipFile, name: str) -> IO[bytes]:
     """Begin a member, without the time of day, and return the file to write it to."""
-    info = zipfile.ZipInfo(_member_name(name))
+    info = zipfile.ZipInfo(name)
     info.create_system = 3  # Unix, on every system: the same arrays give the same bytes
     return archive.open(info, "w", force_zip64=True)
 

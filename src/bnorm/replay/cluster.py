@@ -1,0 +1,123 @@
+"""Workers of a Dask cluster (`bnorm[cluster]`): the only file that imports `distributed`."""
+
+from __future__ import annotations
+
+import json
+import logging
+import tempfile
+from collections.abc import Iterator, Mapping
+from concurrent.futures import CancelledError, Executor
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import distributed
+
+from bnorm.batchnorm.threads import processors
+from bnorm.errors import ClusterError
+
+LOCAL = "local"
+
+PATIENCE = 10  # seconds to wait for a scheduler's answer, and for its first worker
+
+RETRIES = 2  # of a task whose worker died
+
+COMPARED = ("bnorm", "numpy")  # packages of which scheduler and workers need the versions that are here
+
+MOST_FILE = 1 << 20  # bytes of a scheduler file
+
+
+class Workers(NamedTuple):
+    """An executor, how many tasks it computes at once, and the address of the dashboard, None without one."""
+
+    executor: Executor
+    at_once: int
+    dashboard: str | None
+
+
+@contextmanager
+def cluster_workers(scheduler: str) -> Iterator[Workers]:
+    """Yield the workers of a scheduler: "local", which starts one for each processor, an address, or FILE.json.
+
+    Raises `ClusterError` if none answers within `PATIENCE`, if versions differ, and if it goes away later. At the end
+    tasks are cancelled, and what was started here is stopped; a scheduler that the user started goes on.
+    """
+    _silence()
+    with ExitStack() as stack:
+        client = _client(scheduler, stack)
+        _wait_for_a_worker(scheduler, client)
+        _compare(scheduler, client.get_versions(packages=COMPARED))
+        executor = stack.enter_context(client.get_executor(pure=False, retries=RETRIES))
+        dashboard = None if scheduler == LOCAL else client.dashboard_link
+        try:
+            yield Workers(executor=executor, at_once=sum(client.ncores().values()), dashboard=dashboard or None)
+        except CancelledError:
+            raise ClusterError(scheduler, "the scheduler went away, expected it to answer until the end") from None
+        except distributed.KilledWorker as error:
+            what = f"workers died {RETRIES + 1} times with the same files, expected one to finish"
+            raise ClusterError(scheduler, what, cause="have they enough memory? --memory sets it for each") from error
+
+
+def _silence() -> None:
+    """Keep `distributed` from writing on stderr what the errors here say."""
+    for name in logging.root.manager.loggerDict:
+        if name.split(".")[0] in ("distributed", "tornado", "asyncio"):
+            logging.getLogger(name).setLevel(logging.CRITICAL + 1)
+
+
+def _client(scheduler: str, stack: ExitStack) -> distributed.Client:
+    """Return a client, which the stack closes, and with it a cluster that was started here."""
+    where: dict[str, Any] = {"address": scheduler}
+    if scheduler == LOCAL:
+        folder = stack.enter_context(tempfile.TemporaryDirectory(prefix="bnorm-"))
+        where = {"address": stack.enter_context(_local_cluster(folder))}
+    elif scheduler.endswith(".json"):
+        _check_file(Path(scheduler))
+        where = {"scheduler_file": scheduler}
+    try:
+        return stack.enter_context(distributed.Client(timeout=PATIENCE, set_as_default=False, **where))
+    except (OSError, ValueError) as error:
+        what = f"no scheduler answers within {PATIENCE} seconds, expected one"
+        raise ClusterError(scheduler, what, cause=str(error).splitlines()[0]) from None
+
+
+def _local_cluster(folder: str) -> distributed.LocalCluster:
+    return distributed.LocalCluster(
+        n_workers=processors(),
+        threads_per_worker=1,
+        dashboard_address=None,
+        memory_limit=0,
+        local_directory=folder,
+        silence_logs=logging.CRITICAL + 1,
+    )
+
+
+def _check_file(path: Path) -> None:
+    """Raise `ClusterError` for a scheduler file that the client would wait for, or fail on."""
+    if path.stat().st_size > MOST_FILE:
+        raise ClusterError(path, f"has {path.stat().st_size:,} bytes, expected a file that a scheduler wrote")
+    try:
+        address = json.loads(path.read_text())["address"]
+    except (ValueError, KeyError, TypeError, RecursionError):
+        address = None
+    if not isinstance(address, str):
+        raise ClusterError(path, 'has no "address", expected a file that dask scheduler --scheduler-file wrote')
+
+
+def _wait_for_a_worker(scheduler: str, client: distributed.Client) -> None:
+    try:
+        client.wait_for_workers(1, timeout=PATIENCE)
+    except TimeoutError:
+        raise ClusterError(scheduler, f"has no worker after {PATIENCE} seconds, expected one or more") from None
+
+
+def _compare(scheduler: str, versions: Mapping[str, Any]) -> None:
+    """Raise `ClusterError` where the scheduler or a worker has another version: bits could change, or tasks fail."""
+    here = versions["client"]["packages"]
+    others = {"the scheduler": versions["scheduler"], **versions["workers"]}
+    for name, other in others.items():
+        for package in COMPARED:
+            found = other["packages"].get(package) if other else None
+            if found != here[package]:
+                what = f"{name} has {package} {found or '(not installed)'}, expected {here[package]}, as here"
+                raise ClusterError(scheduler, what)

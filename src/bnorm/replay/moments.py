@@ -1,0 +1,139 @@
+"""The moments of many saved mini-batches, computed by any executor, and taken in the order of the inputs."""
+
+from __future__ import annotations
+
+import os
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import Executor, Future
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import NamedTuple, TypeVar
+
+from bnorm.batchnorm.engine import MEMORY, batch_moments
+from bnorm.batchnorm.engines import kernels_of
+from bnorm.batchnorm.formulas import PartialMoments
+from bnorm.batchnorm.threads import Team
+from bnorm.errors import TensorError
+from bnorm.replay.layer import check_tensors
+from bnorm.tensors.open import file_of, open_tensor
+
+TASK_BYTES = 64 << 20  # of the files of one task: about a tenth of a second, and a scheduler takes 4 ms for a task
+
+TASK_FILES = 256  # at most, where they are small: opening one takes about as long as reading 100 kB
+
+IN_FLIGHT = 4  # tasks for each worker that are sent and whose results are not taken yet
+
+Task = TypeVar("Task")
+
+Answer = TypeVar("Answer")
+
+
+class Stamp(NamedTuple):
+    """What changes with a file's content: its size in bytes, and when it was written, in nanoseconds."""
+
+    size: int
+    written: int
+
+    @classmethod
+    def of(cls, name: str) -> Stamp:
+        """Return the stamp of the file of a tensor's name; OSError if there is none."""
+        status = os.stat(file_of(name))  # noqa: PTH116  # half the time of Path.stat, for thousands of names
+        return cls(size=status.st_size, written=status.st_mtime_ns)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class MomentsTask:
+    """Some inputs of one layer, for one worker: only text and numbers, so that another process can be given it.
+
+    `threads` work on each input; `stamps` are those of the files, as whoever made the task saw them.
+    """
+
+    channels: int
+    names: tuple[str, ...] = ()
+    stamps: tuple[Stamp, ...] = ()
+    layout: str = "nchw"
+    shape: tuple[int, ...] | None = None
+    memory: int = MEMORY
+    threads: int = 1
+    engine: str = "auto"
+
+
+def task_moments(task: MomentsTask) -> list[PartialMoments]:
+    """Return the moments of each input of the task.
+
+    Raises `TensorError` for a tensor that does not fit the layer, and for a file that is not there or is another one
+    than `task.stamps` say; OSError for one that cannot be read.
+    """
+    with Team(task.threads) as team:
+        return [_input_moments(name, stamp, task, team) for name, stamp in zip(task.names, task.stamps, strict=True)]
+
+
+def _input_moments(name: str, stamp: Stamp, task: MomentsTask, team: Team) -> PartialMoments:
+    _check_stamp(name, stamp)
+    with open_tensor(name, task.shape, task.layout) as x:
+        check_tensors(x, None, task.channels, train=True)
+        kernels = kernels_of(task.engine, x.channels * x.length)
+        moments = batch_moments(x, team, task.memory, kernels)
+    _check_stamp(name, stamp)
+    return moments
+
+
+def _check_stamp(name: str, expected: Stamp) -> None:
+    path = file_of(name)
+    try:
+        found = Stamp.of(name)
+    except FileNotFoundError:
+        cause = "every worker needs the files under the same paths"
+        raise TensorError(path, "was there a moment before, and is not for a worker", cause=cause) from None
+    if found.size != expected.size:
+        what = f"has {found.size:,} bytes, expected {expected.size:,}, as when the run began"
+        raise TensorError(path, what, cause="it was changed, or a worker has another file of this name")
+    if found.written != expected.written:
+        cause = "it was changed, or a worker has another file of this name"
+        raise TensorError(path, "was written at another time than when the run began", cause=cause)
+
+
+def moments_tasks(names: Sequence[str], like: MomentsTask, workers: int) -> list[MomentsTask]:
+    """Return tasks for the inputs, in their order: `like`, with names and stamps. OSError for a file that is not there.
+
+    Each has files of `TASK_BYTES` together, or less so that there are some for each worker.
+    """
+    absolute = [str(Path(name).absolute()) for name in names]  # a worker may run in another folder
+    stamps = [Stamp.of(name) for name in absolute]
+    most = min(TASK_BYTES, sum(stamp.size for stamp in stamps) // (IN_FLIGHT * workers))
+    return [
+        replace(like, names=tuple(absolute[start:stop]), stamps=tuple(stamps[start:stop]))
+        for start, stop in _groups(stamps, most)
+    ]
+
+
+def _groups(stamps: Sequence[Stamp], most: int) -> Iterator[tuple[int, int]]:
+    """Yield the ranges of consecutive files that are one task."""
+    start, size = 0, 0
+    for number, stamp in enumerate(stamps):
+        if number > start and (size + stamp.size > most or number - start >= TASK_FILES):
+            yield start, number
+            start, size = number, 0
+        size += stamp.size
+    yield start, len(stamps)
+
+
+def in_order(
+    executor: Executor, workers: int, function: Callable[[Task], Answer], tasks: Iterable[Task]
+) -> Iterator[Answer]:
+    """Yield what the function returns for each task, in the order of the tasks.
+
+    `IN_FLIGHT` tasks for each worker are with the executor at a time; after an error no more, and those are cancelled.
+    """
+    sent: deque[Future[Answer]] = deque()
+    try:
+        for task in tasks:
+            sent.append(executor.submit(function, task))
+            if len(sent) == IN_FLIGHT * workers:
+                yield sent.popleft().result()
+        while sent:
+            yield sent.popleft().result()
+    finally:
+        for future in sent:
+            future.cancel()
