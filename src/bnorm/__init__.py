@@ -27,6 +27,7 @@ if TYPE_CHECKING:  # for type checkers and editors; a test compares it with the 
     from bnorm.darknet.weights import open_weights as open_weights
     from bnorm.errors import BnormError as BnormError
     from bnorm.errors import CfgError as CfgError
+    from bnorm.errors import ClusterError as ClusterError
     from bnorm.errors import OutputError as OutputError
     from bnorm.errors import ProofError as ProofError
     from bnorm.errors import TensorError as TensorError
@@ -70,7 +71,7 @@ _NAMES = {
     "darknet.autodetect": "read_model",
     "darknet.model": "Model",
     "darknet.weights": "Weights open_weights",
-    "errors": "BnormError CfgError OutputError ProofError TensorError WeightsError",
+    "errors": "BnormError CfgError ClusterError OutputError ProofError TensorError WeightsError",
     "exchange.export": "ExportReport ExportedArray export",
     "exchange.importing": "ImportReport ImportedArray import_arrays",
     "replay.estimate": "EstimateReport estimate",

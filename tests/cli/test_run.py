@@ -115,7 +115,7 @@ def test_both_engines_write_the_same_bytes(invoke):
 
 
 def test_an_engine_that_is_not_installed_is_named_with_what_to_install(invoke, monkeypatch):
-    monkeypatch.setattr("bnorm.cli.run.has_numba", lambda: False)
+    monkeypatch.setattr("bnorm.cli.run_options.has_numba", lambda: False)
     result = invoke("run", *f"{PARAMS} --engine numba".split(), exit_code=1)
     assert "bnorm[fast]" in result.stderr
 

@@ -164,7 +164,7 @@ def command(**values: Any) -> None:
     bnorm run net.cfg net.weights --layer 12 --input x.npy --against port.npz
     bnorm run net.cfg net.weights --layer 3,5 --input 'x{layer}.npy' -o 'y{layer}'
     bnorm run net.cfg net.weights --layer 12 --inputs list.txt --moments m.npz
-    bnorm run net.cfg net.weights --layer 12 --from-moments m0.npz m1.npz --update-weights new.weights
+    bnorm run net.cfg net.weights --layer 12 --from-moments a.npz b.npz -o out
 
     x is what the layer itself computes, before bias, normalisation and activation: not the layer's input. Tensors are
     .npy, .npz (with one array, or FILE.npz:KEY), or raw little-endian float32 with --shape; their axes are (N,C),
@@ -183,6 +183,9 @@ def command(**values: Any) -> None:
         copy(model, asked.shared_weights, _arrays(reports), asked.trailing)
     if model:
         terminal.note(model)
+    for report in reports:
+        if isinstance(report, RunReport) and report.other_sizes:
+            terminal.say(sizes_text(report.other_sizes))
     pages = [estimate_page(report) if isinstance(report, EstimateReport) else run_page(report) for report in reports]
     names = [str(layer) for layer in asked.chosen]
     render.show(layers_page(names, pages, asked.shared_weights) if len(pages) > 1 else pages[0], asked.format_)
@@ -190,10 +193,7 @@ def command(**values: Any) -> None:
 
 def _runs(asked: RunOptions, model: Model | None, advance: Progress | None) -> Iterator[RunReport]:
     for layer in asked.chosen:
-        report = run(model, layer, **asked.run_arguments(layer), progress=advance)
-        if report.other_sizes:
-            terminal.say(sizes_text(report.other_sizes))
-        yield report
+        yield run(model, layer, **asked.run_arguments(layer), progress=advance)
 
 
 def _estimates(asked: RunOptions, model: Model | None, advance: Progress | None) -> Iterator[EstimateReport]:

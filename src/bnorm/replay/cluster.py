@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import logging
+import signal
 import tempfile
+import threading
 from collections.abc import Iterator, Mapping
 from concurrent.futures import CancelledError, Executor
 from contextlib import ExitStack, contextmanager
@@ -15,6 +18,7 @@ import distributed
 
 from bnorm.batchnorm.threads import processors
 from bnorm.errors import ClusterError
+from bnorm.files import open_regular
 
 LOCAL = "local"
 
@@ -48,9 +52,9 @@ def cluster_workers(scheduler: str) -> Iterator[Workers]:
         _wait_for_a_worker(scheduler, client)
         _compare(scheduler, client.get_versions(packages=COMPARED))
         executor = stack.enter_context(client.get_executor(pure=False, retries=RETRIES))
-        dashboard = None if scheduler == LOCAL else client.dashboard_link
+        at_once = sum(client.ncores().values())
         try:
-            yield Workers(executor=executor, at_once=sum(client.ncores().values()), dashboard=dashboard or None)
+            yield Workers(executor=executor, at_once=at_once, dashboard=client.dashboard_link or None)
         except CancelledError:
             raise ClusterError(scheduler, "the scheduler went away, expected it to answer until the end") from None
         except distributed.KilledWorker as error:
@@ -67,41 +71,72 @@ def _silence() -> None:
 
 def _client(scheduler: str, stack: ExitStack) -> distributed.Client:
     """Return a client, which the stack closes, and with it a cluster that was started here."""
-    where: dict[str, Any] = {"address": scheduler}
     if scheduler == LOCAL:
         folder = stack.enter_context(tempfile.TemporaryDirectory(prefix="bnorm-"))
-        where = {"address": stack.enter_context(_local_cluster(folder))}
-    elif scheduler.endswith(".json"):
-        _check_file(Path(scheduler))
-        where = {"scheduler_file": scheduler}
+        where: Any = stack.enter_context(_local_cluster(folder))
+    else:
+        where = _address_in(Path(scheduler)) if scheduler.endswith(".json") else scheduler
+        _check_answer(scheduler, where)
+    return stack.enter_context(distributed.Client(where, timeout=PATIENCE, set_as_default=False))
+
+
+def _check_answer(scheduler: str, address: str) -> None:
+    """Raise `ClusterError` where no scheduler answers: a client that found none would take longer to be closed."""
+
+    async def connect() -> None:
+        arguments = distributed.Security().get_connection_args("client")
+        comm = await distributed.core.connect(address, timeout=PATIENCE, **arguments)
+        await comm.close()
+
     try:
-        return stack.enter_context(distributed.Client(timeout=PATIENCE, set_as_default=False, **where))
-    except (OSError, ValueError) as error:
-        what = f"no scheduler answers within {PATIENCE} seconds, expected one"
-        raise ClusterError(scheduler, what, cause=str(error).splitlines()[0]) from None
+        asyncio.run(connect())
+    except Exception as error:  # of any kind: another program may have answered, with bytes that mean nothing
+        known = isinstance(error, OSError | ValueError)
+        cause = str(error).partition("\n")[0] if known else "what answers there is not a Dask scheduler"
+        what = f"no Dask scheduler answers, expected one within {PATIENCE} seconds"
+        raise ClusterError(scheduler, what, cause=cause) from None
 
 
-def _local_cluster(folder: str) -> distributed.LocalCluster:
-    return distributed.LocalCluster(
-        n_workers=processors(),
-        threads_per_worker=1,
-        dashboard_address=None,
-        memory_limit=0,
-        local_directory=folder,
-        silence_logs=logging.CRITICAL + 1,
-    )
+@contextmanager
+def _local_cluster(folder: str) -> Iterator[distributed.LocalCluster]:
+    """Start a worker for each processor; they end with the `with` statement, and write in no other folder."""
+    with _uninterrupted():
+        cluster = distributed.LocalCluster(
+            n_workers=processors(),
+            threads_per_worker=1,
+            dashboard_address=":0",
+            memory_limit=0,
+            local_directory=folder,
+            silence_logs=logging.CRITICAL + 1,
+        )
+    with cluster:
+        yield cluster
 
 
-def _check_file(path: Path) -> None:
-    """Raise `ClusterError` for a scheduler file that the client would wait for, or fail on."""
-    if path.stat().st_size > MOST_FILE:
-        raise ClusterError(path, f"has {path.stat().st_size:,} bytes, expected a file that a scheduler wrote")
+@contextmanager
+def _uninterrupted() -> Iterator[None]:
+    """Ignore Ctrl-C, as do processes started meanwhile: it reaches them as well, and they would print a traceback."""
+    if threading.current_thread() is not threading.main_thread():  # only the main thread may
+        yield
+        return
+    before = signal.signal(signal.SIGINT, signal.SIG_IGN)
     try:
-        address = json.loads(path.read_text())["address"]
+        yield
+    finally:
+        signal.signal(signal.SIGINT, before)
+
+
+def _address_in(path: Path) -> str:
+    """Return the address in a scheduler file; raises `ClusterError` for any other file."""
+    with open_regular(path, ClusterError) as file:
+        data = file.read(MOST_FILE)
+    try:
+        address = json.loads(data)["address"]
     except (ValueError, KeyError, TypeError, RecursionError):
         address = None
     if not isinstance(address, str):
         raise ClusterError(path, 'has no "address", expected a file that dask scheduler --scheduler-file wrote')
+    return address
 
 
 def _wait_for_a_worker(scheduler: str, client: distributed.Client) -> None:
