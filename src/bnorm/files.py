@@ -88,11 +88,11 @@ def check_outputs(outputs: Iterable[Path], inputs: Iterable[Path], *, force: boo
 
     `force` allows outputs to exist; `cause` is the hint on how to allow that.
     """
-    outputs, inputs = list(outputs), list(inputs)
-    for number, path in enumerate(outputs):
-        if any(is_same(path, other) for other in inputs):
+    read, earlier = FileSet(inputs), FileSet(())
+    for path in outputs:
+        if path in read:
             raise OutputError(path, "is an input, expected another name for the output")
-        if any(os.path.realpath(path) == os.path.realpath(other) for other in outputs[:number]):
+        if os.path.realpath(path) in earlier.paths:
             raise OutputError(path, "is given for two outputs, expected two names")
         if not path.parent.is_dir():
             raise OutputError(path, f"no folder {path.parent}, expected one that exists")
@@ -100,14 +100,28 @@ def check_outputs(outputs: Iterable[Path], inputs: Iterable[Path], *, force: boo
             raise OutputError(path, "is not a regular file, expected a new name")
         if os.path.lexists(path) and not force:
             raise OutputError(path, "exists already, expected a new name", cause=cause)
+        earlier.paths.add(os.path.realpath(path))
 
 
-def is_same(path: Path, other: Path) -> bool:
-    """Return whether two paths name one file."""
+class FileSet:
+    """Files, found again under any of their names, hard links too; there may be thousands."""
+
+    def __init__(self, paths: Iterable[Path]) -> None:
+        paths = list(paths)
+        self.paths = {os.path.realpath(path) for path in paths}  # Path.resolve raises RuntimeError for links in a loop
+        self._identities = {identity for path in paths if (identity := _identity(path))}
+
+    def __contains__(self, path: Path) -> bool:
+        return os.path.realpath(path) in self.paths or _identity(path) in self._identities
+
+
+def _identity(path: Path) -> tuple[int, int] | None:
+    """Return what is the same for every name of a file, None if there is none."""
     try:
-        return path.samefile(other)
+        status = path.stat()
     except OSError:
-        return os.path.realpath(path) == os.path.realpath(other)  # Path.resolve raises RuntimeError for links in a loop
+        return None
+    return status.st_dev, status.st_ino
 
 
 def check_folder(path: Path, *, new_parent: bool = False) -> None:

@@ -2,17 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from itertools import chain
 from pathlib import Path
+from typing import TypeVar, overload
 
 from bnorm.cli import render
 from bnorm.cli.documents import Document, estimate_document, ranked_arithmetic, run_document, run_result
-from bnorm.cli.page import BLANK, Column, Line, Page, Records, Table
+from bnorm.cli.page import BLANK, Cell, Column, Line, Page, Records, Table
 from bnorm.replay.estimate import EstimateReport
 from bnorm.replay.job import RunReport
 from bnorm.replay.layer import OWN_OUTPUT, OtherSize
 from bnorm.text import plural
+
+T = TypeVar("T")
+
+R = TypeVar("R")
 
 
 def _shape_text(shape: Sequence[int]) -> str:
@@ -40,8 +45,27 @@ RANKING = (Column("arithmetic", "arithmetic", right=False), *DIFFERENCE[:2], Col
 MOST_ROWS = 40  # of a table for people
 
 
+class Mapped(Sequence[R]):
+    """What a function returns for each item, when it is asked for: of thousands of results a table shows some."""
+
+    def __init__(self, function: Callable[[T], R], items: Sequence[T]) -> None:
+        self._function, self._items = function, items
+
+    def __len__(self) -> int:
+        return len(self._items)
+
+    @overload
+    def __getitem__(self, index: int) -> R: ...
+    @overload
+    def __getitem__(self, index: slice) -> Sequence[R]: ...
+    def __getitem__(self, index: int | slice) -> R | Sequence[R]:
+        if isinstance(index, slice):
+            return Mapped(self._function, self._items[index])
+        return self._function(self._items[index])
+
+
 def run_page(report: RunReport) -> Page:
-    results = [run_result(row) for row in report.results]
+    results = Mapped(run_result, report.results)
     ranking = [ranked_arithmetic(ranked) for ranked in report.ranking]
     return Page(
         document=lambda: run_document(report, results),
@@ -112,8 +136,11 @@ def sizes_text(others: Sequence[OtherSize]) -> str:
 
 
 def _records(results: Sequence[Document]) -> Records:
-    rows = [result | {"shape": _shape_text(result["shape"])} if "shape" in result else result for result in results]
-    return Records(list(rows[0]), [list(row.values()) for row in rows])
+    return Records(list(results[0]), Mapped(_record, results))
+
+
+def _record(result: Document) -> list[Cell]:
+    return list((result | {"shape": _shape_text(result["shape"])} if "shape" in result else result).values())
 
 
 def layers_page(names: Sequence[str], pages: Sequence[Page], updated: Path | None) -> Page:

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from bnorm.errors import OutputError
-from bnorm.files import FORCE, check_folder, check_outputs, is_same
+from bnorm.files import FORCE, FileSet, check_folder, check_outputs
 
 TENSORS = ("y", "x_norm", "dx")
 
@@ -60,12 +60,12 @@ class OutputPlan:
         """Yield the results of earlier runs in the folder, of any number of inputs; an input is not a result."""
         if self.root is None or not self.root.is_dir():
             return
-        inputs = list(inputs)
+        read = FileSet(inputs)
         numbered = sorted(path for path in self.root.iterdir() if re.fullmatch("[0-9]{3,}", path.name))
         for folder in (self.root, *numbered):
             for path in (folder / f"{name}.npy" for name in RESULTS):
                 is_file = path.is_file() or path.is_symlink()
-                if is_file and not any(is_same(path, other) for other in inputs):
+                if is_file and path not in read:
                     yield path
 
     def _all_folders(self) -> list[Path]:
