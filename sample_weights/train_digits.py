@@ -7,6 +7,8 @@ zero. Run from anywhere, with `pip install -e ".[dev]"`:
 
     python sample_weights/train_digits.py               # writes digits.weights, and a layer's tensors beside it
     python sample_weights/train_digits.py --compare     # with and without batch normalisation: a table, and digits.png
+    python sample_weights/train_digits.py --activations DIR    # what each convolution computes for 200 mini-batches
+    python sample_weights/train_digits.py --accuracy FILE ...  # of weights files, on the 500 test images
 """
 
 from __future__ import annotations
@@ -20,12 +22,14 @@ import numpy as np
 
 from bnorm import Parameters, Rolling, batch_normalize, read_model
 from bnorm.darknet.parts import Part
-from bnorm.darknet.weights import save
+from bnorm.darknet.weights import open_weights, save
 
 HERE = Path(__file__).parent
 CFG = HERE.parent / "sample_cfgs" / "digits.cfg"
+WEIGHTS = HERE / "digits.weights"
 EPOCHS, BATCH, RATE, MOMENTUM = 10, 64, 0.05, 0.9
 TRAINING = 1297  # of 1797 images; the other 500 are for testing alone
+BATCHES = 200  # mini-batches whose activations are saved
 SAVED = 3  # the layer whose input and gradient are saved
 LEAK = 0.1
 
@@ -216,6 +220,16 @@ class Network:
         """Share of images whose digit has the largest logit, with the rolling statistics."""
         return float((self.logits(data.images).argmax(axis=1) == data.digits).mean())
 
+    def load(self, path: Path) -> None:
+        """Take all arrays from a weights file."""
+        with open_weights(read_model(CFG, path, "alexeyab")) as weights:
+            for array in self.model.layout.arrays:
+                layer, values = self.layers[array.layer], np.asarray(weights[array.layer, array.name], "f8")
+                if array.field.startswith("rolling_"):
+                    layer.rolling = layer.rolling._replace(**{array.field.removeprefix("rolling_"): values})
+                else:
+                    layer.arrays[array.field] = values
+
     def save(self, path: Path, seen: int) -> None:
         """Write the arrays as darknet would, with the number of images seen."""
         layout = self.model.layout
@@ -253,11 +267,40 @@ def write() -> None:
     network = Network()
     for epoch, loss in enumerate(train(network, training, RATE), 1):
         print(f"epoch {epoch:2}  loss {loss:.4f}  test accuracy {network.accuracy(test):.1%}")
-    network.save(HERE / "digits.weights", seen=EPOCHS * (TRAINING // BATCH) * BATCH)
+    network.save(WEIGHTS, seen=EPOCHS * (TRAINING // BATCH) * BATCH)
     network.loss(Data(training.images[:8], training.digits[:8]))
     layer = network.layers[SAVED]
     np.save(HERE / "digits_x.npy", layer.z.astype("f4"))
     np.save(HERE / "digits_delta.npy", layer.delta.astype("f4"))
+
+
+def save_activations(folder: Path) -> None:
+    """Write what each convolution computes in training, before batch normalisation: a folder and a list for each.
+
+    Training normalises by the mini-batch's own moments: the statistics in the file have no part in what is saved.
+    """
+    training, _ = load()
+    network, rng = Network(), np.random.default_rng(2)
+    network.load(WEIGHTS)
+    convolutions = [(number, layer) for number, layer in enumerate(network.layers) if isinstance(layer, Convolution)]
+    for number, _ in convolutions:
+        (folder / str(number)).mkdir(parents=True)
+        names = [f"{folder.as_posix()}/{number}/{batch:03}.npy\n" for batch in range(BATCHES)]
+        (folder / f"{number}.txt").write_text("".join(names))
+    for batch in range(BATCHES):
+        network.logits(training.images[rng.choice(TRAINING, BATCH, replace=False)], train=True)
+        for number, layer in convolutions:
+            np.save(folder / str(number) / f"{batch:03}.npy", layer.z.astype("f4"))
+    print(f"{BATCHES} mini-batches of {BATCH} images: layers {', '.join(str(number) for number, _ in convolutions)}")
+
+
+def show_accuracy(paths: list[Path]) -> None:
+    """Print the accuracy of each weights file."""
+    _, test = load()
+    network = Network()
+    for path in paths:
+        network.load(path)
+        print(f"{path.as_posix()}  test accuracy {network.accuracy(test):.1%}")
 
 
 # --- the paper's claims -----------------------------------------------------------------------------------------------
@@ -302,7 +345,15 @@ def main() -> None:
     """What the command line asks for."""
     parser = argparse.ArgumentParser(description="Train sample_cfgs/digits.cfg on scikit-learn's digits.")
     parser.add_argument("--compare", action="store_true", help="train with and without batch normalisation instead")
-    compare() if parser.parse_args().compare else write()
+    parser.add_argument("--activations", type=Path, metavar="DIR", help="save those of the trained network instead")
+    parser.add_argument("--accuracy", type=Path, metavar="FILE", nargs="+", help="print that of weights files instead")
+    asked = parser.parse_args()
+    if asked.activations:
+        save_activations(asked.activations)
+    elif asked.accuracy:
+        show_accuracy(asked.accuracy)
+    else:
+        compare() if asked.compare else write()
 
 
 if __name__ == "__main__":

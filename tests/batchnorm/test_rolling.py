@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from bnorm.batchnorm.arithmetic import ARITHMETICS
 from bnorm.batchnorm.engine import MEMORY, Normalisation, batch_moments, run_batch
-from bnorm.batchnorm.formulas import PartialMoments, Parameters, Rolling
+from bnorm.batchnorm.formulas import Parameters, PartialMoments, Rolling
 from bnorm.batchnorm.rolling import Estimator, merge, rolling_rule
 from bnorm.batchnorm.threads import Team
 from bnorm.tensors.tensor import MemoryTensor

@@ -66,8 +66,9 @@ def files(folder: str) -> dict[str, bytes]:
 # --- the same bytes ---------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.usefixtures("inputs")
 @pytest.mark.parametrize("rule", ["ema", "average", "population"])
-def test_two_workers_give_the_bytes_of_threads(inputs, scheduler, rule):
+def test_two_workers_give_the_bytes_of_threads(scheduler, rule):
     with cluster_workers(scheduler) as workers:
         assert workers.at_once == 2
         how = {"executor": workers.executor, "workers": workers.at_once}
@@ -76,7 +77,8 @@ def test_two_workers_give_the_bytes_of_threads(inputs, scheduler, rule):
     assert files("workers") == files("threads")
 
 
-def test_a_scheduler_file_is_an_address(inputs, scheduler):
+@pytest.mark.usefixtures("inputs")
+def test_a_scheduler_file_is_an_address(scheduler):
     Path("s.json").write_text(json.dumps({"address": scheduler}))
     with cluster_workers("s.json") as workers:
         assert list(in_order(workers.executor, 2, abs, [-1, -2])) == [1, 2]
@@ -106,7 +108,8 @@ def test_a_worker_that_dies_costs_its_task_alone(folder, monkeypatch):
     assert (folder / "died").exists()
 
 
-def test_local_starts_workers_and_leaves_nothing(inputs, monkeypatch, tmp_path):
+@pytest.mark.usefixtures("inputs")
+def test_local_starts_workers_and_leaves_nothing(monkeypatch, tmp_path):
     monkeypatch.setenv("TMPDIR", str(tmp_path))
     monkeypatch.setattr("tempfile.tempdir", None)
     monkeypatch.setattr(cluster, "processors", lambda: 1)
@@ -134,21 +137,24 @@ def refused(scheduler: str, message: str) -> None:
         pass
 
 
-def test_a_scheduler_that_is_not_there(impatient):
+@pytest.mark.usefixtures("impatient")
+def test_a_scheduler_that_is_not_there():
     with socket.socket() as unused:
         unused.bind(("127.0.0.1", 0))
         address = f"tcp://127.0.0.1:{unused.getsockname()[1]}"
         refused(address, f"{address}: no Dask scheduler answers, expected one within 1 seconds")
 
 
-def test_another_program_at_the_address(impatient):
+@pytest.mark.usefixtures("impatient")
+def test_another_program_at_the_address():
     with socket.create_server(("127.0.0.1", 0)) as server:
         threading.Thread(target=lambda: server.accept()[0].sendall(b"HTTP/1.1 400 Bad Request\r\n\r\n" * 9)).start()
         refused(f"tcp://127.0.0.1:{server.getsockname()[1]}", "no Dask scheduler answers")
 
 
+@pytest.mark.usefixtures("impatient")
 @pytest.mark.parametrize("address", ["nonsense", "tcp://", "http://127.0.0.1:1", "tcp://127.0.0.1:port", ""])
-def test_an_address_that_is_none(impatient, address):
+def test_an_address_that_is_none(address):
     refused(address, "no Dask scheduler answers")
 
 
@@ -163,7 +169,8 @@ def test_a_scheduler_file_that_is_not_there():
         pass
 
 
-def test_a_scheduler_without_workers(impatient):
+@pytest.mark.usefixtures("impatient")
+def test_a_scheduler_without_workers():
     with new_scheduler(workers=0) as own:
         refused(own.scheduler_address, "has no worker after 1 seconds, expected one or more")
 
@@ -187,12 +194,17 @@ def test_other_versions_are_refused_before_any_task(where, change, message):
         cluster._compare("s", versions)
 
 
-def test_a_scheduler_that_goes_away_midway():
-    own = new_scheduler(workers=1)
-    with pytest.raises(ClusterError, match="the scheduler went away"), cluster_workers(own.scheduler_address) as workers:
+def close_midway(own: distributed.LocalCluster) -> None:
+    """Use a scheduler, and close it after the second result."""
+    with cluster_workers(own.scheduler_address) as workers:
         for number in in_order(workers.executor, 1, nap, range(99)):
             if number == 1:
                 own.close()
+
+
+def test_a_scheduler_that_goes_away_midway():
+    with pytest.raises(ClusterError, match="the scheduler went away"):
+        close_midway(new_scheduler(workers=1))
 
 
 def nap(number: int) -> int:
@@ -200,9 +212,10 @@ def nap(number: int) -> int:
     return number
 
 
-def test_a_worker_without_the_file(inputs, scheduler, monkeypatch):
+@pytest.mark.usefixtures("inputs")
+def test_a_worker_without_the_file(scheduler, monkeypatch):
     """The client sees the file, a worker does not: another machine, or another container."""
-    with cluster_workers(scheduler) as workers, pytest.raises(TensorError, match=r"x3\.npy: .*is not for a worker"):
+    with cluster_workers(scheduler) as workers:
         submit = workers.executor.submit
 
         def remove_first(*arguments):
@@ -210,11 +223,13 @@ def test_a_worker_without_the_file(inputs, scheduler, monkeypatch):
             return submit(*arguments)
 
         monkeypatch.setattr(workers.executor, "submit", remove_first)
-        estimate(params="p.npz", inputs=NAMES, output="out", executor=workers.executor, workers=2)
+        with pytest.raises(TensorError, match=r"x3\.npy: .*is not for a worker"):
+            estimate(params="p.npz", inputs=NAMES, output="out", executor=workers.executor, workers=2)
     assert not Path("out").exists()
 
 
-def test_a_tensor_that_is_cut(inputs, scheduler):
+@pytest.mark.usefixtures("inputs")
+def test_a_tensor_that_is_cut(scheduler):
     Path("x30.npy").write_bytes(Path("x30.npy").read_bytes()[:-4])
     with cluster_workers(scheduler) as workers, pytest.raises(TensorError, match=r"x30\.npy: .*bytes of values"):
         estimate(params="p.npz", inputs=NAMES, output="out", executor=workers.executor, workers=2)
@@ -224,21 +239,36 @@ def test_a_tensor_that_is_cut(inputs, scheduler):
 # --- as a command -----------------------------------------------------------------------------------------------------
 
 
-def test_the_command_says_in_two_lines_that_there_is_no_scheduler(inputs, invoke, impatient):
+@pytest.mark.usefixtures("inputs", "impatient")
+def test_the_command_says_in_two_lines_that_there_is_no_scheduler(invoke):
     found = invoke("run", "--params", "p.npz", "--input", "x*.npy", "--scheduler", "tcp://127.0.0.1:9", exit_code=1)
     assert found.stdout == ""
-    assert found.stderr.startswith("error: tcp://127.0.0.1:9: no Dask scheduler answers, expected one within 1 seconds\n")
+    assert found.stderr.startswith(
+        "error: tcp://127.0.0.1:9: no Dask scheduler answers, expected one within 1 seconds\n"
+    )
     assert found.stderr.count("\n") == 2
 
 
+@pytest.mark.usefixtures("inputs")
 @pytest.mark.slow
 @pytest.mark.skipif(os.name == "nt", reason="needs process groups")
-def test_ctrl_c_ends_everything(inputs, tmp_path):
+def test_ctrl_c_ends_everything():
     """Of the whole group, as a terminal sends it: exit 1, one line, no output, no process."""
     big = np.random.default_rng(0).normal(size=(64, CHANNELS, 300, 300)).astype("f4")
     np.save("big.npy", big)
     Path("list.txt").write_text("big.npy\n" * 3000)
-    command = [sys.executable, "-m", "bnorm", "run", "--params", "p.npz", "--inputs", "list.txt", "--scheduler", "local"]
+    command = [
+        sys.executable,
+        "-m",
+        "bnorm",
+        "run",
+        "--params",
+        "p.npz",
+        "--inputs",
+        "list.txt",
+        "--scheduler",
+        "local",
+    ]
     process = subprocess.Popen([*command, "-o", "out"], stderr=subprocess.PIPE, text=True, start_new_session=True)
     time.sleep(5)  # to start the workers takes less, all of the work takes longer
     os.killpg(process.pid, signal.SIGINT)

@@ -66,7 +66,8 @@ def test_files_of_moments_give_the_bytes_of_a_run(inputs, rule, arithmetic):
     assert (report.batches, report.values) == (9, sum(x.size // CHANNELS for x in inputs))
 
 
-def test_processes_give_the_same_bytes(inputs):
+@pytest.mark.usefixtures("inputs")
+def test_processes_give_the_same_bytes():
     with ProcessPoolExecutor(2, mp_context=get_context("spawn")) as pool:
         estimate(params="p.npz", inputs=NAMES, output="processes", executor=pool, workers=2)
     estimate(params="p.npz", inputs=NAMES, output="threads")
@@ -93,8 +94,9 @@ class LastFirst(Executor):
             future.set_result(call())
 
 
+@pytest.mark.usefixtures("inputs")
 @pytest.mark.parametrize("rule", RULES)
-def test_results_that_arrive_in_another_order_give_the_same_bytes(inputs, rule):
+def test_results_that_arrive_in_another_order_give_the_same_bytes(rule):
     estimate(params="p.npz", inputs=NAMES, rolling=rule, output="last", executor=LastFirst(), workers=2)
     estimate(params="p.npz", inputs=NAMES, rolling=rule, output="threads")
     assert files("last") == files("threads")
@@ -114,19 +116,22 @@ def test_after_an_error_what_was_sent_is_cancelled():
 # --- tasks ------------------------------------------------------------------------------------------------------------
 
 
-def test_files_are_grouped_in_their_order_with_some_tasks_for_each_worker(inputs):
+@pytest.mark.usefixtures("inputs")
+def test_files_are_grouped_in_their_order_with_some_tasks_for_each_worker():
     tasks = moments_tasks(NAMES, MomentsTask(channels=CHANNELS), workers=1)
     assert len(tasks) >= IN_FLIGHT
     assert [name for task in tasks for name in task.names] == [str(Path(name).absolute()) for name in NAMES]
-    assert all(task.stamps[0].size == os.stat(task.names[0]).st_size for task in tasks)
+    assert all(task.stamps[0].size == Path(task.names[0]).stat().st_size for task in tasks)
 
 
-def test_many_small_files_are_one_task(monkeypatch, inputs):
+@pytest.mark.usefixtures("inputs")
+def test_many_small_files_are_one_task(monkeypatch):
     monkeypatch.setattr("bnorm.replay.moments.TASK_FILES", 3)
     tasks = moments_tasks(NAMES * 100, MomentsTask(channels=CHANNELS), workers=1)
     assert {len(task.names) for task in tasks} == {3}
 
 
+@pytest.mark.usefixtures("inputs")
 @pytest.mark.parametrize(
     ("change", "message"),
     [
@@ -136,7 +141,7 @@ def test_many_small_files_are_one_task(monkeypatch, inputs):
     ],
     ids=["removed", "longer", "written again"],
 )
-def test_a_file_that_is_another_one_for_a_worker_is_named(inputs, change, message):
+def test_a_file_that_is_another_one_for_a_worker_is_named(change, message):
     class Elsewhere(ThreadPoolExecutor):
         def submit(self, function, /, *args, **kwargs):
             if Path("x5.npy").exists():
@@ -148,7 +153,8 @@ def test_a_file_that_is_another_one_for_a_worker_is_named(inputs, change, messag
     assert not Path("out").exists()
 
 
-def test_a_file_that_is_cut_stops_the_estimate_and_nothing_is_written(inputs):
+@pytest.mark.usefixtures("inputs")
+def test_a_file_that_is_cut_stops_the_estimate_and_nothing_is_written():
     Path("x7.npy").write_bytes(Path("x7.npy").read_bytes()[:-4])
     with pytest.raises(TensorError, match=r"x7\.npy: .*bytes of values"):
         estimate(params="p.npz", inputs=NAMES, output="out", save_moments="m.npz")
@@ -175,20 +181,22 @@ def test_new_weights_have_the_statistics_and_nothing_else_changed(inputs, tiny):
 
 
 @pytest.fixture
-def moments(inputs) -> tuple[str, str]:
+def moments() -> tuple[str, str]:
     estimate(params="p.npz", inputs=NAMES[:4], save_moments="a.npz")
     estimate(params="p.npz", inputs=NAMES[4:], save_moments="b.npz")
     return "a.npz", "b.npz"
 
 
-def test_numpy_reads_a_file_of_moments(moments, inputs):
+@pytest.mark.usefixtures("moments")
+def test_numpy_reads_a_file_of_moments(inputs):
     found = np.load("a.npz")
     assert found["count"].tolist() == [x.size // CHANNELS for x in inputs[:4]]
     np.testing.assert_allclose(found["mean"][2], inputs[2].mean((0, 2, 3), dtype="f8"), rtol=1e-12)
     assert json.loads(found["inputs.json"]) == {"layer": "", "inputs": list(NAMES[:4])}
 
 
-def test_the_same_moments_are_the_same_bytes(moments):
+@pytest.mark.usefixtures("moments")
+def test_the_same_moments_are_the_same_bytes():
     estimate(params="p.npz", inputs=NAMES[:4], save_moments="again.npz", threads=1, memory=16 << 20)
     assert Path("again.npz").read_bytes() == Path("a.npz").read_bytes()
 
@@ -199,33 +207,40 @@ def refused(message: str, **arguments) -> None:
     assert not Path("out").exists()
 
 
-def test_an_input_in_two_files_is_refused(moments):
+@pytest.mark.usefixtures("moments")
+def test_an_input_in_two_files_is_refused():
     refused(r"a\.npz: has x0\.npy, which .*a\.npz has, too", moments=["a.npz", "a.npz"])
 
 
-def test_another_file_of_the_same_name_is_another_input(moments):
+@pytest.mark.usefixtures("moments")
+def test_another_file_of_the_same_name_is_another_input():
     np.save("x0.npy", np.load("x0.npy") + 1)  # on another machine, say
     estimate(params="p.npz", inputs="x0.npy", save_moments="c.npz")
     assert estimate(params="p.npz", moments=["a.npz", "c.npz"]).batches == 5
 
 
 def test_names_in_another_order_than_the_inputs_are_refused(moments):
-    refused(r"b\.npz: has the moments of x4\.npy as number 0, expected x0\.npy", moments=["b.npz", "a.npz"], inputs=NAMES)
+    refused(
+        r"b\.npz: has the moments of x4\.npy as number 0, expected x0\.npy", moments=["b.npz", "a.npz"], inputs=NAMES
+    )
     assert estimate(params="p.npz", moments=moments, inputs=NAMES).batches == 9
 
 
-def test_inputs_without_moments_are_counted(moments):
+@pytest.mark.usefixtures("moments")
+def test_inputs_without_moments_are_counted():
     refused(r"a\.npz: .*4 inputs.*, expected 9", moments="a.npz", inputs=NAMES)
 
 
-def test_moments_of_another_layer_are_refused(moments, tiny):
+@pytest.mark.usefixtures("moments")
+def test_moments_of_another_layer_are_refused(tiny):
     estimate(*tiny, 0, inputs=NAMES[:2], save_moments="layer.npz")
     refused("is of layer 0, expected parameters", moments="layer.npz")
     with pytest.raises(TensorError, match="is of layer parameters, expected 0"):
         estimate(*tiny, 0, moments="a.npz")
 
 
-def test_moments_of_more_channels_are_refused(moments):
+@pytest.mark.usefixtures("moments")
+def test_moments_of_more_channels_are_refused():
     np.save("wide.npy", np.ones((2, 6, 3, 3), "f4"))
     np.savez("wide.npz", **{n: np.ones(6) for n in ("scales", "biases", "rolling_mean", "rolling_variance")})
     estimate(params="wide.npz", inputs="wide.npy", save_moments="w.npz")
@@ -237,61 +252,64 @@ def test_moments_are_not_saved_again(moments):
         estimate(params="p.npz", moments=moments, save_moments="c.npz")
 
 
-def test_a_file_of_moments_is_never_an_output(moments):
+@pytest.mark.usefixtures("moments")
+def test_a_file_of_moments_is_never_an_output():
     with pytest.raises(OutputError, match="is an input"):
         estimate(params="p.npz", inputs=NAMES, save_moments="x3.npy", force=True)
 
 
-def rewritten(change) -> None:
-    """Write bad.npz: a.npz with its arrays and its text changed."""
-    arrays = dict(np.load("a.npz"))
-    text = json.loads(arrays.pop("inputs.json"))
-    change(arrays, text)
-    np.savez("bad.npz", **arrays)
-    with zipfile.ZipFile("bad.npz", "a") as archive:
-        archive.writestr("inputs.json", text if isinstance(text, str) else json.dumps(text))
-
-
-DAMAGE = {
-    "negative m2": (lambda a, t: a.update(m2=-a["m2"]), "m2 of x0.npy is negative"),
-    "count of 1": (lambda a, t: a.update(count=a["count"] * 0 + 1), "whole numbers of at least 2"),
-    "count of a half": (lambda a, t: a.update(count=a["count"] + 0.5), "whole numbers of at least 2"),
-    "count that is NaN": (lambda a, t: a.update(count=a["count"] * np.nan), "whole numbers of at least 2"),
-    "count beyond 2^53": (lambda a, t: a.update(count=a["count"] * 1e300), "whole numbers of at least 2"),
-    "fewer counts": (lambda a, t: a.update(count=a["count"][:3]), "not of the same inputs"),
-    "fewer means": (lambda a, t: a.update(mean=a["mean"][:3]), "mean is float64 of the shape"),
-    "float32": (lambda a, t: a.update(mean=a["mean"].astype("f4")), "mean is float32"),
-    "other channels": (lambda a, t: a.update(m2=a["m2"][:, :2].copy()), "not of the same inputs"),
-    "no m2": (lambda a, t: a.pop("m2"), "m2"),
-    "no inputs": (lambda a, t: t.pop("inputs"), "does not name"),
-    "a layer that is a number": (lambda a, t: t.update(layer=1), "does not name"),
-    "names that are numbers": (lambda a, t: t.update(inputs=[1, 2, 3, 4]), "does not name"),
-}
-
-
-@pytest.mark.parametrize("damage", DAMAGE)
-def test_a_damaged_file_of_moments_is_refused(moments, damage):
-    change, message = DAMAGE[damage]
-    rewritten(change)
-    refused(message, moments="bad.npz")
-
-
-@pytest.mark.parametrize("text", ["", "[]", "[" * 100_000, "{}", '{"layer": "", "inputs": 7}'])
-def test_any_text_in_place_of_the_names_is_refused(moments, text):
-    arrays = {name: array for name, array in np.load("a.npz").items() if name != "inputs.json"}
+def save_bad(arrays: dict[str, np.ndarray], text: str) -> None:
+    """Write bad.npz, a file of moments."""
     np.savez("bad.npz", **arrays)
     with zipfile.ZipFile("bad.npz", "a") as archive:
         archive.writestr("inputs.json", text)
+
+
+DAMAGE = {
+    "negative m2": ("arrays", lambda it: it.update(m2=-it["m2"]), "m2 of x0.npy is negative"),
+    "count of 1": ("arrays", lambda it: it.update(count=it["count"] * 0 + 1), "whole numbers of at least 2"),
+    "count of a half": ("arrays", lambda it: it.update(count=it["count"] + 0.5), "whole numbers of at least 2"),
+    "count that is NaN": ("arrays", lambda it: it.update(count=it["count"] * np.nan), "whole numbers of at least 2"),
+    "count beyond 2^53": ("arrays", lambda it: it.update(count=it["count"] * 1e300), "whole numbers of at least 2"),
+    "fewer counts": ("arrays", lambda it: it.update(count=it["count"][:3]), "not of the same inputs"),
+    "fewer means": ("arrays", lambda it: it.update(mean=it["mean"][:3]), "mean is float64 of the shape"),
+    "float32": ("arrays", lambda it: it.update(mean=it["mean"].astype("f4")), "mean is float32"),
+    "other channels": ("arrays", lambda it: it.update(m2=it["m2"][:, :2].copy()), "not of the same inputs"),
+    "no m2": ("arrays", lambda it: it.pop("m2"), "m2"),
+    "no inputs": ("text", lambda it: it.pop("inputs"), "does not name"),
+    "a layer that is a number": ("text", lambda it: it.update(layer=1), "does not name"),
+    "names that are numbers": ("text", lambda it: it.update(inputs=[1, 2, 3, 4]), "does not name"),
+}
+
+
+@pytest.mark.usefixtures("moments")
+@pytest.mark.parametrize("damage", DAMAGE)
+def test_a_damaged_file_of_moments_is_refused(damage):
+    kind, change, message = DAMAGE[damage]
+    arrays = dict(np.load("a.npz"))
+    text = json.loads(arrays.pop("inputs.json"))
+    change(text if kind == "text" else arrays)
+    save_bad(arrays, json.dumps(text))
+    refused(message, moments="bad.npz")
+
+
+@pytest.mark.usefixtures("moments")
+@pytest.mark.parametrize("text", ["", "[]", "[" * 100_000, "{}", '{"layer": "", "inputs": 7}'])
+def test_any_text_in_place_of_the_names_is_refused(text):
+    arrays = {name: array for name, array in np.load("a.npz").items() if name != "inputs.json"}
+    save_bad(arrays, text)
     refused("does not name", moments="bad.npz")
 
 
-def test_a_long_text_is_not_read(moments, monkeypatch):
+@pytest.mark.usefixtures("moments")
+def test_a_long_text_is_not_read():
     with pytest.raises(TensorError, match="of up to 10 bytes"):
         read_text(Path("a.npz"), "inputs.json", most=10)
 
 
+@pytest.mark.usefixtures("moments")
 @pytest.mark.parametrize("name", ["p.npz", "x0.npy"])
-def test_another_file_is_not_moments(moments, name):
+def test_another_file_is_not_moments(name):
     with pytest.raises(TensorError):
         read_moments(Path(name))
 
@@ -299,7 +317,7 @@ def test_another_file_is_not_moments(moments, name):
 # --- lists of names ---------------------------------------------------------------------------------------------------
 
 
-def test_a_list_has_a_name_on_each_line(tmp_path):
+def test_a_list_has_a_name_on_each_line():
     Path("list.txt").write_text("# saved yesterday\nx0.npy\r\n\n  x1.npz:key  \nä.npy\n", encoding="utf-8")
     assert listed_names("list.txt") == ("x0.npy", "x1.npz:key", "ä.npy")
 

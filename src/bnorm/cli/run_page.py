@@ -40,6 +40,11 @@ COLUMNS = (
     *DIFFERENCE,
 )
 
+SEEN = (
+    Column("batches", "batches", lambda count: f"{count:,}", drop_order=4),
+    Column("values", "values", lambda count: f"{count:,}", drop_order=3),  # per channel, of all mini-batches
+)
+
 RANKING = (Column("arithmetic", "arithmetic", right=False), *DIFFERENCE[:2], Column("result", "result", right=False))
 
 MOST_ROWS = 40  # of a table for people
@@ -79,16 +84,13 @@ def run_page(report: RunReport) -> Page:
 def estimate_page(report: EstimateReport) -> Page:
     """Return the page of rolling statistics alone."""
     results = [run_result(row) for row in report.results]
-    batches = f"{report.batches:,} mini-batch{'es' * (report.batches > 1)}"
-    summary = (
-        f"rolling statistics ({report.request.training.rolling}) of {batches}, {report.values:,} values per channel"
-    )
+    rule, seen = report.request.training.rolling, {"batches": report.batches, "values": report.values}
     written = [path for path in (report.request.output, report.save_moments, report.request.update_weights) if path]
     return Page(
         document=lambda: estimate_document(report, results),
         records=_records(results),
-        summary=(Line(None, f"{summary}, in the arithmetic of {report.arithmetic}"), BLANK),
-        table=Table(COLUMNS, results),
+        summary=(Line(None, f"rolling statistics ({rule}) in the arithmetic of {report.arithmetic}"), BLANK),
+        table=Table([*COLUMNS, *SEEN], [result | seen for result in results]),
         footer=[Line(None, f"written to {path}") for path in written],
     )
 
