@@ -15,7 +15,12 @@ from support.golden import ROOT
 PAGE = (ROOT / "docs" / "recipes.md").read_text(encoding="utf-8")
 BLOCKS = re.findall(r"^```(\w[^\n]*)\n(.*?)^```$", PAGE, re.MULTILINE | re.DOTALL)
 NOT_TRIED = ("c darknet", "python keras")  # parts of other programs
-TRIED_APART = ("python opencv", "python onnxruntime")  # in tests/exchange/test_onnx_recipes.py
+TRIED_APART = (
+    "python opencv",  # in tests/exchange/test_onnx_recipes.py
+    "python onnxruntime",
+    "console digits",  # in tests/replay/test_estimate_recipe.py
+    "python digits",
+)
 PROGRAMS = ("torch", "safetensors", "cv2")
 
 

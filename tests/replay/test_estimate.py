@@ -181,7 +181,8 @@ def test_new_weights_have_the_statistics_and_nothing_else_changed(inputs, tiny):
 
 
 @pytest.fixture
-def moments() -> tuple[str, str]:
+def moments(inputs) -> tuple[str, str]:
+    assert len(inputs) == len(NAMES)
     estimate(params="p.npz", inputs=NAMES[:4], save_moments="a.npz")
     estimate(params="p.npz", inputs=NAMES[4:], save_moments="b.npz")
     return "a.npz", "b.npz"
