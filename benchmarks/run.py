@@ -40,6 +40,7 @@ SHAPES = [
     (4096, 1024),
 ]
 OWN = ("numpy", "numba") if has_numba() else ("numpy",)
+HAS_DASK = find_spec("distributed") is not None
 REPEATS = 9
 PAUSE = 0.01  # seconds in which PyTorch's threads go to sleep
 LOOP = 3  # calls in a row, of which the last is timed: threads are awake then, and memory is at hand
@@ -306,6 +307,41 @@ def start() -> Iterator[Row]:
         )
 
 
+MANY = ((400, (8, 32, 26, 26)), (40, (26, 64, 102, 102)))  # files of 0.7 MB, and of 69 MB
+SPREAD = {"threads": (), "one thread": ("--threads", "1"), "a Dask cluster": ("--scheduler", "local")}
+
+
+def moments() -> Iterator[Row]:
+    """The moments of many files, in three ways, against a copy of the files; the results are the same bytes."""
+    for count, shape in MANY:
+        with tempfile.TemporaryDirectory() as name:
+            folder = Path(name)
+            _save_tensors(folder, count, shape)
+            own = (*BNORM, "run", "--params", "p.npz", "--inputs", "list.txt", "--force", "--moments", "m.npz")
+            ways = {way: (*own, *options) for way, options in SPREAD.items() if way != "a Dask cluster" or HAS_DASK}
+            results = []
+            for command in ways.values():
+                _call(folder, *command)()
+                results.append((folder / "m.npz").read_bytes())
+            assert all(result == results[0] for result in results)
+            copy = _call(folder, "sh", "-c", "cp -r x copy && sync copy && rm -r copy")
+            *seconds, copied = in_turn(*(_call(folder, *command) for command in ways.values()), copy, repeats=5)
+            size = (folder / "x/0.npy").stat().st_size / 1e6
+            for (way, command), taken in zip(ways.items(), seconds, strict=True):
+                what = f"moments of {count} files of {size:.1f} MB, {way}"
+                yield Row("moments", what, "cp and sync", taken, copied, _peak_mb(folder, *command))
+
+
+def _save_tensors(folder: Path, count: int, shape: tuple[int, ...]) -> None:
+    rng = np.random.default_rng(0)
+    (folder / "x").mkdir()
+    for number in range(count):
+        np.save(folder / f"x/{number}.npy", rng.standard_normal(shape, dtype=np.float32))
+    (folder / "list.txt").write_text("".join(f"x/{number}.npy\n" for number in range(count)))
+    ones, zeros = np.ones(shape[1]), np.zeros(shape[1])
+    np.savez(folder / "p.npz", scales=ones, biases=zeros, rolling_mean=zeros, rolling_variance=ones)
+
+
 COMPILED = """
 import time
 import numpy as np
@@ -360,7 +396,7 @@ def _processor() -> str:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    parts_help = "kernels, compiled, process, stream, fold, convert, start; all by default"
+    parts_help = "kernels, compiled, process, stream, fold, convert, moments, start; all by default"
     parser.add_argument("parts", nargs="*", help=parts_help)
     parser.add_argument("--gigabytes", type=int, default=2, help="size of the streamed tensor")
     parser.add_argument("--json", type=Path, help="also write the rows to this file")
@@ -373,6 +409,7 @@ def main() -> None:
         "stream": lambda: stream(arguments.gigabytes),
         "fold": fold,
         "convert": convert,
+        "moments": moments,
         "start": start,
     }
     rows = [row for name in arguments.parts or parts for row in parts[name]()]
