@@ -280,7 +280,7 @@ CHOICES = {
     "column": "scale gain folded_max state part layer nothing",
     "policy": "clamp clamp skip error",
     "layers": "0 1 0-1 2-3",
-    "rolling": "ema average",
+    "rolling": "ema average population",
     "export": "out.npz out.safetensors out.wts out.h out",
     "dtype": "float32 float16 int8 int16",
     "names": "bnorm ultralytics eriklindernoren",
@@ -394,11 +394,14 @@ def any_tensor(draw: Draw) -> Case:
     return Case(files | {"p.npz": archive(vectors)}, tuple(command))
 
 
-def archive(members: dict[str, bytes], method: int = zipfile.ZIP_STORED) -> bytes:
+def archive(
+    members: dict[str, bytes], method: int = zipfile.ZIP_STORED, texts: dict[str, bytes] | None = None
+) -> bytes:
+    files = {f"{name}.npy": data for name, data in members.items()} | (texts or {})
     file = io.BytesIO()
     with zipfile.ZipFile(file, "w", method) as target:
-        for name, data in members.items():
-            target.writestr(zipfile.ZipInfo(f"{name}.npy"), data, method)  # not with the time of day
+        for name, data in files.items():
+            target.writestr(zipfile.ZipInfo(name), data, method)  # not with the time of day
     return file.getvalue()
 
 
@@ -422,6 +425,42 @@ def any_archive(draw: Draw) -> Case:
 
 
 Y = npy(np.arange(6, dtype="f4").reshape(2, 3))
+
+ABOUT = [
+    b'{"layer": "", "inputs": ["a.npy", "y.npy"]}',
+    b'{"layer": "", "inputs": ["y.npy"]}',
+    b'{"layer": "3", "inputs": []}',
+    b'{"inputs": ["a.npy", 7]}',
+    b"[" * 9000,
+]
+ABOUT_WORDS = [b'"layer"', b'"inputs"', b"{", b"]", b"null", b"\\ud800", b"1e999", b"-1"]
+LISTS = [b"y.npy\ny.npy\n", b"# a list\r\n\r\n  y.npy  \n", b"y.npy", b"*.npy\n", b"p.npz:scales\n", b""]
+FROM_MOMENTS = "run --params p.npz --from-moments m.npz n.npz --rolling {rolling} -o {output} --format {format}"
+TO_MOMENTS = "run --params p.npz --inputs list.txt --moments out.npz --rolling {rolling} --threads {threads}"
+
+
+def any_moments(draw: Draw) -> Case:
+    """Two files of moments, or a list of inputs for a new one, most of them sound."""
+    vectors = {name: npy(np.ones(3, "f4")) for name in PARAMETERS}
+    files = {"p.npz": archive(vectors), "y.npy": Y, "list.txt": draw.choice(LISTS)}
+    files |= {name: moments_file(draw) for name in ("m.npz", "n.npz")}
+    if draw.random() < 0.3:
+        files["list.txt"] = damaged(draw, files["list.txt"], [b"\0", b"\n", b"y.npy", b"/", b":", b"\xff"])
+    return Case(files, words(draw, draw.choice((FROM_MOMENTS, FROM_MOMENTS, TO_MOMENTS))))
+
+
+def moments_file(draw: Draw) -> bytes:
+    shape = draw.choice(((2, 3), (2, 3), (2, 3), (1, 3), (2, 4), (0, 3), (3,)))
+    counts = draw.choice(([4, 5], [4, 5], [1, 2], [0.5, 3], [np.nan, 2], [2**53, 2], [1e300, 2], [2]))
+    members = {"mean": npy(values(draw, shape, "f8")), "m2": npy(abs(values(draw, shape, "f8")))}
+    members["count"] = npy(np.array(counts, "f8"))
+    for name in members:
+        if draw.random() < 0.1:
+            members[name] = odd_npy(draw)
+    about = draw.choice(ABOUT[:2] if draw.random() < 0.7 else ABOUT)
+    about = damaged(draw, about, ABOUT_WORDS) if draw.random() < 0.2 else about
+    data = archive(members, texts={"inputs.json": about})
+    return damaged(draw, data, [b"PK\x01\x02", b"PK\x05\x06", b"\xff\xff\xff\xff"]) if draw.random() < 0.2 else data
 
 
 # --- arrays of other programs -----------------------------------------------------------------------------------------
@@ -518,7 +557,7 @@ OPTIONS = """--layer --dialect --format --epsilon --bad-variance --memory --thre
     --arithmetic --rolling --rolling-keep --train --stages --dry-run --no-verify --channels --sort --top --strict --list
     --to --epsilon-from --epsilon-to --header --seen --unfold --cfg-b --function --epsilon-b --all --dialect-b --names
     --dtype --fold --scale-per --keep-batchnorm --opset --update-weights --params --output --output-cfg --force --plot
-    -o -h --help --version --""".split()
+    --moments --from-moments --inputs -o -h --help --version --""".split()
 VALUES = """0 1-2 3.wf 1e-5:outside alexeyab json csv markdown 16MiB 1,2,3 nhwc - . out out.npz out.png net.cfg
     net.weights y.npy gain gain:asc 999999999999999999999999999999""".split()
 SAMPLE = PAIRS[0]
@@ -544,6 +583,7 @@ TARGETS: dict[str, Callable[[Draw], Case]] = {
     "npy": any_tensor,
     "npz": any_archive,
     "arrays": any_arrays,
+    "moments": any_moments,
     "arguments": any_arguments,
 }
 

@@ -66,7 +66,7 @@ def try_one(case: Case, folder: Path) -> float:
 
 
 STOPPED = 143  # the exit code after SIGTERM, which is meant for the fuzzer then
-OUTPUTS = ("-o", "--output", "--output-cfg", "--plot", "--update-weights")
+OUTPUTS = ("-o", "--output", "--output-cfg", "--plot", "--update-weights", "--moments")
 
 
 def answer(case: Case) -> None:
