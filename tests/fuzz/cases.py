@@ -435,7 +435,7 @@ ABOUT = [
 ]
 ABOUT_WORDS = [b'"layer"', b'"inputs"', b"{", b"]", b"null", b"\\ud800", b"1e999", b"-1"]
 LISTS = [b"y.npy\ny.npy\n", b"# a list\r\n\r\n  y.npy  \n", b"y.npy", b"*.npy\n", b"p.npz:scales\n", b""]
-FROM_MOMENTS = "run --params p.npz --from-moments m.npz n.npz --rolling {rolling} -o {output} --format {format}"
+FROM_MOMENTS = "run --params p.npz --from-moments m.npz n.npz --rolling {rolling} -o out --format {format}"
 TO_MOMENTS = "run --params p.npz --inputs list.txt --moments out.npz --rolling {rolling} --threads {threads}"
 
 

@@ -221,7 +221,9 @@ def _computed(
         engine=request.engine,
     )
     workers = workers or threads
-    tasks = moments_tasks(request.inputs, task, workers)
+    # A worker elsewhere may run in another folder; here an error names the file as it was given.
+    names = request.inputs if executor is None else [str(Path(name).absolute()) for name in request.inputs]
+    tasks = moments_tasks(names, task, workers)
     with ExitStack() as stack:
         if executor is None:
             workers = min(workers, len(tasks), request.memory // LEAST_MEMORY)

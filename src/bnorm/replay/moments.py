@@ -7,7 +7,6 @@ from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Executor, Future
 from dataclasses import dataclass, replace
-from pathlib import Path
 from typing import NamedTuple, TypeVar
 
 from bnorm.batchnorm.engine import MEMORY, batch_moments
@@ -99,11 +98,10 @@ def moments_tasks(names: Sequence[str], like: MomentsTask, workers: int) -> list
 
     Each has files of `TASK_BYTES` together, or less so that there are some for each worker.
     """
-    absolute = [str(Path(name).absolute()) for name in names]  # a worker may run in another folder
-    stamps = [Stamp.of(name) for name in absolute]
+    stamps = [Stamp.of(name) for name in names]
     most = min(TASK_BYTES, sum(stamp.size for stamp in stamps) // (IN_FLIGHT * workers))
     return [
-        replace(like, names=tuple(absolute[start:stop]), stamps=tuple(stamps[start:stop]))
+        replace(like, names=tuple(names[start:stop]), stamps=tuple(stamps[start:stop]))
         for start, stop in _groups(stamps, most)
     ]
 
