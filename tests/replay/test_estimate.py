@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import tracemalloc
 import zipfile
 from concurrent.futures import Executor, Future, ProcessPoolExecutor, ThreadPoolExecutor
 from multiprocessing import get_context
@@ -306,6 +307,19 @@ def test_any_text_in_place_of_the_names_is_refused(text):
 def test_a_long_text_is_not_read():
     with pytest.raises(TensorError, match="of up to 10 bytes"):
         read_text(Path("a.npz"), "inputs.json", most=10)
+
+
+@pytest.mark.usefixtures("moments")
+def test_a_packed_size_beyond_memory_is_not_allocated():
+    """The fuzzer found it: zipfile reads a whole member by the packed size that the archive claims."""
+    data = bytearray(Path("a.npz").read_bytes())
+    entry = data.rindex(b"PK\x01\x02")  # of inputs.json, the last in the central directory
+    data[entry + 20 : entry + 24] = b"\xfe\xff\xff\xff"  # its packed size
+    Path("bad.npz").write_bytes(data)
+    tracemalloc.start()
+    assert read_moments(Path("bad.npz")).names == NAMES[:4]
+    assert tracemalloc.get_traced_memory()[1] < 1 << 24
+    tracemalloc.stop()
 
 
 @pytest.mark.usefixtures("moments")

@@ -156,7 +156,8 @@ def read_text(path: Path, name: str, most: int) -> str:
         if info is None or info.file_size > most:
             raise TensorError(path, f"holds no {name} of up to {most:,} bytes, expected one")
         check_unpacked(path, info)
-        return archive.read(info).decode()
+        with archive.open(info) as stream:
+            return stream.read(info.file_size).decode()  # without a count, of as many bytes as are said to be packed
 
 
 def _vector(path: Path, archive: zipfile.ZipFile, name: str) -> NDArray[np.float64]:
