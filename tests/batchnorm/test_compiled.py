@@ -82,8 +82,8 @@ def test_a_cache_folder_that_cannot_be_written_is_no_error(wanted):
 
 
 @needs_numba
-def test_without_openmp_the_team_s_threads_work():
-    assert digest_of("numba", NUMBA_THREADING_LAYER="workqueue") == digest_of("numpy")
+def test_without_openmp_the_team_s_threads_work(wanted):
+    assert digest_of("numba", NUMBA_THREADING_LAYER="workqueue") == wanted
 
 
 @needs_numba
