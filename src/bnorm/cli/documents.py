@@ -429,7 +429,7 @@ def import_document(report: ImportReport) -> Document:
         "epsilon": report.epsilon._asdict() if report.epsilon else None,
         "family_epsilon": report.family_epsilon,
         "heads": list(report.heads),
-        "header": report.header._asdict() | {"bytes": report.header.nbytes},
+        "header": _header(report.header),
         "bytes": report.nbytes,
         "arrays": [row._asdict() for row in report.arrays],
         "ignored": list(report.ignored),

@@ -1,0 +1,54 @@
+"""How Sphinx builds these pages: `sphinx-build -W docs docs/_build`. Nothing is fetched."""
+
+from __future__ import annotations
+
+import re
+
+import bnorm
+
+project = "bnorm"
+author = "the bnorm developers"
+project_copyright = "2026, the bnorm developers"
+version = release = bnorm.__version__
+
+extensions = ["myst_parser", "sphinx.ext.autodoc"]
+exclude_patterns = ["_build"]
+html_theme = "furo"
+html_title = f"bnorm {release}"
+html_static_path = ["_static"]
+html_css_files = ["narrow.css"]
+html_extra_path = ["schema"]  # at the top of the site, as the $id of the schema expects nothing else
+html_copy_source = False
+
+myst_heading_anchors = 3  # links such as guarantees.md#limits work here as they do on GitHub
+myst_enable_extensions = ["deflist"]  # the glossary
+suppress_warnings = ["misc.highlighting_failure"]  # a session's output is not always what its lexer expects
+
+autodoc_member_order = "bysource"
+autodoc_class_signature = "mixed"
+autodoc_typehints = "signature"
+autodoc_preserve_defaults = True
+python_maximum_signature_line_length = 100
+default_role = "code"  # docstrings have single backquotes
+
+
+def _as_rst(_app: object, _what: str, _name: str, _object: object, _options: object, lines: list[str]) -> None:
+    """Make a docstring what reStructuredText expects: aligned columns are a literal block, | and * are themselves."""
+    paragraphs = re.split(r"\n(?:[ \t]*\n)+", "\n".join(lines).strip())
+    lines[:] = "\n\n".join(map(_paragraph, paragraphs)).splitlines()
+
+
+def _paragraph(text: str) -> str:
+    if re.match(r"\S(.*\S)? {2,}\S", text):
+        return "::\n\n" + re.sub(r"^", "    ", text, flags=re.MULTILINE)
+    return re.sub(r"([|*])(?![^`\n]*`[^`]*$)", r"\\\1", text)
+
+
+def _without_outside_links(_app: object, _page: str, source: list[str]) -> None:
+    """Name pages of the repository that are not in this folder, which have a link on GitHub alone."""
+    source[0] = re.sub(r"(?<!!)\[([^\]]+)\]\(\.\./([^)#]+\.md)\)", r"\1 (`\2`)", source[0])
+
+
+def setup(app: object) -> None:
+    app.connect("source-read", _without_outside_links)  # type: ignore[attr-defined]
+    app.connect("autodoc-process-docstring", _as_rst)  # type: ignore[attr-defined]
