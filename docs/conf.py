@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import re
 
+from pygments.lexers.special import TextLexer
+
 import bnorm
 
 project = "bnorm"
@@ -21,7 +23,6 @@ html_extra_path = ["schema"]  # at the top of the site, as the $id of the schema
 html_copy_source = False
 
 myst_heading_anchors = 3  # links such as guarantees.md#limits work here as they do on GitHub
-myst_enable_extensions = ["deflist"]  # the glossary
 suppress_warnings = ["misc.highlighting_failure"]  # a session's output is not always what its lexer expects
 
 autodoc_member_order = "bysource"
@@ -44,11 +45,23 @@ def _paragraph(text: str) -> str:
     return re.sub(r"([|*])(?![^`\n]*`[^`]*$)", r"\\\1", text)
 
 
-def _without_outside_links(_app: object, _page: str, source: list[str]) -> None:
-    """Name pages of the repository that are not in this folder, which have a link on GitHub alone."""
+def _from_github(_app: object, page: str, source: list[str]) -> None:
+    """Turn what is written for GitHub into what Sphinx needs.
+
+    The lists of the index become the contents; pages of the repository outside of this folder are named, not linked.
+    """
+    if page == "index":
+        source[0] += "".join(map(_contents, source[0].split("\n## ")[1:]))
     source[0] = re.sub(r"(?<!!)\[([^\]]+)\]\(\.\./([^)#]+\.md)\)", r"\1 (`\2`)", source[0])
 
 
+def _contents(section: str) -> str:
+    pages = "\n".join(re.findall(r"^\* \[[^\]]+\]\((\w\S*)\.md\)", section, re.MULTILINE))
+    return f"\n```{{toctree}}\n:hidden:\n:caption: {section.splitlines()[0]}\n\n{pages}\n```\n"
+
+
 def setup(app: object) -> None:
-    app.connect("source-read", _without_outside_links)  # type: ignore[attr-defined]
+    for language in ("order", "map"):  # blocks of architecture.md that a test reads
+        app.add_lexer(language, TextLexer)  # type: ignore[attr-defined]
+    app.connect("source-read", _from_github)  # type: ignore[attr-defined]
     app.connect("autodoc-process-docstring", _as_rst)  # type: ignore[attr-defined]
