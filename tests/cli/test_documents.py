@@ -9,12 +9,15 @@ import pytest
 
 from support.builders import patch, write_weights
 from support.golden import sample
+from support.schema import validate
 
 
 @pytest.fixture
 def document(invoke):
-    def parse(*arguments: object, exit_code: int = 0) -> dict:
-        return json.loads(invoke(*arguments, "--format", "json", exit_code=exit_code).stdout)
+    def parse(command: str, *arguments: object, exit_code: int = 0) -> dict:
+        found = json.loads(invoke(command, *arguments, "--format", "json", exit_code=exit_code).stdout)
+        validate(found, command)
+        return found
 
     return parse
 

@@ -172,6 +172,10 @@ def test_the_guide_has_a_section_for_each_command():
     assert sorted(headings) == sorted(COMMANDS)
 
 
+def test_the_citation_is_of_this_version():
+    assert f"\nversion: {bnorm.__version__}\n" in (ROOT / "CITATION.cff").read_text(encoding="utf-8")
+
+
 def anchors(text: str) -> set[str]:
     """Return the anchors that GitHub gives the headings of a page."""
     headings = re.findall(r"^#+ (.*)$", BLOCK.sub("", text), re.MULTILINE)

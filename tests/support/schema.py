@@ -11,6 +11,8 @@ from support.golden import ROOT
 
 SCHEMA = json.loads((ROOT / "docs" / "schema" / "bnorm.json").read_text(encoding="utf-8"))
 
+PUBLISHED = jsonschema.Draft202012Validator(SCHEMA)
+
 
 def closed(schema: object) -> object:
     """Return the schema with every object limited to the keys that it lists, so that a new key must be described.
