@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import inspect
 import re
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 
 import click
@@ -19,9 +19,11 @@ from bnorm.batchnorm.epsilon import RUNTIMES, Epsilon
 from bnorm.checks.findings import KINDS
 from bnorm.cli import COMMANDS, main
 from bnorm.darknet.dialects import DIALECTS, Dialect
-from bnorm.darknet.section_types import TYPES
+from bnorm.darknet.section_types import TYPES, SectionType
+from bnorm.darknet.vocabulary import ACTIVATIONS, KEYS
 
 HERE = Path(__file__).parent
+FORKS = ("pjreddie", "alexeyab", "hank")  # in the order of their age
 PART = re.compile(r"(<!-- generated (\w+) -->\n).*?(<!-- end -->)", re.DOTALL)
 
 
@@ -138,7 +140,7 @@ _PROPERTIES = {
 
 def dialects() -> str:
     """Return what differs between the forks' files."""
-    forks = sorted(DIALECTS.values(), key=lambda fork: ("pjreddie", "alexeyab", "hank").index(fork.name))
+    forks = [DIALECTS[name] for name in FORKS]
     rows = [[name, *(text(fork) for fork in forks)] for name, text in _RULES.items()]
     return table(["", *(f"`{fork.name}`" for fork in forks)], rows)
 
@@ -170,15 +172,48 @@ _RULES = {
 
 def sections() -> str:
     """Return the names of sections, and the forks that have each."""
-    forks = ("pjreddie", "alexeyab", "hank")
     rows = [
         [
             ", ".join(f"`[{name}]`" for name in (row.name, row.short) if name),
-            *("✓" if f in row.forks else "" for f in forks),
+            *("✓" if fork in row.forks else "" for fork in FORKS),
         ]
         for row in TYPES.values()
     ]
-    return table(["section", *(f"`{fork}`" for fork in forks)], rows)
+    return table(["section", *(f"`{fork}`" for fork in FORKS)], rows)
+
+
+# The keys that every section except [net] has.
+COMMON = {fork: frozenset.intersection(*(KEYS[fork][kind] for kind in KEYS[fork] if kind != "net")) for fork in FORKS}
+
+
+def common_keys() -> str:
+    """Return the keys that every section has, by the forks that ask for them."""
+    return table(["forks", "keys"], _by_forks(COMMON))
+
+
+def keys() -> str:
+    """Return the other keys of each section, by the forks that ask for them."""
+    rows = [[f"`[{row.name}]`", *line] for row in TYPES.values() for line in _by_forks(_own_keys(row))]
+    return table(["section", "forks", "keys"], rows)
+
+
+def _own_keys(row: SectionType) -> dict[str, frozenset[str]]:
+    forks = [fork for fork in FORKS if fork in row.forks and row.name in KEYS[fork]]
+    return {fork: KEYS[fork][row.name] - (COMMON[fork] if row.name != "net" else frozenset()) for fork in forks}
+
+
+def activations() -> str:
+    """Return the activations, by the forks that know them."""
+    return table(["forks", "activations"], _by_forks(ACTIVATIONS))
+
+
+def _by_forks(names: Mapping[str, frozenset[str]]) -> Iterator[list[str]]:
+    """Yield the names that the same forks know: those of all forks first."""
+    groups: dict[tuple[str, ...], list[str]] = {}
+    for name in sorted(frozenset().union(*names.values())):
+        groups.setdefault(tuple(fork for fork in FORKS if name in names.get(fork, ())), []).append(name)
+    for forks in sorted(groups, key=lambda forks: (-len(forks), forks)):
+        yield ["all" if forks == FORKS else ", ".join(forks), ", ".join(f"`{name}`" for name in groups[forks])]
 
 
 PARTS = {
@@ -188,6 +223,9 @@ PARTS = {
     "arithmetics": arithmetics,
     "dialects": dialects,
     "sections": sections,
+    "keys": keys,
+    "common_keys": common_keys,
+    "activations": activations,
 }
 
 
