@@ -157,7 +157,13 @@ def generate():
 
 def test_the_generated_parts_of_the_pages_are_current(generate):
     pages = list(generate.pages())
-    assert {path.name for path in pages} == {"cfg-format.md", "cfg-keys.md", "commands.md", "dialects.md", "findings.md"}
+    assert {path.name for path in pages} == {
+        "cfg-format.md",
+        "cfg-keys.md",
+        "commands.md",
+        "dialects.md",
+        "findings.md",
+    }
     stale = [path.name for path in pages if (text := path.read_text(encoding="utf-8")) != generate.filled(text)]
     assert not stale, "run python docs/generate.py"
 
