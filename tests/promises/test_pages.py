@@ -23,7 +23,12 @@ BLOCK = re.compile(r"^( *)```(\w[^\n]*)\n(.*?)^\1```$", re.MULTILINE | re.DOTALL
 SESSION = re.compile(r"^\$ (.*)\n((?:(?!\$ ).*\n)*)", re.MULTILINE)
 
 NOT_RUN = ("text", "json", "order", "map", "c darknet", "python keras")  # not commands, and parts of other programs
-TRIED_APART = ("python opencv", "python onnxruntime")  # in tests/exchange/test_onnx_recipes.py
+TRIED_APART = (
+    "python opencv",  # in tests/exchange/test_onnx_recipes.py
+    "python onnxruntime",
+    "console digits",  # in tests/replay/test_estimate_recipe.py
+    "python digits",
+)
 INSTALLS = re.compile(r"pip install|git clone|-m pytest|\.ci/run|\.venv/bin/python ")  # by .ci/run, or for developers
 
 NEEDS = {

@@ -39,6 +39,8 @@ LINES = {
         [*DIGITS, "--layer", 3, "--input", X],
         [*DIGITS, "--layer", 3, "--input", X, "--delta", DELTA, "--train", "--stages", "-o", "out.npz"],
         ["--params", "params.npz", "--input", X],
+        [*DIGITS, "--layer", 3, "--input", X, "--rolling", "population", "--moments", "moments.npz"],
+        [*DIGITS, "--layer", "3,1", "--input", "x{layer}.npy"],
     ],
     "export": [
         [*DIGITS, "-o", "a.npz", "--dtype", "int8", "--fold"],
@@ -59,6 +61,8 @@ def document(invoke, tmp_path, monkeypatch):
     names = ("scales", "biases", "rolling_mean", "rolling_variance")
     np.savez("params.npz", **dict.fromkeys(names, np.ones(32)))
     invoke("export", *DIGITS, "-o", "digits.npz")
+    for layer in (1, 3):
+        np.save(f"x{layer}.npy", np.ones((1, 32, 2, 2), "f4"))
     return lambda *arguments, **how: json.loads(invoke(*arguments, "--format", "json", **how).stdout)
 
 
