@@ -265,6 +265,13 @@ def test_epsilon_is_that_of_the_gains(document, tiny):
     assert document("inspect", tiny[0])["epsilon"] is None
 
 
+def test_epsilon_of_a_run_is_that_of_its_forward_pass(document, tiny, tensor):
+    line = ["run", *tiny, "--layer", 0, "--input", tensor]
+    assert document(*line)["epsilon"] == {"value": 1e-5, "inside": True}
+    assert document(*line, "--arithmetic", "pjreddie")["epsilon"] == {"value": 1e-6, "inside": False}
+    assert document(*line, "--epsilon", "keras")["epsilon"] == {"value": 1e-3, "inside": True}
+
+
 def test_inspect_of_a_cut_file_does_not_fit(document, tiny):
     tiny[1].write_bytes(tiny[1].read_bytes()[:-4])
     found = document("inspect", *tiny, exit_code=1)

@@ -364,12 +364,11 @@ def _run_request(request: Request, arithmetic: str) -> Document:
         **_common(
             fits=True if source else None,  # a file that does not fit is refused
             header=_model_header(source.model if source else None),
-            epsilon=ARITHMETICS[arithmetic].forward,
+            epsilon=request.epsilon or ARITHMETICS[arithmetic].forward,
         ),
         "arithmetic": arithmetic,
         "train": request.train,
         "output": _path(request.output),
-        "epsilon": _epsilon(request.epsilon),
     }
 
 
