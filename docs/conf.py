@@ -19,7 +19,6 @@ html_theme = "furo"
 html_title = f"bnorm {release}"
 html_static_path = ["_static"]
 html_css_files = ["narrow.css"]
-html_extra_path = ["schema"]  # at the top of the site, as the $id of the schema expects nothing else
 html_copy_source = False
 
 myst_heading_anchors = 3  # links such as guarantees.md#limits work here as they do on GitHub
