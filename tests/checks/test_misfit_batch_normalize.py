@@ -66,7 +66,7 @@ def test_of_many_lines_three_are_named(pair, folded):
     cfg, _ = folded(*pair)
     lines = [n for n, line in enumerate(cfg.read_text().splitlines(), 1) if "[conv" in line]
     (found,) = findings(cfg, pair[1])
-    assert f"{lines[0]}, {lines[1]}, {lines[2]} and 2 more" in found.message
+    assert f"{lines[0]}, {lines[1]}, {lines[2]} and 2 others" in found.message
 
 
 def test_a_line_that_was_lost_is_named(pair):

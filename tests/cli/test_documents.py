@@ -9,12 +9,15 @@ import pytest
 
 from support.builders import patch, write_weights
 from support.golden import sample
+from support.schema import validate
 
 
 @pytest.fixture
 def document(invoke):
-    def parse(*arguments: object, exit_code: int = 0) -> dict:
-        return json.loads(invoke(*arguments, "--format", "json", exit_code=exit_code).stdout)
+    def parse(command: str, *arguments: object, exit_code: int = 0) -> dict:
+        found = json.loads(invoke(command, *arguments, "--format", "json", exit_code=exit_code).stdout)
+        validate(found, command)
+        return found
 
     return parse
 
@@ -260,6 +263,13 @@ def test_weights_alone_have_the_same_keys(document, tiny, tmp_path):
 def test_epsilon_is_that_of_the_gains(document, tiny):
     assert document("inspect", *tiny, "--epsilon", "1e-6:outside")["epsilon"] == {"value": 1e-6, "inside": False}
     assert document("inspect", tiny[0])["epsilon"] is None
+
+
+def test_epsilon_of_a_run_is_that_of_its_forward_pass(document, tiny, tensor):
+    line = ["run", *tiny, "--layer", 0, "--input", tensor]
+    assert document(*line)["epsilon"] == {"value": 1e-5, "inside": True}
+    assert document(*line, "--arithmetic", "pjreddie")["epsilon"] == {"value": 1e-6, "inside": False}
+    assert document(*line, "--epsilon", "keras")["epsilon"] == {"value": 1e-3, "inside": True}
 
 
 def test_inspect_of_a_cut_file_does_not_fit(document, tiny):

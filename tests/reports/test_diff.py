@@ -226,6 +226,13 @@ def test_a_file_that_ends_early_is_compared_as_far_as_it_goes(invoke, pair, whic
     assert document(invoke, cfg, a, b)["verdict"] == "different"
 
 
+def test_a_file_that_does_not_fit_asks_for_its_cfg_and_says_which_option_names_it(invoke, pair):
+    cfg, a, b = pair
+    b.write_bytes(b.read_bytes()[:-2])
+    assert "--cfg-b" in invoke("diff", cfg, a, b, exit_code=3).stdout
+    assert "--cfg-b" not in invoke("diff", cfg, b, a, exit_code=3).stdout
+
+
 def test_bytes_after_the_last_array_are_said_and_compared(invoke, pair):
     cfg, a, b = pair
     b.write_bytes(b.read_bytes() + bytes(8))

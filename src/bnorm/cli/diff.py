@@ -114,6 +114,10 @@ def _page(report: DiffReport, rows: Sequence[ArrayDifference]) -> Page:
     )
 
 
+# What to ask of a file that does not fit its cfg.
+QUESTIONS = {"A": "is it the right cfg?", "B": "is it the right cfg? --cfg-b names one for B"}
+
+
 def _headers(report: DiffReport) -> Iterator[Line]:
     """Yield both headers and the bytes after the last arrays, where they differ or should not be."""
     if report.a.header != report.b.header:
@@ -122,12 +126,12 @@ def _headers(report: DiffReport) -> Iterator[Line]:
             yield Line("header", f"{name} {header.version}, {header.nbytes} bytes, {header.seen:,} images seen")
     for name, count in zip("AB", report.left_over, strict=True):
         if count:
-            yield Line("note", f"{name} has {count:,} bytes after its last array: is it the right cfg?")
+            yield Line("note", f"{name} has {count:,} bytes after its last array: {QUESTIONS[name]}")
     for name, model in (("A", report.a), ("B", report.b)):
         mismatch = size_mismatch(model.layout, model.nbytes or 0)
         if mismatch and mismatch.missing > 0 and not mismatch.between_layers:
             words = worded(mismatch)
-            yield Line("note", f"{name} {words.where}, {words.amount}: is it the right cfg?")
+            yield Line("note", f"{name} {words.where}, {words.amount}: {QUESTIONS[name]}")
 
 
 COLUMNS = (

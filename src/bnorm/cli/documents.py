@@ -364,12 +364,11 @@ def _run_request(request: Request, arithmetic: str) -> Document:
         **_common(
             fits=True if source else None,  # a file that does not fit is refused
             header=_model_header(source.model if source else None),
-            epsilon=ARITHMETICS[arithmetic].forward,
+            epsilon=request.epsilon or ARITHMETICS[arithmetic].forward,
         ),
         "arithmetic": arithmetic,
         "train": request.train,
         "output": _path(request.output),
-        "epsilon": _epsilon(request.epsilon),
     }
 
 
@@ -429,7 +428,7 @@ def import_document(report: ImportReport) -> Document:
         "epsilon": report.epsilon._asdict() if report.epsilon else None,
         "family_epsilon": report.family_epsilon,
         "heads": list(report.heads),
-        "header": report.header._asdict() | {"bytes": report.header.nbytes},
+        "header": _header(report.header),
         "bytes": report.nbytes,
         "arrays": [row._asdict() for row in report.arrays],
         "ignored": list(report.ignored),

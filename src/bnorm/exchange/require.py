@@ -9,6 +9,6 @@ from bnorm.errors import OutputError
 
 
 def require(package: str, *, of: Path) -> None:
-    """Raise an `OutputError` that says how to install the extra of this name, if its package is missing."""
+    """Raise an `OutputError` that says how to install this package, if it is missing."""
     if importlib.util.find_spec(package) is None:
-        raise OutputError(of, f"needs the package {package}", cause=f"pip install 'bnorm[{package}]'")
+        raise OutputError(of, f"needs the package {package}", cause=f"pip install {package}")

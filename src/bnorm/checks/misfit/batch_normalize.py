@@ -215,5 +215,5 @@ def _sections(layers: Sequence[Layer]) -> str:
 
 def _lines(lines: Sequence[int]) -> str:
     """Return the numbers of some lines; of many, the first."""
-    more = f" and {len(lines) - NAMED} more" * (len(lines) > NAMED)
+    more = f" and {len(lines) - NAMED} others" * (len(lines) > NAMED)
     return f"line{'s' * (len(lines) > 1)} {', '.join(map(str, lines[:NAMED]))}{more}"
