@@ -6,10 +6,11 @@ import pytest
 
 import fuzz
 
-RUNS = 250
+RUNS = (40, pytest.param(400, marks=pytest.mark.slow))
 
 
+@pytest.mark.parametrize("runs", RUNS)
 @pytest.mark.parametrize("name", fuzz.TARGETS)
-def test_damaged_files_are_answered(name, tmp_path):
-    for case in fuzz.cases(name, seed=1, runs=RUNS):
+def test_damaged_files_are_answered(name, runs, tmp_path):
+    for case in fuzz.cases(name, seed=1, runs=runs):
         fuzz.try_one(case, tmp_path)

@@ -118,6 +118,9 @@ def outcome(folder: Path, code: str) -> tuple[bytes, bytes, dict[str, bytes]]:
     return process.stdout, process.stderr, files
 
 
+pytestmark = pytest.mark.slow  # every command twice, in new processes
+
+
 @pytest.fixture(scope="module")
 def outcomes(tmp_path_factory):
     """Of this system, and of one that has what Windows has."""
