@@ -240,19 +240,6 @@ class Grid(NamedTuple):
 
 
 @_compile
-def _map_plane(x, first_x, delta, first, with_delta, out, first_out, count, factors):
-    """Map `count` values that share their factors: shift, that of x, that of delta, constant."""
-    shift, gain, slope, constant = factors
-    if with_delta:
-        for j in range(count):
-            value = (np.float64(x[first_x + j]) - shift) * gain
-            out[first_out + j] = value + np.float64(delta[first + j]) * slope + constant
-    else:
-        for j in range(count):
-            out[first_out + j] = (np.float64(x[first_x + j]) - shift) * gain + constant
-
-
-@_compile
 def _map_rows(x, first_x, delta, first, with_delta, out, first_out, rows, count, steps, factors):
     """Map rows of `count` values; each column has its own factors."""
     shift, gain, slope, constant = factors[0], factors[1], factors[2], factors[3]
@@ -283,16 +270,22 @@ def _map_tile(x, steps_x, delta, steps, with_delta, out, steps_out, grid, vector
 
 
 @_compile
-def _map_part(x, steps_x, delta, steps, with_delta, out, steps_out, grid, vectors, item):
-    """Write the item of a map whose rows are planes."""
-    plane, place = item // grid.across, item % grid.across * grid.height
-    image, channel = plane // grid.repeat, plane % grid.repeat
-    first_x = image * steps_x[0] + channel * steps_x[1] + place
-    first = image * steps[0] + channel * steps[1] + place
-    first_out = image * steps_out[0] + channel * steps_out[1] + place
-    factors = vectors[0, channel], vectors[1, channel], vectors[2, channel], vectors[3, channel]
-    count = min(grid.height, grid.columns - place)
-    _map_plane(x, first_x, delta, first, with_delta, out, first_out, count, factors)
+def _map_parts(x, steps_x, delta, steps, with_delta, out, steps_out, grid, vectors, begin, end):
+    """Write the items of a map whose rows are planes: without a call for each, which would cost as much as a plane."""
+    for item in range(begin, end):
+        plane, place = item // grid.across, item % grid.across * grid.height
+        image, channel, count = plane // grid.repeat, plane % grid.repeat, min(grid.height, grid.columns - place)
+        shift, gain, slope, constant = vectors[0, channel], vectors[1, channel], vectors[2, channel], vectors[3, channel]
+        first_x = image * steps_x[0] + channel * steps_x[1] + place
+        first = image * steps[0] + channel * steps[1] + place
+        first_out = image * steps_out[0] + channel * steps_out[1] + place
+        if with_delta:
+            for j in range(count):
+                value = (np.float64(x[first_x + j]) - shift) * gain
+                out[first_out + j] = value + np.float64(delta[first + j]) * slope + constant
+        else:
+            for j in range(count):
+                out[first_out + j] = (np.float64(x[first_x + j]) - shift) * gain + constant
 
 
 @_compile
@@ -305,12 +298,12 @@ def _map_items(x, delta, numbers, with_delta, out, vectors, begin, end):
     n = numbers
     steps_x, steps, steps_out = (n[0], n[1]), (n[2], n[3]), (n[4], n[5])
     grid = Grid(n[6], n[7], n[8], n[9], n[10], n[11])
+    if not grid.width:
+        _map_parts(x, steps_x, delta, steps, with_delta, out, steps_out, grid, vectors, begin, end)
+        return
     factors = np.empty((4, grid.width))
     for item in range(begin, end):
-        if grid.width:
-            _map_tile(x, steps_x, delta, steps, with_delta, out, steps_out, grid, vectors, item, factors)
-        else:
-            _map_part(x, steps_x, delta, steps, with_delta, out, steps_out, grid, vectors, item)
+        _map_tile(x, steps_x, delta, steps, with_delta, out, steps_out, grid, vectors, item, factors)
 
 
 @_compile_parallel
