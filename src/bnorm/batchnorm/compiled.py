@@ -322,8 +322,9 @@ def _memory(values: Values, *, writeable: bool = False) -> Values:
 
     What is only read is made read-only, always, so that the code is compiled once.
     """
-    if values.flags.c_contiguous:
-        memory = values.reshape(-1)  # much faster than as_strided
+    ordered = values.transpose(0, 2, 1) if _interleaved(values) else values
+    if ordered.flags.c_contiguous:
+        memory = ordered.reshape(-1)  # much faster than as_strided
         memory.flags.writeable = writeable
         return memory
     steps = _steps(values)

@@ -30,8 +30,6 @@ from bnorm.tensors.tensor import Doubles, MemoryTensor, Span, Tensor, Values
 
 MEMORY = 256 << 20  # bytes of tensors that are in memory at once
 
-CACHED = 20 << 20  # bytes of a tile that is still in a cache when it is mapped, after its sums
-
 LEAST_MEMORY = 16 << 20  # with less, scattered channels are read in small pieces, again and again
 
 Advance = Callable[[int], None]  # called with the number of values finished since the last call
@@ -112,10 +110,7 @@ def run_batch(
     """
     tensors = _Tensors(x, delta, outputs)
     workers = _workers(tensors, team, kernels)
-    if workers.shared and (layer.train or delta):
-        tiles = tiling.channel_groups(x, CACHED // tensors.bytes_per_value)
-    else:
-        tiles = tiling.tiles(x, (sys.maxsize if workers.shared else memory) // tensors.bytes_per_value)
+    tiles = tiling.tiles(x, (sys.maxsize if workers.shared else memory) // tensors.bytes_per_value)
     return _concatenated(
         _run_channels(layer.select(spans[0].channels), _Pass(spans, tensors, workers, advance)) for spans in tiles
     )

@@ -110,15 +110,6 @@ def tiles(extent: Extent, most: int) -> list[list[Span]]:
     return _grid(extent, grouping, most, least=min(grouping.piece, whole) if scattered else whole)
 
 
-def channel_groups(extent: Extent, most: int) -> list[list[Span]]:
-    """Return tiles of up to `most` values, but whole channels: a single tile where channels are scattered in memory."""
-    length = extent.images * extent.places
-    width = _even(extent.channels, most // length, 1)
-    if extent.channels_last or width * extent.places < LONG:
-        width = extent.channels
-    return [[Span(first, min(first + width, extent.channels), 0, length)] for first in range(0, extent.channels, width)]
-
-
 def blocks(tile: Extent, grouping: Grouping, threads: int) -> list[Span]:
     """Return blocks that cover a tile, counted from its beginning.
 
