@@ -17,6 +17,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Mapping
+from functools import cache
 from importlib.util import find_spec
 from typing import Any, NamedTuple, TypeVar, cast
 
@@ -61,15 +62,17 @@ def _compile_parallel(function: Function) -> Function:
 
 
 @_compile
-def _add_values(x, first, step, rows, count, shift, sums, squares, begin):
-    """Add rows of `count` values, `step` apart, minus shift, and their squares, to the columns from `begin` on."""
+def _add_values(x, first, step, rows, count, shift, shifted, sums, squares, begin):
+    """Add rows of `count` values, `step` apart, and their squares, to the columns from `begin` on; minus shift."""
     while rows >= uint64(4):
         second = first + step
         third = second + step
         fourth = third + step
         for j in range(count):
-            a, b = np.float64(x[first + j]) - shift[j], np.float64(x[second + j]) - shift[j]
-            c, d = np.float64(x[third + j]) - shift[j], np.float64(x[fourth + j]) - shift[j]
+            a, b = np.float64(x[first + j]), np.float64(x[second + j])
+            c, d = np.float64(x[third + j]), np.float64(x[fourth + j])
+            if shifted:  # the compiler makes two loops of this one
+                a, b, c, d = a - shift[j], b - shift[j], c - shift[j], d - shift[j]
             sums[begin + j] = sums[begin + j] + a + b + c + d
             squares[begin + j] = squares[begin + j] + a * a + b * b + c * c + d * d
         first = fourth + step
@@ -84,7 +87,7 @@ def _add_values(x, first, step, rows, count, shift, sums, squares, begin):
 
 
 @_compile
-def _add_deltas(delta, first, step, x, first_x, step_x, rows, count, shift, sums, products, begin):
+def _add_deltas(delta, first, step, x, first_x, step_x, rows, count, shift, shifted, sums, products, begin):
     """Do the same for delta, and for its products with x minus shift."""
     while rows >= uint64(4):
         second, second_x = first + step, first_x + step_x
@@ -93,14 +96,12 @@ def _add_deltas(delta, first, step, x, first_x, step_x, rows, count, shift, sums
         for j in range(count):
             a, b = np.float64(delta[first + j]), np.float64(delta[second + j])
             c, d = np.float64(delta[third + j]), np.float64(delta[fourth + j])
+            p, q = np.float64(x[first_x + j]), np.float64(x[second_x + j])
+            r, s = np.float64(x[third_x + j]), np.float64(x[fourth_x + j])
+            if shifted:
+                p, q, r, s = p - shift[j], q - shift[j], r - shift[j], s - shift[j]
             sums[begin + j] = sums[begin + j] + a + b + c + d
-            products[begin + j] = (
-                products[begin + j]
-                + a * (np.float64(x[first_x + j]) - shift[j])
-                + b * (np.float64(x[second_x + j]) - shift[j])
-                + c * (np.float64(x[third_x + j]) - shift[j])
-                + d * (np.float64(x[fourth_x + j]) - shift[j])
-            )
+            products[begin + j] = products[begin + j] + a * p + b * q + c * r + d * s
         first, first_x = fourth + step, fourth_x + step_x
         rows -= uint64(4)
     while rows > uint64(0):
@@ -162,7 +163,7 @@ def _rows_of(piece, sizes):
 
 
 @_compile
-def _sum_piece(delta, strides, x, strides_x, of_delta, channel, piece, width, sizes, shifts, sums, products):
+def _sum_piece(delta, strides, x, strides_x, of_delta, channel, piece, width, sizes, shifts, shifted, sums, products):
     """Fill the columns of a piece of `width` channels: those of x, or of delta; shift is that of each column."""
     image, place, rows, short = _rows_of(piece, sizes)
     at = image * strides[0] + channel * strides[1] + place * strides[2]
@@ -179,9 +180,9 @@ def _sum_piece(delta, strides, x, strides_x, of_delta, channel, piece, width, si
             first, first_x = at + segment * strides[2], at_x + segment * strides_x[2]
             begin = segment * count
             if of_delta:
-                _add_deltas(delta, first, step, x, first_x, step_x, height, count, shifts, sums, products, begin)
+                _add_deltas(delta, first, step, x, first_x, step_x, height, count, shifts, shifted, sums, products, begin)
             else:
-                _add_values(x, first_x, step_x, height, count, shifts, sums, products, begin)
+                _add_values(x, first_x, step_x, height, count, shifts, shifted, sums, products, begin)
         at, at_x = at + rows * step, at_x + rows * step_x
 
 
@@ -193,6 +194,7 @@ def _sum_items(x, delta, numbers, shift, moments, with_delta, out, begin, end):
     sizes = Sizes(n[6], n[7], n[8], n[9], n[10], n[11], n[12], n[13], n[14], n[15], n[16])
     size = sizes.columns * sizes.width
     shifts, sums, products = np.empty(size), np.empty(size), np.empty(size)
+    shifted = np.any(shift)
     for item in range(begin, end):
         piece, channel = item % sizes.pieces, item // sizes.pieces * sizes.width
         width = min(sizes.width, sizes.channels - channel)
@@ -205,7 +207,7 @@ def _sum_items(x, delta, numbers, shift, moments, with_delta, out, begin, end):
             if with_delta if of_delta else moments:
                 sums[:] = 0
                 products[:] = 0
-                _sum_piece(delta, strides, x, strides_x, of_delta, channel, piece, width, sizes, shifts, sums, products)
+                _sum_piece(delta, strides, x, strides_x, of_delta, channel, piece, width, sizes, shifts, shifted, sums, products)
                 for c in range(width):
                     out[row, channel + c, piece] = _halve(sums, c * channel_step, step, sizes.columns)
                     out[row + uint64(1), channel + c, piece] = _halve(products, c * channel_step, step, sizes.columns)
@@ -347,7 +349,7 @@ class CompiledKernels:
 
     def shared(self, threads: int) -> CompiledKernels | None:
         """Return kernels that share the work of a call among so many threads; None if Numba cannot do so here."""
-        return CompiledKernels(threads) if _can_share() else None
+        return CompiledKernels(threads) if _has_openmp() and not _FORKED else None
 
     def sum_span(
         self,
@@ -454,8 +456,9 @@ if hasattr(os, "register_at_fork"):
     os.register_at_fork(after_in_child=_after_fork)
 
 
-def _can_share() -> bool:
-    """Return True if Numba has threads that several callers may use at a time: OpenMP, but not after a fork."""
+@cache
+def _has_openmp() -> bool:
+    """Return True if Numba has threads that several callers may use at a time: OpenMP."""
     from numba.core import config
 
-    return not _FORKED and config.THREADING_LAYER in ("default", "omp", "threadsafe") and bool(find_spec(OPENMP))
+    return config.THREADING_LAYER in ("default", "omp", "threadsafe") and bool(find_spec(OPENMP))

@@ -137,7 +137,10 @@ def _workers(tensors: _Tensors, team: Team, kernels: Kernels) -> _Workers:
 
 def _concatenated(results: Iterable[BatchResult]) -> BatchResult:
     """Return the results of consecutive groups of channels as one."""
-    moments, gradients = zip(*results, strict=True)
+    first, *others = results
+    if not others:
+        return first
+    moments, gradients = zip(first, *others, strict=True)
     return BatchResult(
         _joined(moments) if moments[0] else None,
         Gradients(*map(np.concatenate, zip(*gradients, strict=True))) if gradients[0] else None,
@@ -214,7 +217,7 @@ def _forward_maps(
 def _added(pieces: Doubles) -> Doubles:
     """Return the sums of the last axis, added in its order, beginning with 0."""
     total = np.zeros(pieces.shape[:-1])
-    for piece in np.moveaxis(pieces, -1, 0):
+    for piece in pieces.transpose(2, 0, 1):
         total += piece
     return total
 
