@@ -242,22 +242,27 @@ class Grid(NamedTuple):
 
 
 @_compile
-def _map_rows(x, first_x, delta, first, with_delta, out, first_out, rows, count, steps, factors):
+def _map_rows(x, first_x, delta, first, with_delta, out, first_out, rows, count, steps, factors, shifted):
     """Map rows of `count` values; each column has its own factors."""
     shift, gain, slope, constant = factors[0], factors[1], factors[2], factors[3]
     for _ in range(rows):
         if with_delta:
             for j in range(count):
-                value = (np.float64(x[first_x + j]) - shift[j]) * gain[j]
-                out[first_out + j] = value + np.float64(delta[first + j]) * slope[j] + constant[j]
+                value = np.float64(x[first_x + j])
+                if shifted:  # the compiler makes two loops of this one
+                    value = value - shift[j]
+                out[first_out + j] = value * gain[j] + np.float64(delta[first + j]) * slope[j] + constant[j]
         else:
             for j in range(count):
-                out[first_out + j] = (np.float64(x[first_x + j]) - shift[j]) * gain[j] + constant[j]
+                value = np.float64(x[first_x + j])
+                if shifted:
+                    value = value - shift[j]
+                out[first_out + j] = value * gain[j] + constant[j]
         first_x, first, first_out = first_x + steps[0], first + steps[1], first_out + steps[2]
 
 
 @_compile
-def _map_tile(x, steps_x, delta, steps, with_delta, out, steps_out, grid, vectors, item, factors):
+def _map_tile(x, steps_x, delta, steps, with_delta, out, steps_out, grid, vectors, item, factors, shifted):
     """Write the item of a map whose rows hold several channels."""
     row, column = item // grid.across * grid.height, item % grid.across * grid.width
     rows, count = min(grid.height, grid.rows - row), min(grid.width, grid.columns - column)
@@ -268,7 +273,7 @@ def _map_tile(x, steps_x, delta, steps, with_delta, out, steps_out, grid, vector
                 factors[k, c * grid.repeat + j] = value
     first_x, first, first_out = row * steps_x[0] + column, row * steps[0] + column, row * steps_out[0] + column
     all_steps = steps_x[0], steps[0], steps_out[0]
-    _map_rows(x, first_x, delta, first, with_delta, out, first_out, rows, count, all_steps, factors)
+    _map_rows(x, first_x, delta, first, with_delta, out, first_out, rows, count, all_steps, factors, shifted)
 
 
 @_compile
@@ -303,9 +308,9 @@ def _map_items(x, delta, numbers, with_delta, out, vectors, begin, end):
     if not grid.width:
         _map_parts(x, steps_x, delta, steps, with_delta, out, steps_out, grid, vectors, begin, end)
         return
-    factors = np.empty((4, grid.width))
+    factors, shifted = np.empty((4, grid.width)), np.any(vectors[0])
     for item in range(begin, end):
-        _map_tile(x, steps_x, delta, steps, with_delta, out, steps_out, grid, vectors, item, factors)
+        _map_tile(x, steps_x, delta, steps, with_delta, out, steps_out, grid, vectors, item, factors, shifted)
 
 
 @_compile_parallel
