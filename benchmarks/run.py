@@ -103,6 +103,14 @@ class Case:
         run_batch(layer, MemoryTensor(self.x), delta, {name: MemoryTensor(out)}, self.team, kernels=kernels)
         return out
 
+    def copy(self) -> np.ndarray:
+        """A copy of x, by as many threads: what moving the bytes costs."""
+        out = np.empty_like(self.x)
+        new, old = out.reshape(-1), self.x.reshape(-1)
+        cuts = np.linspace(0, old.size, self.team.threads + 1, dtype=int).tolist()
+        self.team.each(lambda part, _: np.copyto(new[part], old[part]), list(map(slice, cuts[:-1], cuts[1:])))
+        return out
+
     def textbook(self, mode: str) -> np.ndarray:
         """The expressions that people write, in NumPy and float32."""
         x, delta = self.x, self.delta
@@ -160,7 +168,7 @@ def _compared(case: Case, mode: str, what: str, with_torch: bool) -> Iterator[Ro
     assert all(result.tobytes() == results[0].tobytes() for result in results)
     for other in others.values():
         np.testing.assert_allclose(results[0], other(), rtol=1e-3, atol=1e-4)
-    others["a copy of the array"] = case.x.copy
+    others["a copy of the array"] = case.copy
     seconds = dict(zip([*ways, *others], in_turn(*ways.values(), *others.values(), calls=LOOP), strict=True))
     for way in ways:
         for other in others:
@@ -180,6 +188,7 @@ def _has_torch(threads: int) -> bool:
 # --- whole processes --------------------------------------------------------------------------------------------------
 
 BNORM = [sys.executable, "-m", "bnorm"]
+ENVIRONMENT = {key: value for key, value in os.environ.items() if key != "PYTHONDONTWRITEBYTECODE"}  # as installed
 TORCH_SCRIPT = """
 import numpy, torch
 x, p = torch.from_numpy(numpy.load("x.npy")), numpy.load("p.npz")
@@ -189,7 +198,8 @@ numpy.save("torch.npy", torch.nn.functional.batch_norm(x, m, v, s, b, False, 0.1
 
 
 def _call(folder: Path, *command: str) -> Callable[[], object]:
-    return lambda: subprocess.run(command, cwd=folder, check=True, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    silent = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
+    return lambda: subprocess.run(command, cwd=folder, env=ENVIRONMENT, check=True, **silent)
 
 
 def _peak_mb(folder: Path, *command: str) -> float:
@@ -197,7 +207,12 @@ def _peak_mb(folder: Path, *command: str) -> float:
     script = "import resource, subprocess, sys; subprocess.run(sys.argv[1:], check=True, stdout=2, stderr=2);"
     script += "print(resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss)"
     done = subprocess.run(
-        [sys.executable, "-c", script, *command], cwd=folder, check=True, capture_output=True, text=True
+        [sys.executable, "-c", script, *command],
+        cwd=folder,
+        env=ENVIRONMENT,
+        check=True,
+        capture_output=True,
+        text=True,
     )
     return int(done.stdout) / 1000
 
@@ -381,10 +396,27 @@ def described(rows: list[Row]) -> Iterator[str]:
             if ratios:
                 mean = statistics.geometric_mean(ratios)
                 yield f"{part} against {against}: geometric mean {mean:.2f}x, smallest {min(ratios):.2f}x\n"
-    yield "| part | what | seconds | against | ratio | peak MB |\n| --- | --- | ---: | --- | ---: | ---: |"
-    for row in rows:
+    yield from _kernel_table([row for row in rows if row.part.startswith("kernels")])
+    others = [row for row in rows if not row.part.startswith("kernels")]
+    if others:
+        yield "| part | what | seconds | against | ratio | peak MB |\n| --- | --- | ---: | --- | ---: | ---: |"
+    for row in others:
         peak = f"{row.peak_mb:.0f}" if row.peak_mb else ""
         yield f"| {row.part} | {row.what} | {row.seconds:.4g} | {row.against} | {row.ratio:.2f} | {peak} |"
+
+
+def _kernel_table(rows: list[Row]) -> Iterator[str]:
+    """One row for each engine, shape and mode, with the ratio to everything that it is compared with."""
+    against = list(dict.fromkeys(row.against for row in rows))
+    if rows:
+        yield f"| kernels | ms | {' | '.join(against)} |\n| --- | ---: |{' ---: |' * len(against)}"
+    for part, what in dict.fromkeys((row.part, row.what) for row in rows):
+        case = {row.against: row for row in rows if (row.part, row.what) == (part, what)}
+        milliseconds = next(iter(case.values())).seconds * 1000
+        ratios = " | ".join(f"{case[other].ratio:.2f}" for other in against)
+        yield f"| {part.removeprefix('kernels, ')}, {what} | {milliseconds:.2f} | {ratios} |"
+    if rows:
+        yield ""
 
 
 def _processor() -> str:

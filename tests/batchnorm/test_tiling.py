@@ -11,7 +11,7 @@ from bnorm.tensors.tensor import Span
 
 @pytest.mark.parametrize(
     ("places", "columns", "images_per_piece", "pieces_per_plane"),
-    [(1, 1, 1024, 1), (13 * 13, 169, 387, 1), (300 * 300, 1024, 1, 2)],
+    [(1, 1, 256, 1), (13 * 13, 169, 256, 1), (300 * 300, 1024, 1, 2)],
 )
 def test_the_examples_of_the_docstring(places, columns, images_per_piece, pieces_per_plane):
     grouping = Grouping(places)

@@ -27,7 +27,7 @@ def pieces(plane_values: np.ndarray) -> list[list[list[float]]]:
     """The rows of each piece of one channel, shape (N, L)."""
     images, places = plane_values.shape
     if places <= 4096:
-        step = min(64 * 1024 // places, 1024)
+        step = min(64 * 1024 // places, 256)
         return [plane_values[first : first + step].tolist() for first in range(0, images, step)]
     flat = [plane[first : first + 64 * 1024] for plane in plane_values for first in range(0, places, 64 * 1024)]
     return [[piece[row : row + 1024].tolist() for row in range(0, len(piece), 1024)] for piece in flat]

@@ -30,8 +30,6 @@ from bnorm.tensors.tensor import Doubles, MemoryTensor, Span, Tensor, Values
 
 MEMORY = 256 << 20  # bytes of tensors that are in memory at once
 
-CACHED = 20 << 20  # bytes of a tile that is still in a cache when it is mapped, after its sums
-
 LEAST_MEMORY = 16 << 20  # with less, scattered channels are read in small pieces, again and again
 
 Advance = Callable[[int], None]  # called with the number of values finished since the last call
@@ -112,10 +110,7 @@ def run_batch(
     """
     tensors = _Tensors(x, delta, outputs)
     workers = _workers(tensors, team, kernels)
-    if workers.shared and (layer.train or delta):
-        tiles = tiling.channel_groups(x, CACHED // tensors.bytes_per_value)
-    else:
-        tiles = tiling.tiles(x, (sys.maxsize if workers.shared else memory) // tensors.bytes_per_value)
+    tiles = tiling.tiles(x, (sys.maxsize if workers.shared else memory) // tensors.bytes_per_value)
     return _concatenated(
         _run_channels(layer.select(spans[0].channels), _Pass(spans, tensors, workers, advance)) for spans in tiles
     )
@@ -142,7 +137,10 @@ def _workers(tensors: _Tensors, team: Team, kernels: Kernels) -> _Workers:
 
 def _concatenated(results: Iterable[BatchResult]) -> BatchResult:
     """Return the results of consecutive groups of channels as one."""
-    moments, gradients = zip(*results, strict=True)
+    first, *others = results
+    if not others:
+        return first
+    moments, gradients = zip(first, *others, strict=True)
     return BatchResult(
         _joined(moments) if moments[0] else None,
         Gradients(*map(np.concatenate, zip(*gradients, strict=True))) if gradients[0] else None,
@@ -219,7 +217,7 @@ def _forward_maps(
 def _added(pieces: Doubles) -> Doubles:
     """Return the sums of the last axis, added in its order, beginning with 0."""
     total = np.zeros(pieces.shape[:-1])
-    for piece in np.moveaxis(pieces, -1, 0):
+    for piece in pieces.transpose(2, 0, 1):
         total += piece
     return total
 

@@ -67,13 +67,15 @@ def sum_span(
     These are Σx and Σx² with `moments`, then Σ delta and Σ delta·x with a delta, where x means x − shift.
     """
     shifted = scratch.load("x", x, shift)
-    factors = [shifted] if moments else []
-    if delta is not None:
-        factors.append(scratch.load("delta", delta))
     sum_pieces = sum_planes if grouping.places > PLANE else sum_images
-    for factor, (sums, products) in zip(factors, out.reshape(-1, 2, *out.shape[1:]), strict=True):
-        sum_pieces(factor, grouping, sums)
-        sum_pieces(np.multiply(factor, shifted, out=scratch.block("product", x.shape)), grouping, products)
+    if moments:
+        sum_pieces(shifted, grouping, out[0])
+    if delta is not None:  # products overwrite their factors, which nothing reads after them: fewer blocks in the cache
+        upstream = scratch.load("delta", delta)
+        sum_pieces(upstream, grouping, out[-2])
+        sum_pieces(np.multiply(upstream, shifted, out=upstream), grouping, out[-1])
+    if moments:
+        sum_pieces(np.multiply(shifted, shifted, out=shifted), grouping, out[1])
 
 
 def sum_images(values: Doubles, grouping: Grouping, out: Doubles) -> None:

@@ -23,13 +23,13 @@ to the last bit, for all of these, for every processor, and for both engines.
     plane                     1x1            13x13            300x300
     places                    1              169              90000
     columns                   1              169              1024
-    images_per_piece          1024           387              1
+    images_per_piece          256            256              1
     pieces_per_plane          1              1                2
 
-    13x13     step 1   images 0 to 386 are the rows of piece 0:  column j = x[0, j] + x[1, j] + ... + x[386, j]
+    13x13     step 1   images 0 to 255 are the rows of piece 0:  column j = x[0, j] + x[1, j] + ... + x[255, j]
               step 2   P = 256:  column j += column j + 128 for j < 41 (169 columns are there),  then j + 64 for j < 64,
                        j + 32, ... j + 1:  column 0 is the sum of the piece
-              step 3   0 + piece 0 + piece 1 (images 387 to 773) + ...
+              step 3   0 + piece 0 + piece 1 (images 256 to 511) + ...
 
     300x300   step 1   places 0 to 65535 of image 0 are 64 rows of 1024:  column j = x[0, j] + x[0, 1024 + j] + ...
                        places 65536 to 89999 are 23 rows of 1024 and one of 912, which ends in column 911
@@ -50,7 +50,7 @@ WIDTH = 1024  # places in a row of a larger plane: 4 kB of float32, a page, whos
 
 PIECE = 64 * WIDTH  # values in a piece
 
-ROWS = 1024  # most rows in a piece
+ROWS = 256  # most rows in a piece: a block of matrices holds whole rows of up to 2048 channels then
 
 BLOCK = 1 << 19  # largest number of values in a block: smaller blocks wait longer for the interpreter's lock
 
@@ -108,15 +108,6 @@ def tiles(extent: Extent, most: int) -> list[list[Span]]:
     grouping, whole = Grouping(extent.places), extent.images * extent.places
     scattered = extent.channels_last or most // whole * extent.places < LONG
     return _grid(extent, grouping, most, least=min(grouping.piece, whole) if scattered else whole)
-
-
-def channel_groups(extent: Extent, most: int) -> list[list[Span]]:
-    """Return tiles of up to `most` values, but whole channels: a single tile where channels are scattered in memory."""
-    length = extent.images * extent.places
-    width = _even(extent.channels, most // length, 1)
-    if extent.channels_last or width * extent.places < LONG:
-        width = extent.channels
-    return [[Span(first, min(first + width, extent.channels), 0, length)] for first in range(0, extent.channels, width)]
 
 
 def blocks(tile: Extent, grouping: Grouping, threads: int) -> list[Span]:

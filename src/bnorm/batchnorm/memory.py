@@ -1,0 +1,32 @@
+"""The memory of values (n, c, l) as one vector and the steps of its axes, as compiled loops take it."""
+
+from __future__ import annotations
+
+from numpy.lib.stride_tricks import as_strided
+
+from bnorm.tensors.tensor import Values
+
+
+def memory_of(values: Values, *, writeable: bool = False) -> Values:
+    """Return the contiguous memory that values (n, c, l) lie in, as a vector.
+
+    What is only read is made read-only, always, so that the code is compiled once.
+    """
+    ordered = values.transpose(0, 2, 1) if interleaved(values) else values
+    if ordered.flags.c_contiguous:
+        memory = ordered.reshape(-1)  # much faster than as_strided
+        memory.flags.writeable = writeable
+        return memory
+    steps = steps_of(values)
+    length = sum((size - 1) * step for size, step in zip(values.shape, steps, strict=True)) + 1
+    return as_strided(values, (length,), (values.itemsize,), writeable=writeable)
+
+
+def steps_of(values: Values) -> list[int]:
+    """Return the strides of the axes, counted in values."""
+    return [stride // values.itemsize for stride in values.strides]
+
+
+def interleaved(x: Values) -> bool:
+    """True if the channels of one place are side by side; a single place of each channel is taken for that, too."""
+    return x.shape[2] == 1 or x.strides[2] > x.itemsize
