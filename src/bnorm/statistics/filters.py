@@ -71,7 +71,7 @@ def magnitudes(weights: Weights, layer: Layer, array: Array) -> Magnitudes:
         rows = np.moveaxis(block, axis, 0).reshape(block.shape[axis], -1)  # (channels, weights of each)
         here = slice(start, start + len(rows)) if axis == 0 else slice(None)
         with np.errstate(all="ignore"):
-            squares[here] += np.einsum("ij,ij->i", rows, rows, dtype=np.float64)
+            squares[here] += np.add.reduce(np.multiply(rows, rows, dtype=np.float64), axis=1)
             largest[here] = np.maximum(
                 largest[here], np.maximum(rows.max(axis=1, initial=0), -rows.min(axis=1, initial=0))
             )
