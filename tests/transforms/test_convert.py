@@ -489,7 +489,7 @@ def test_csv_has_a_row_for_each_part(invoke, tiny):
 def test_an_array_with_other_bits_is_a_defect(tiny, tmp_path, monkeypatch):
     before = set(tmp_path.iterdir())
     monkeypatch.setattr("bnorm.transforms.pair.write_block", lambda file, block: file.write((block * 2).tobytes()))
-    with pytest.raises(ProofError, match="is not what it was, expected the same bits"):
+    with pytest.raises(ProofError, match="has changed, expected the same bits"):
         convert(read_model(*tiny), tmp_path / "o.weights", seen=0)
     assert set(tmp_path.iterdir()) == before
 
