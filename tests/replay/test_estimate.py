@@ -210,7 +210,7 @@ def refused(message: str, **arguments) -> None:
 
 @pytest.mark.usefixtures("moments")
 def test_an_input_in_two_files_is_refused():
-    refused(r"a\.npz: has x0\.npy, which .*a\.npz has, too", moments=["a.npz", "a.npz"])
+    refused(r"a\.npz: has x0\.npy, which .*a\.npz has as well", moments=["a.npz", "a.npz"])
 
 
 @pytest.mark.usefixtures("moments")
