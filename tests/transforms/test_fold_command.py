@@ -365,7 +365,7 @@ def test_a_variance_without_root_is_refused_with_layer_and_channel(invoke, tiny,
     change(weights, 3, 2, value)
     error = refuse(invoke, cfg, weights, "-o", cfg.with_name("out.weights"))
     assert error.startswith(f"error: {weights}: layer 0 rolling_variance is {shown} in channel 2, expected")
-    assert "--bad-variance clamp or skip does the rest" in " ".join(error.split())
+    assert "--bad-variance clamp or skip continues anyway" in " ".join(error.split())
 
 
 def test_several_variances_without_root_are_counted(invoke, tiny):

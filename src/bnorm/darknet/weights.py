@@ -322,7 +322,7 @@ def same_bits(one: Iterable[Floats], other: Iterable[Floats]) -> bool:
 
 
 def aligned(one: Iterable[Floats], other: Iterable[Floats]) -> Iterator[tuple[Floats, Floats]]:
-    """Yield two streams of blocks as pairs of flat pieces of equal size; if one stream ends first, its piece is empty."""
+    """Yield two streams of blocks as pairs of flat pieces of equal size; where one has ended, its piece is empty."""
     streams = [iter(one), iter(other)]
     rest = [np.empty(0, np.float32)] * 2
     while True:
