@@ -1,4 +1,4 @@
-"""How each dialect's parser reads one line, one number and one list.
+"""The parsers of the dialects: one line, one number and one list.
 
 pjreddie and alexeyab (`parser.c: read_cfg`, `utils.c: strip`, `option_list.c`) remove blanks everywhere in a line, even
 inside names and values, then look at the first byte: `[` opens a section whose type is the whole line, `#` and `;` make
