@@ -32,7 +32,7 @@ def layout_case(request: pytest.FixtureRequest) -> Golden:
 
 @pytest.fixture
 def invoke():
-    """Run `bnorm` with these arguments; prints what it printed, and insists on the exit code."""
+    """Run `bnorm` with these arguments, print its output, and assert its exit code."""
 
     def run(*arguments: object, exit_code: int = 0, columns: str = "80"):
         result = runner(COLUMNS=columns).invoke(main, [str(argument) for argument in arguments])

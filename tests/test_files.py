@@ -97,7 +97,7 @@ def test_a_folder_that_is_missing_leaves_nothing(tmp_path):
     assert list(tmp_path.iterdir()) == []
 
 
-def test_a_symbolic_link_is_replaced_and_what_it_points_to_stays(tmp_path):
+def test_a_symbolic_link_is_replaced_and_its_target_stays(tmp_path):
     (tmp_path / "old").write_bytes(b"old")
     (tmp_path / "a").symlink_to("old")
     write(tmp_path / "a")
@@ -177,25 +177,25 @@ def test_a_missing_folder_is_refused(tmp_path):
     assert refused(tmp_path / "missing" / "a") == f"no folder {tmp_path / 'missing'}, expected one that exists"
 
 
-def test_a_file_is_no_folder(tmp_path):
+def test_a_file_is_not_a_folder(tmp_path):
     (tmp_path / "a").touch()
     assert refused(tmp_path / "a" / "b").startswith("no folder")
 
 
 @pytest.mark.parametrize("force", [False, True])
-def test_a_folder_is_no_output(tmp_path, force):
+def test_a_folder_is_not_an_output(tmp_path, force):
     assert refused(tmp_path, force=force) == "is not a regular file, expected a new name"
 
 
 @posix
 @pytest.mark.parametrize("force", [False, True])
-def test_a_device_is_no_output(force):
+def test_a_device_is_not_an_output(force):
     """Renaming over /dev/null would replace it for everybody."""
     assert refused(Path("/dev/null"), force=force) == "is not a regular file, expected a new name"
 
 
 @posix
-def test_a_pipe_is_no_output(tmp_path):
+def test_a_pipe_is_not_an_output(tmp_path):
     os.mkfifo(tmp_path / "pipe")
     assert refused(tmp_path / "pipe", force=True) == "is not a regular file, expected a new name"
 
@@ -229,7 +229,7 @@ def test_a_link_to_a_regular_file_is_opened(tmp_path):
 
 @posix
 @pytest.mark.parametrize("name", ["/dev/null", "/dev/zero"])
-def test_a_device_is_no_input(name):
+def test_a_device_is_not_an_input(name):
     with pytest.raises(CfgError, match=f"{name}: is a pipe or a device, expected a regular file"):
         open_regular(Path(name), CfgError)
 

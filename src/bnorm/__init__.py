@@ -1,4 +1,4 @@
-"""bnorm: darknet model files, their batch normalisation, and what is wrong with them.
+"""bnorm: read, check, fold and convert darknet model files, and run their batch normalisation.
 
 The names below are the public interface. Each is imported when it is first used: `import bnorm` does not import NumPy.
 """

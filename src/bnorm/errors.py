@@ -1,4 +1,4 @@
-"""The exceptions of bnorm, one kind for each place where the user has to look.
+"""The exceptions of bnorm, one class for each place where the user has to look.
 
     BnormError
     ├── CfgError       the .cfg file, with the line
@@ -34,9 +34,9 @@ class BnormError(Exception):
     def __init__(
         self, path: Path | str, what: str, *, line: int | None = None, cause: str = "", finding: str = ""
     ) -> None:
-        from pathlib import Path  # a tenth of the time of `bnorm --help`, which has no error
+        from pathlib import Path  # imported late: it takes a tenth of the time of `bnorm --help`
 
-        super().__init__(path, what)  # unpickling passes these; the other attributes are in its state
+        super().__init__(path, what)  # the arguments for unpickling; the other attributes are restored from the state
         self.path = Path(path)
         self.what = what
         self.line = line

@@ -1,7 +1,7 @@
 """Open inputs safely, read and write at an offset, and write a set of outputs as a whole.
 
 An output is written next to its target under a temporary name, synced, and renamed once the whole set is complete.
-Nothing here needs POSIX: where a system call is missing, another one does its work, or a step such as syncing a folder
+Nothing here needs POSIX: if a system call is missing, another one is used, or a step such as syncing a folder
 is skipped.
 """
 
@@ -104,7 +104,7 @@ def check_outputs(outputs: Iterable[Path], inputs: Iterable[Path], *, force: boo
 
 
 class FileSet:
-    """Files, found again under any of their names, hard links too; there may be thousands."""
+    """A set of files that recognises each under any of its names, including hard links; there may be thousands."""
 
     def __init__(self, paths: Iterable[Path]) -> None:
         paths = list(paths)
@@ -116,7 +116,7 @@ class FileSet:
 
 
 def _identity(path: Path) -> tuple[int, int] | None:
-    """Return what is the same for every name of a file, None if there is none."""
+    """Return device and inode, the same for every name of a file; None if the file does not exist."""
     try:
         status = path.stat()
     except OSError:
@@ -161,7 +161,7 @@ class Outputs:
         self._folders.extend(reversed(new))
 
     def rename(self, lock: Path | None, stale: Callable[[], Iterable[Path]]) -> None:
-        """Remove what is stale, and rename all files to their targets."""
+        """Remove stale files, and rename all files to their targets."""
         targets, temporary = list(self._temporary), list(self._temporary.values())
         if not targets:
             return
@@ -205,7 +205,7 @@ def replacing_set(*, lock: Path | None = None, stale: Callable[[], Iterable[Path
 def replacing(*targets: Path) -> Iterator[Sequence[BinaryIO]]:
     """Open one temporary file per target; rename them to the targets on a clean exit, otherwise remove them.
 
-    The files are open for reading, too, and may be opened again in the meantime. `OutputError` if that fails.
+    The files are also open for reading, and may be opened again in the meantime. `OutputError` if that fails.
     """
     with replacing_set() as outputs, outputs.open(*targets) as files:
         yield files
@@ -213,12 +213,12 @@ def replacing(*targets: Path) -> Iterator[Sequence[BinaryIO]]:
 
 @contextlib.contextmanager
 def _blaming(target: Path, temporary: Sequence[Path]) -> Iterator[None]:
-    """Turn an OSError of the temporary files, or of a file without a name, into an `OutputError` of the target."""
+    """Turn an OSError about the temporary files, or without a file name, into an `OutputError` about the target."""
     try:
         yield
     except OSError as error:
         if error.filename not in (None, *map(str, temporary)):
-            raise  # an error of another file, which the message names
+            raise  # an error about another file, which the message names
         reason = (error.strerror or str(error)).lower()
         raise OutputError(target, f"cannot be written: {reason}") from error
 
@@ -226,7 +226,7 @@ def _blaming(target: Path, temporary: Sequence[Path]) -> Iterator[None]:
 def _rename(temporary: Sequence[Path], targets: Sequence[Path]) -> None:
     """Rename the set, the first target first, after removing the old version of each other target.
 
-    Whenever the process dies, a later target that exists belongs to the first one.
+    Even if the process is killed in between, any later target that exists belongs to the first target.
     """
     for target in targets[1:]:
         target.unlink(missing_ok=True)
@@ -252,7 +252,7 @@ def _sync(folder: Path) -> None:
 def _alone_in(folder: Path) -> Iterator[None]:
     """Keep other processes of bnorm from renaming in the folder, so that their files do not mix with this set.
 
-    Does nothing on a file system without locks, as some network ones are.
+    Does nothing on a file system without locks, such as some network file systems.
     """
     with contextlib.ExitStack() as stack:
         with contextlib.suppress(OSError):
@@ -295,7 +295,7 @@ def _try_lock(folder: Path) -> int:
 
 
 def _create_lock(folder: Path) -> int:
-    """Do the same on Windows, which cannot open folders, with a file that the system deletes on closing."""
+    """Lock a folder on Windows, which cannot open folders: create a file that the system deletes when it is closed."""
     temporary = getattr(os, "O_TEMPORARY", None)
     if temporary is None:
         raise OSError(errno.ENOTSUP, "no locks")

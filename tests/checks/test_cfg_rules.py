@@ -1,4 +1,4 @@
-"""`checks.cfg_rules`: what another fork reads differently, and what the fork itself crashes on."""
+"""`checks.cfg_rules`: findings for lines that another fork reads differently, or that crash the fork itself."""
 
 from __future__ import annotations
 
@@ -26,18 +26,18 @@ def text_of(source: str) -> CfgText:
 
 
 def findings(source: str, dialect: str) -> tuple[Finding, ...]:
-    """Return what the text alone says."""
+    """Return the findings from the text alone."""
     text = text_of(source)
     return text_findings(text, cfg.sections(text, DIALECTS[dialect]))
 
 
 def odd(source: str, dialect: str) -> list[tuple[str, int | None]]:
-    """Return the ids and lines of what the text alone says."""
+    """Return the ids and lines of the findings from the text alone."""
     return [(finding.id, finding.line) for finding in findings(source, dialect)]
 
 
 def crashes(source: str, dialect: str) -> list[Finding]:
-    """Return what the fork crashes on."""
+    """Return the findings for crashes of the fork."""
     found = cfg_findings(build(text_of(source), DIALECTS[dialect]))
     return [finding for finding in found if finding.id == "cfg-crash"]
 
@@ -46,7 +46,7 @@ def crashes(source: str, dialect: str) -> list[Finding]:
 
 
 @pytest.mark.parametrize("kind", BAD_CFGS)
-def test_what_is_wrong_in_a_cfg_is_found_in_its_line(pair, kind):
+def test_a_problem_in_a_cfg_is_found_in_its_line(pair, kind):
     """One finding, whether a rule yields it or the reader of the cfg raises it."""
     path, _ = pair
     data, line, word = BAD_CFGS[kind]
@@ -68,7 +68,7 @@ def test_lines_that_end_in_cr_alone_are_found(pair):
 @pytest.mark.parametrize(
     ("kind", "dialect"), [("cfg-cr", "pjreddie"), ("cfg-duplicate-key", "hank"), ("cfg-unknown-key", "hank")]
 )
-def test_what_a_dialect_refuses_is_an_error(pair, kind, dialect):
+def test_a_refusal_by_a_dialect_is_an_error(pair, kind, dialect):
     path, _ = pair
     path.write_bytes(BAD_CFGS[kind].data)
     (found,) = damage.findings(path, None, dialect)
@@ -84,7 +84,7 @@ def test_a_plain_cfg_has_no_findings(dialect):
 
 
 @line_based
-def test_what_is_odd_is_found_in_its_line(dialect):
+def test_an_oddity_is_found_in_its_line(dialect):
     source = """\
         [net]
         width=8
@@ -126,7 +126,7 @@ def test_a_finding_names_its_section_and_its_key():
     ],
 )
 def test_a_comment_is_a_warning_only_where_the_fork_reads_it(option, pjreddie, alexeyab):
-    """A number ends at it in any fork; a list goes on after the next comma, except for some of alexeyab's."""
+    """A number ends before it in any fork; a list continues after the next comma, except for some keys in alexeyab."""
     for dialect, severity in (("pjreddie", pjreddie), ("alexeyab", alexeyab)):
         (found,) = findings(f"[net]\nwidth=8\n[conv]\n{option}\n", dialect)
         assert (found.id, found.line, found.severity) == ("cfg-inline-comment", 5, severity), dialect
@@ -146,7 +146,7 @@ def test_a_comment_is_a_warning_only_where_the_fork_reads_it(option, pjreddie, a
         ("policy=steps\nsteps=100,200k\nscales=.1,.1", "200k as 200"),
     ],
 )
-def test_text_after_a_number_is_a_note_with_what_darknet_reads(option, read):
+def test_text_after_a_number_is_a_note_with_the_value_that_darknet_reads(option, read):
     for dialect in ("pjreddie", "alexeyab"):
         (found,) = findings(f"[net]\n{option}\n[avgpool]\n", dialect)
         assert (found.id, found.line, found.severity) == ("cfg-number", 2 + ("steps" in option), "note")
@@ -298,7 +298,7 @@ def test_a_dropped_line_hides_no_later_one():
     assert odd("[net]\nwidth=8\n[conv]\nfilters=\nfilters=8\n", "alexeyab") == [("cfg-no-value", 4)]
 
 
-def test_a_blank_in_what_is_no_list_means_nothing():
+def test_a_blank_in_a_value_that_is_not_a_list_has_no_effect():
     assert odd("[net]\nwidth=8\n[conv]\nfilters = 1 6\nanchors = 1 2\n", "alexeyab") == [("cfg-unknown-key", 5)]
 
 
@@ -362,7 +362,7 @@ CRASHES = [  # the cfg, who does not read it at all, and where whose program cra
 
 
 @pytest.mark.parametrize(("source", "refusing", "lines"), CRASHES)
-def test_what_a_fork_crashes_on_is_found(source, refusing, lines):
+def test_a_crash_of_a_fork_is_found(source, refusing, lines):
     for dialect in DIALECTS.keys() - set(refusing.split()):
         found = crashes(source, dialect)
         assert [finding.line for finding in found] == ([lines[dialect]] if dialect in lines else []), dialect

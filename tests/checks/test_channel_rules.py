@@ -18,7 +18,7 @@ from support.golden import sample
 
 
 @pytest.mark.parametrize("kind", BAD_VALUES)
-def test_what_is_wrong_in_the_numbers_is_found(pair, kind):
+def test_a_problem_in_the_values_is_found(pair, kind):
     cfg, weights = pair
     bad = BAD_VALUES[kind]
     weights.write_bytes(bad.data)

@@ -139,7 +139,7 @@ def test_the_document_has_these_keys(invoke, damaged):
     }
 
 
-def test_people_are_told_where_a_finding_is_what_it_is_and_why(invoke, damaged):
+def test_a_finding_is_printed_with_its_place_and_cause(invoke, damaged):
     cfg, weights = damaged("variance-negative")
     cfg.write_text(TEXT.replace("channels=3", "channels=3\nchanels=4"))
     numbers, text = findings(cfg, weights)
@@ -157,7 +157,7 @@ def test_a_finding_about_the_file_names_its_layer_only_once(invoke, pair):
     assert f"error    {found.message}; {found.cause} " in invoke("check", *pair, columns="300", exit_code=3).stdout
 
 
-def test_a_file_that_nobody_can_read_has_null_for_what_is_unknown(invoke, pair):
+def test_a_file_that_no_fork_can_read_has_null_for_unknown_values(invoke, pair):
     pair[1].write_bytes(b"")
     found = json.loads(invoke("check", *pair, "--format", "json", exit_code=3).stdout)
     assert [found[name] for name in ("dialect", "fits", "expected_bytes", "actual_bytes")] == [None] * 4
@@ -213,7 +213,7 @@ def test_a_pipe_s_reader_gets_no_escape_codes(damaged):
 
 
 def test_of_many_findings_of_a_kind_a_table_shows_the_first(invoke, pair):
-    """All five normalised layers have one, in csv, too."""
+    """All five normalised layers have one, also in csv."""
     for layer in (0, 1, 2, 4, 5):
         patch(pair[1], offset(layer, "rolling_variance", 1), 1e-4)
     output = invoke("check", *pair).stdout
@@ -249,7 +249,7 @@ EDITS = st.lists(st.tuples(st.floats(0, 1), st.binary(max_size=8), st.integers(0
 
 
 def edited(data: bytes, edits: list[tuple[float, bytes, int]]) -> bytes:
-    """The data with these bytes at these places, each in place of so many others."""
+    """Return the data with these bytes written over the bytes at these offsets."""
     for place, new, dropped in edits:
         start = int(place * len(data))
         data = data[:start] + new + data[start + dropped :]

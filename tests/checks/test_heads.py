@@ -73,7 +73,7 @@ def test_without_weights_there_is_one_finding_with_both_lines(pair, change, kind
     assert all(f"line {line} " in found.message for line in lines())
 
 
-def test_weights_that_are_no_help_leave_the_finding_of_the_cfg(pair):
+def test_weights_that_do_not_help_leave_the_finding_of_the_cfg(pair):
     cfg, weights = pair
     cfg.write_text(two_heads(FITTING, CHANGES[0]))
     weights.write_bytes(BAD_FILES["weights-html"].data)

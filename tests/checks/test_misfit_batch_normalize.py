@@ -26,7 +26,7 @@ def folded(tmp_path):
 
 @pytest.mark.parametrize("name", ["digits", "detector", "batchnorm"])
 def test_folded_weights_are_known_with_the_old_cfg(folded, name):
-    """The section of a [batchnorm] is removed, too."""
+    """The section of a [batchnorm] is removed as well."""
     cfg, weights = sample(name)
     (found,) = findings(cfg, folded(cfg, weights)[1])
     assert (found.id, found.severity) == ("weights-folded", KINDS["weights-folded"].severity)

@@ -1,4 +1,4 @@
-"""`checks.weights_file`: the one reason why a file is not what its cfg plans, and what is not a reason."""
+"""`checks.weights_file`: the one reason why a file is not as planned, and oddities that are not a reason."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ VARIANCES = [array for array in ARRAYS.values() if array.field == "rolling_varia
 
 
 @pytest.mark.parametrize("kind", BAD_FILES)
-def test_what_is_wrong_with_a_weights_file_is_found(pair, kind):
+def test_a_problem_in_a_weights_file_is_found(pair, kind):
     """One cause, not a list of symptoms."""
     cfg, weights = pair
     weights.write_bytes(BAD_FILES[kind].data)
@@ -97,7 +97,7 @@ def test_the_header_alone_ends_before_the_first_layer(pair):
     assert found.cause
 
 
-def test_a_partial_file_has_the_numbers_that_darknet_partial_takes_for_it(pair):
+def test_a_partial_file_has_the_numbers_that_darknet_partial_needs(pair):
     """Layer 3 stores nothing: of NAME.conv.3 and NAME.conv.4 the bytes are the same."""
     cfg, weights = pair
     weights.write_bytes(BAD_FILES["weights-partial"].data)
@@ -148,7 +148,7 @@ def test_noise_is_not_a_darknet_file(pair):
 
 @pytest.mark.parametrize(("early", "nbytes"), [(True, "20 bytes"), (False, "16 bytes")])
 def test_a_header_that_is_4_bytes_off_shows_at_the_edges_of_the_variances(pair, early, nbytes):
-    """Where somebody has padded or cut the file so that its size fits."""
+    """The header is off, and somebody has padded or cut the file so that its size fits."""
     cfg, weights = pair
     data = DATA
     for array in ARRAYS.values():  # the neighbours of every variance are negative

@@ -135,7 +135,7 @@ def test_check(document, tiny):
     assert (entry["id"], entry["layer"], entry["channel"]) == ("variance-negative", 0, 0)
 
 
-def test_check_of_what_cannot_be_read(document, tiny):
+def test_check_of_an_unreadable_file(document, tiny):
     tiny[1].write_bytes(b"")
     found = document("check", *tiny, exit_code=3)
     assert [found[name] for name in ("dialect", "fits", "expected_bytes", "actual_bytes")] == [None] * 4
@@ -180,7 +180,7 @@ def test_fold_without_output(document, tiny):
     assert (found["output"], found["output_cfg"]) == (None, None)
 
 
-def test_fold_says_what_it_verified(document, tiny):
+def test_fold_reports_its_proof(document, tiny):
     found = document("fold", *tiny, "--dry-run", "--epsilon", "opencv")
     assert (found["fits"], found["verified"]) == (True, True)
     assert found["worst"] == {"layer": 0, "part": "", "max_rel_error": found["layers"][0]["max_rel_error"]}

@@ -16,7 +16,7 @@ pytest.importorskip("onnx")
 DETECTOR = sample("detector")
 
 
-def test_the_page_says_what_the_file_takes_and_gives(invoke, tmp_path):
+def test_the_page_shows_the_inputs_and_outputs_of_the_file(invoke, tmp_path):
     page = invoke("export", *DETECTOR, "-o", tmp_path / "net.onnx").stdout
     for text in (
         "1 × 3 × 64 × 64",
@@ -87,7 +87,7 @@ def test_a_layer_that_cannot_be_expressed_is_one_error(invoke, tmp_path):
     assert not list(tmp_path.iterdir())
 
 
-def test_without_the_extra_it_says_what_to_install(invoke, tmp_path, monkeypatch):
+def test_without_the_extra_the_error_names_the_package_to_install(invoke, tmp_path, monkeypatch):
     monkeypatch.setattr(require.importlib.util, "find_spec", lambda _: None)
     error = invoke("export", *DETECTOR, "-o", tmp_path / "net.onnx", exit_code=1).stderr
     assert "pip install onnx" in error

@@ -26,7 +26,7 @@ def test_an_output_that_exists_is_exit_code_1_without_force(invoke, tiny, tmp_pa
     assert output.read_bytes() != b"old"
 
 
-def test_the_headline_says_what_was_written(invoke, tiny, tmp_path):
+def test_the_headline_names_the_written_files(invoke, tiny, tmp_path):
     output = tmp_path / "out.weights"
     headline, *_ = invoke("fold", *tiny, "-o", output).stdout.splitlines()
     assert headline == f"folded 1 layer into {output} and {output.with_suffix('.cfg')}"
@@ -88,7 +88,7 @@ def test_layers_that_were_not_selected_are_counted(invoke):
 
 
 @pytest.mark.parametrize("columns", ["60", "80", "160"])
-def test_what_is_printed_fits_the_terminal(invoke, columns):
+def test_the_output_fits_the_terminal(invoke, columns):
     printed = invoke("fold", *sample("batchnorm"), "--dry-run", columns=columns).stdout.splitlines()
     assert max(map(len, printed)) <= int(columns)
 

@@ -72,7 +72,7 @@ def test_a_network_without_normalisation_says_so(invoke, tmp_path):
 
 
 @pytest.mark.parametrize("option", [["--channels"], ["--epsilon", "opencv"], ["--plot", "x.png"]], ids=str)
-def test_what_shows_values_of_the_weights_needs_them(invoke, tiny, option):
+def test_options_for_values_of_the_weights_need_weights(invoke, tiny, option):
     assert option[0] in invoke("inspect", tiny[0], *option, exit_code=2).stderr
 
 
@@ -95,7 +95,7 @@ def test_a_wrong_option_is_exit_code_2(invoke, tiny, option):
 
 
 @pytest.mark.parametrize("form", ["table", "json", "csv", "markdown"])
-def test_a_file_holds_what_would_be_printed(invoke, tiny, tmp_path, form):
+def test_an_output_file_holds_the_printed_text(invoke, tiny, tmp_path, form):
     """A file has no width: it holds what a very wide terminal shows."""
     printed = invoke("inspect", *tiny, "--format", form, columns="1000").stdout
     assert invoke("inspect", *tiny, "--format", form, "-o", tmp_path / "report", columns="40").stdout == ""

@@ -124,7 +124,7 @@ def test_a_json_document_is_all_of_stdout(tiny, arguments):
 
 
 def completions(*words: str) -> str:
-    """Return what bash is offered for the last of these words."""
+    """Return the completions that bash gets for the last of these words."""
     variables = {"_BNORM_COMPLETE": "bash_complete", "COMP_WORDS": " ".join(words), "COMP_CWORD": str(len(words) - 1)}
     code = "from bnorm.cli import main; main(prog_name='bnorm')"
     environment = {**os.environ, **variables}
@@ -137,7 +137,7 @@ def completions(*words: str) -> str:
     ("arguments", "code"), [(["inspect"], 0), (["check", "--strict"], 0), (["fold", "--dry-run"], 0)]
 )
 def test_a_process_without_stdout_does_its_work(tiny, arguments, code):
-    """A service may be started with its stdout closed: the exit code is what is left."""
+    """A service may be started with its stdout closed: only the exit code is left."""
     command, *options = arguments
     words = " ".join([command, *map(str, tiny), *options])
     process = subprocess.run(["sh", "-c", f'"$0" -m bnorm {words} >&-', sys.executable], capture_output=True)

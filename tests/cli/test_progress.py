@@ -17,7 +17,7 @@ from support.golden import sample
 
 
 class Terminal(io.StringIO):
-    """A stream that keeps what it is sent."""
+    """A stream that keeps everything that is written to it."""
 
     def isatty(self) -> bool:
         return True

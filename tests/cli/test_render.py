@@ -118,7 +118,7 @@ def test_as_many_as_are_shown_need_no_rest(capsys):
 
 
 def coloured(result: Page, monkeypatch, **environment: str) -> str:
-    """Return what a terminal is sent."""
+    """Return the text that is sent to the terminal."""
 
     class Terminal(io.StringIO):
         def isatty(self) -> bool:
@@ -232,7 +232,7 @@ def test_csv_is_the_records(capsys):
     assert list(csv.reader(io.StringIO(text))) == [["a", "b"], ["1", ""], ['x"y', "0.1"]]
 
 
-def test_json_spells_what_it_cannot_hold(capsys):
+def test_json_has_strings_for_numbers_that_it_cannot_hold(capsys):
     document = {"a": [math.nan, math.inf, -math.inf, 1.5], "b": (1, None), "c": "ε"}
     found = json.loads("\n".join(printed("json", page(document), capsys)))
     assert found == {"a": ["nan", "inf", "-inf", 1.5], "b": [1, None], "c": "ε"}

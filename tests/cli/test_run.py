@@ -53,7 +53,7 @@ PARAMS = "--params p.npz --input x.npy"
         (f"{PARAMS} --shape 3x3", "--shape"),
     ],
 )
-def test_a_wrong_command_line_is_exit_code_2_and_names_what_is_wrong(invoke, line, named):
+def test_a_wrong_command_line_is_exit_code_2_and_names_the_problem(invoke, line, named):
     before = sorted(Path().iterdir())
     result = invoke("run", *line.split(), exit_code=2)
     assert named in result.stderr.splitlines()[0]
@@ -89,7 +89,7 @@ def test_the_table_names_the_input_if_there_are_several(invoke):
     assert heading(invoke("run", *PARAMS.split(), "--input", "d.npy").stdout)[:2] == ["input", "result"]
 
 
-def test_what_is_written_is_said(invoke):
+def test_the_written_files_are_named(invoke):
     printed = invoke("run", *PARAMS.split(), "-o", "out", "--format", "csv").stdout
     (row,) = csv.DictReader(printed.splitlines())
     assert Path(row["path"]) == Path("out", "y.npy")
@@ -100,7 +100,7 @@ def test_what_is_written_is_said(invoke):
 
 
 @pytest.mark.parametrize("columns", ["80", "160"])
-def test_what_is_printed_fits_the_terminal(invoke, columns):
+def test_the_output_fits_the_terminal(invoke, columns):
     line = [*PARAMS.split(), "--delta", "d.npy", "--train", "--stages"]
     printed = invoke("run", *line, columns=columns).stdout.splitlines()
     assert max(map(len, printed)) <= int(columns)
@@ -114,7 +114,7 @@ def test_both_engines_write_the_same_bytes(invoke):
     assert written == {path.name: path.read_bytes() for path in Path("numba").iterdir()}
 
 
-def test_an_engine_that_is_not_installed_is_named_with_what_to_install(invoke, monkeypatch):
+def test_a_missing_engine_is_named_with_the_package_to_install(invoke, monkeypatch):
     monkeypatch.setattr("bnorm.cli.run_options.has_numba", lambda: False)
     result = invoke("run", *f"{PARAMS} --engine numba".split(), exit_code=1)
     assert "bnorm[fast]" in result.stderr

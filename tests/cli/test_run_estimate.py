@@ -97,7 +97,7 @@ def test_the_option_is_repeated_for_each_file(args, expected):
 
 
 @pytest.mark.usefixtures("lists")
-def test_the_document_counts_what_was_seen(invoke):
+def test_the_document_counts_batches_and_values(invoke):
     how = ("--layer", "0", "--inputs", "0.txt", "--input", "x0_0.npy", "--moments", "m.npz", "--rolling", "average")
     found = json.loads(invoke("run", CFG, WEIGHTS, *how, "--format", "json").stdout)
     assert {key: found[key] for key in ("rolling", "batches", "values", "moments", "from_moments", "train")} == {
@@ -134,7 +134,7 @@ def test_options_that_do_not_go_together(options, invoke):
 
 
 @pytest.mark.usefixtures("lists")
-def test_a_scheduler_without_the_extra_says_what_to_install(invoke, monkeypatch):
+def test_a_scheduler_without_the_extra_names_the_package_to_install(invoke, monkeypatch):
     monkeypatch.setattr("importlib.util.find_spec", lambda _name: None)
     how = ("--layer", "0", "--inputs", "0.txt", "--scheduler", "local", "--engine", "numpy")
     assert "distributed" in invoke("run", CFG, WEIGHTS, *how, exit_code=1).stderr

@@ -69,7 +69,7 @@ def test_several_cfgs_of_one_name_are_an_error_that_lists_them(invoke, tiny, com
 
 
 @pytest.mark.parametrize("name", ["check", "fold", "run"])
-def test_weights_without_a_cfg_are_an_error_that_names_what_is_missing(invoke, tiny, commands, name):
+def test_weights_without_a_cfg_are_an_error_that_names_the_missing_file(invoke, tiny, commands, name):
     cfg, weights = tiny
     cfg.unlink()
     error = invoke(name, weights, *commands[name], exit_code=1).stderr
@@ -77,7 +77,7 @@ def test_weights_without_a_cfg_are_an_error_that_names_what_is_missing(invoke, t
 
 
 @COMMANDS
-def test_a_download_page_alone_is_named_as_what_it_is(invoke, tiny, commands, name):
+def test_a_download_page_alone_is_recognised(invoke, tiny, commands, name):
     cfg, weights = tiny
     cfg.unlink()
     weights.write_text("<!DOCTYPE html>")
@@ -219,7 +219,7 @@ def test_a_pair_that_fits_has_no_trailing_bytes(invoke, tiny, tmp_path):
     assert out.read_bytes() == plain.read_bytes()
 
 
-def test_a_name_that_is_none_is_a_value_error_before_anything_is_read(tiny, tmp_path):
+def test_an_unknown_name_is_a_value_error_before_anything_is_read(tiny, tmp_path):
     model = bnorm.read_model(*tiny)
     tiny[1].unlink()
     names = ", ".join(TRAILING)
@@ -257,7 +257,7 @@ def test_a_note_where_another_dialect_refuses(invoke, tiny, commands, name):
     assert invoke(name, cfg, weights, *commands[name], *given).stderr == ""
 
 
-def test_the_note_says_what_another_dialect_reads_differently(invoke):
+def test_the_note_names_the_difference_in_another_dialect(invoke):
     error = invoke("inspect", LAYOUTS / "lstm.cfg", LAYOUTS / "lstm.alexeyab.weights").stderr
     assert "pjreddie would write a different header version" in error
     assert "reads the arrays of layer 0 ([lstm]) in another order" in error

@@ -156,7 +156,7 @@ def test_where_the_dialects_fail_at_one_line_the_default_says_why(tmp_path):
         guessed(tmp_path, "3x8x8", "convolutionnal")
 
 
-def test_a_weights_file_that_is_none_is_refused_by_the_guess_too(tiny):
+def test_a_file_that_is_not_weights_is_refused_without_a_dialect_as_well(tiny):
     cfg, weights = tiny
     weights.write_text("404: Not Found")
     with pytest.raises(WeightsError, match="is text"):
@@ -165,7 +165,7 @@ def test_a_weights_file_that_is_none_is_refused_by_the_guess_too(tiny):
 
 @pytest.mark.parametrize(("key", "written_in"), [("mosaic=0", "pjreddie"), ("center=0", "alexeyab")])
 def test_a_key_that_the_writer_ignores_does_not_turn_the_gates_around(tmp_path, key, written_in):
-    """lstm files of both forks have one size: only the version says in whose order the gates stand."""
+    """lstm files of both forks have the same size: only the version tells the order of the gates."""
     cfg = tmp_path / "lstm.cfg"
     cfg.write_text((LAYOUTS / "lstm.cfg").read_text().replace("[net]", f"[net]\n{key}"))
     assert read_model(cfg, LAYOUTS / f"lstm.{written_in}.weights").dialect.name == written_in
@@ -186,14 +186,14 @@ def test_an_error_is_not_hidden_by_a_dialect_that_ignores_the_key(tmp_path, opti
         ("crnn output=4 hidden=3", 5),  # pad=1 is forgotten
     ],
 )
-def test_an_error_is_not_hidden_by_a_dialect_that_knows_less_of_the_cfg(tmp_path, layers, line):
+def test_an_error_is_not_hidden_by_a_dialect_that_recognises_less_of_the_cfg(tmp_path, layers, line):
     with pytest.raises(CfgError) as caught:
         guessed(tmp_path, "3x8x8", layers)
     assert caught.value.line == line
 
 
 def test_where_every_dialect_fails_the_one_that_knows_the_cfg_best_says_why(tmp_path):
-    """Not the one that happens to stop at a later line: pjreddie at the last heading, hank at the key behind it."""
+    """Not the fork that happens to stop at a later line: pjreddie at the last heading, hank at the key after it."""
     with pytest.raises(CfgError, match="from=-9 points before"):
         guessed(tmp_path, "3x8x8", "convolutional stride_x=1 | shortcut from=-9 | convolutional size=1 size=1")
     with pytest.raises(CfgError, match="from=-9 points before"):

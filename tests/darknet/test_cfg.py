@@ -51,7 +51,7 @@ def error(source: str | bytes, dialect: str) -> CfgError:
     return caught.value
 
 
-# --- bytes that are no text -------------------------------------------------------------------------------------------
+# --- bytes that are not text ------------------------------------------------------------------------------------------
 
 
 def test_a_byte_order_mark_is_named():
@@ -78,7 +78,7 @@ def test_utf_16_is_not_utf_8():
         text_of("[net]\n".encode("utf-16"))
 
 
-def test_a_zero_byte_is_no_text():
+def test_a_zero_byte_is_not_text():
     with pytest.raises(CfgError, match="zero byte") as caught:
         text_of(b"[net]\nwidth=8\0\n")
     assert caught.value.line == 2
@@ -94,7 +94,7 @@ def test_a_zero_byte_is_no_text():
         (b"[net]\rwidth=8\r[avgpool]\r", 1, "save it with LF line ends", "cfg-cr"),
     ],
 )
-def test_bytes_that_are_no_text_of_a_cfg_are_refused_with_their_line_and_cause(data, line, cause, finding):
+def test_bytes_that_are_not_text_are_refused_with_line_and_cause(data, line, cause, finding):
     found = error(data, "alexeyab")
     assert (found.line, cause in found.cause, found.finding) == (line, True, finding)
 
@@ -119,7 +119,7 @@ def test_a_text_has_a_largest_number_of_lines():
         text_of("\n" * (cfg.MOST_LINES + 1))
 
 
-def test_a_pipe_is_no_cfg(tmp_path):
+def test_a_pipe_is_not_a_cfg(tmp_path):
     os.mkfifo(tmp_path / "net.cfg")
     with pytest.raises(CfgError, match="is a pipe or a device"):
         cfg.read(tmp_path / "net.cfg")
@@ -164,7 +164,7 @@ def test_hank_refuses_an_option_before_any_section():
     assert error("width=8\n[net]\n[avgpool]\n", "hank").line == 1
 
 
-def test_hank_skips_a_line_that_is_no_option_before_any_section():
+def test_hank_skips_a_line_that_is_not_an_option_before_any_section():
     assert sections("my network\n[net]\nwidth=8\n[avgpool]\n", "hank")[0].type == "net"
 
 
@@ -175,13 +175,13 @@ def test_the_first_section_must_be_net(dialect):
 
 
 @every_dialect
-def test_a_second_net_is_no_layer(dialect):
+def test_a_second_net_is_not_a_layer(dialect):
     found = error("[net]\nwidth=8\n[avgpool]\n[net]\nwidth=8\n", dialect)
     assert (found.line, found.what) == (4, "[net] appears again, expected it as the first section only")
 
 
 def test_a_key_without_value_is_where_a_missing_one_is_said():
-    """It hides what stands below it."""
+    """It hides later lines with the same key."""
     text = text_of("[net]\nwidth=8\nheight=8\nchannels=3\n[conv]\n[shortcut]\nactivation=linear\nfrom\nfrom=-2\n")
     with pytest.raises(CfgError, match="has no from") as caught:
         build(text, DIALECTS["alexeyab"])
@@ -195,13 +195,13 @@ def test_an_option_without_a_key_is_not_where_other_errors_are_said():
     assert caught.value.line == 1
 
 
-def test_a_name_that_goes_on_to_the_last_bracket_is_said_so():
+def test_the_error_says_that_a_name_extends_to_the_last_bracket():
     assert "extends to the line's last ]" in error("[net] # x]\nwidth=8\n[avgpool]\n", "hank").cause
     assert "blanks inside the brackets count" in error("[ net ]\nwidth=8\n[avgpool]\n", "hank").cause
 
 
 @every_dialect
-def test_net_alone_is_no_network(dialect):
+def test_net_alone_is_not_a_network(dialect):
     found = error("# alone\n[net]\nwidth=8\n", dialect)
     assert (found.line, found.what) == (2, "no layer after [net]")
 
@@ -239,12 +239,12 @@ def test_hank_counts_blanks_in_brackets():
 
 
 @line_based
-def test_a_comment_behind_a_bracket_makes_another_section_of_it(dialect):
+def test_a_comment_after_a_bracket_changes_the_section_s_name(dialect):
     found = error("[net] # x\nwidth=8\n[avgpool]\n", dialect)
     assert (found.line, found.cause) == (1, f"in {dialect}, the whole line is the section's type: expected [net]")
 
 
-def test_hank_takes_a_comment_behind_a_bracket():
+def test_hank_accepts_a_comment_after_a_bracket():
     assert sections("[net] # x\nwidth=8\n[avgpool]junk\n", "hank")[1].type == "avgpool"
 
 
@@ -331,7 +331,7 @@ def test_a_key_with_an_empty_value_is_dropped(dialect):
 
 
 @pytest.mark.parametrize("line", ["filters", "filters=", "filters=#8", "fil ters=8"])
-def test_hank_skips_what_is_no_option(line):
+def test_hank_skips_a_line_that_is_not_an_option(line):
     assert layer(f"{line}\nfilters=9\n", "hank").integer("filters", 1) == 9
 
 
@@ -418,11 +418,11 @@ def test_a_mask_ends_at_a_comment_in_alexeyab(comment):
     assert layer(f"mask=0,1{comment}\n", "alexeyab", "yolo").integers("mask") == [0, 1]
 
 
-def test_a_mask_goes_on_behind_a_comment_in_pjreddie():
+def test_a_mask_continues_after_a_comment_in_pjreddie():
     assert layer("mask=0,1#,2\n", "pjreddie", "yolo").integers("mask") == [0, 1, 2]
 
 
-def test_a_list_that_is_no_mask_goes_on_behind_a_comment_in_alexeyab():
+def test_a_list_other_than_mask_continues_after_a_comment_in_alexeyab():
     assert layer("layers=-1#,-2\n", "alexeyab", "route").integers("layers") == [-1, -2]
 
 
@@ -430,7 +430,7 @@ def test_hank_cuts_a_list_at_a_comment_before_splitting_it():
     assert layer("layers=-1 -3 # , -2\n", "hank", "route").integers("layers") == [-1, -3]
 
 
-def test_an_error_without_a_key_stands_at_the_section():
+def test_an_error_without_a_key_has_the_line_of_the_section():
     assert layer("filters=2\n", "alexeyab").error("is odd").line == 3
 
 
@@ -484,7 +484,7 @@ TEXTS = st.lists(WORDS | PIECES | st.text(max_size=3), max_size=40).map("".join)
 @example("[net]\nwidth=8\n[")
 @given(source=TEXTS)
 def test_any_text_is_read_or_refused(dialect, source):
-    """Every value of every section is converted, too: what a fork fails on is a `CfgError` and nothing else."""
+    """Every value of every section is converted as well: if a fork fails, the error is a `CfgError`."""
     try:
         text = text_of(source)
         found = cfg.sections(text, DIALECTS[dialect])

@@ -100,7 +100,7 @@ def test_a_number_that_the_dialect_does_not_read_may_be_one_for_another():
     assert readers(network("convolutional | convolutional share_index=0", "pjreddie")) == {0: {1}}
 
 
-def test_what_no_dialect_can_read_as_a_number_names_nothing():
+def test_a_value_that_no_dialect_reads_as_a_number_refers_to_no_layer():
     assert readers(network("convolutional | convolutional share_index=99999999999", "pjreddie")) == {}
 
 

@@ -1,4 +1,4 @@
-"""How each dialect reads one line, one number and one list (darknet's own parsers are the reference)."""
+"""`darknet.grammar`: one line, one number and one list in each dialect (darknet's own parsers are the reference)."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ def line(dialect: str, text: str):
 
 
 @pytest.mark.parametrize(("text", "entry"), [("[", ("[", "")), ("[ = 5", ("[", "5")), ("[net", ("[net", ""))])
-def test_a_bracket_alone_is_no_heading_to_hank(text, entry):
+def test_a_bracket_alone_is_not_a_heading_in_hank(text, entry):
     assert line("hank", text) == entry
 
 
@@ -83,7 +83,7 @@ def test_line_based_key_without_equals_sign_has_no_value(dialect):
 
 
 @pytest.mark.parametrize("dialect", LINE_BASED)
-def test_line_based_key_with_nothing_behind_the_equals_sign_has_an_empty_value(dialect):
+def test_line_based_key_with_nothing_after_the_equals_sign_has_an_empty_value(dialect):
     assert line(dialect, "filters = \n") == ("filters", "")
 
 
@@ -97,7 +97,7 @@ def test_pjreddie_keeps_carriage_returns():
     assert line("pjreddie", "activation=leaky\r\n") == ("activation", "leaky\r")
 
 
-def test_alexeyab_drops_carriage_returns_wherever_they_stand():
+def test_alexeyab_drops_carriage_returns_anywhere():
     assert line("alexeyab", "[net]\r\n") == Heading("net")
     assert line("alexeyab", "fil\rters=8\r\n") == ("filters", "8")
 
@@ -189,7 +189,7 @@ def test_hank_refuses_a_value_that_overflows_its_regular_expressions():
 
 
 @pytest.mark.parametrize("value", ["-", ".", "--5", "-.-"])
-def test_hank_refuses_while_reading_a_line_what_looks_like_a_number_and_is_none(value):
+def test_hank_refuses_a_line_with_a_value_that_only_looks_like_a_number(value):
     with pytest.raises(ValueError, match="expected a number"):
         line("hank", f"momentum={value}\n")
 
@@ -218,7 +218,7 @@ def test_hank_refuses_while_reading_a_line_what_looks_like_a_number_and_is_none(
         ("2147483647", INT_MAX),
     ],
 )
-def test_line_based_integers_are_what_atoi_gives(dialect, text, number):
+def test_line_based_integers_are_those_of_atoi(dialect, text, number):
     assert integer(dialect, text) == number
 
 
@@ -247,7 +247,7 @@ def test_hank_integers_pass_through_a_float32(text, number):
 @pytest.mark.parametrize(
     "text", ["1e-4", "1e4", "+5", "0x10", "inf", "nan", "leaky", "1 ; note", "1 2", "--5", "-", ".", "-.", ""]
 )
-def test_hank_refuses_what_is_no_plain_decimal(text):
+def test_hank_refuses_a_value_that_is_not_a_plain_decimal(text):
     with pytest.raises(ValueError, match="plain decimal"):
         integer("hank", text)
 
@@ -312,7 +312,7 @@ def test_a_piece_of_the_file_is_cut_for_a_message():
     assert short("x" * 41) == "x" * 37 + "..."
 
 
-def test_a_printable_piece_of_the_file_is_shown_as_it_stands():
+def test_a_printable_piece_of_the_file_is_shown_unchanged():
     assert short("data\\9k.tree 'x' γ") == "data\\9k.tree 'x' γ"
 
 

@@ -1,4 +1,4 @@
-"""What hank refuses where the other forks go on with a default (darknet-format's notes on hank's cfg reader)."""
+"""`darknet.hank`: options that hank refuses where the other forks use a default (notes on hank's cfg reader)."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ def test_a_key_that_is_given_without_value_before_is_not_given_twice():
     check_layer("filters\nfilters=2")
 
 
-def test_a_line_behind_a_semicolon_is_a_key_of_its_own():
+def test_a_line_after_a_semicolon_is_a_separate_key():
     with pytest.raises(CfgError, match=";filters is unknown, which hank refuses"):
         check_layer(";filters=8")
 
@@ -101,7 +101,7 @@ def test_a_step_is_refused_with_policy_steps():
 
 @pytest.mark.parametrize("value", ["1e-4", "+5", "0x10", "inf", "leaky", "1 ; note"])
 @pytest.mark.parametrize("key", ["learning_rate", "momentum", "width"])
-def test_what_is_no_plain_decimal_is_refused_wherever_a_number_is_wanted(key, value):
+def test_a_value_that_is_not_a_plain_decimal_is_refused_for_any_number(key, value):
     with pytest.raises(CfgError, match="plain decimal") as caught:
         check_net(f"batch=1\n{key}={value}")
     assert caught.value.line == 3

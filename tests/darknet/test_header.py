@@ -221,7 +221,7 @@ def test_text_is_named(text, kind):
 @pytest.mark.parametrize("dialect", sorted(DIALECTS))
 @given(fields=st.tuples(INTS | st.integers(-1, 1002), INTS | st.integers(-1, 2000), INTS), seen=st.binary(min_size=8))
 @settings(max_examples=100, deadline=None)
-def test_what_is_packed_is_what_was_read(dialect, fields, seen):
+def test_packing_a_header_gives_the_bytes_that_were_read(dialect, fields, seen):
     data = version(*fields) + seen[:8]
     try:
         found = header(data, dialect)
@@ -233,6 +233,6 @@ def test_what_is_packed_is_what_was_read(dialect, fields, seen):
 @pytest.mark.parametrize("dialect", sorted(DIALECTS))
 @given(seen=st.integers(0, 2**64 - 1))
 @settings(max_examples=50, deadline=None)
-def test_what_is_read_is_what_was_packed(dialect, seen):
+def test_reading_a_header_gives_the_fields_that_were_packed(dialect, seen):
     written = written_by(DIALECTS[dialect])._replace(seen=seen)
     assert header(written.pack(), dialect) == written

@@ -1,4 +1,4 @@
-"""Which arrays a weights file holds, in which order, at which offset, and how the file's axes become memory's."""
+"""`darknet.layout`: the arrays of a weights file, their order and offsets, and the mapping of their axes."""
 
 from __future__ import annotations
 
@@ -54,7 +54,7 @@ def floats(*counts: tuple[int, ...]) -> list[np.ndarray]:
 
 
 def file_of(folder: Path, net: str, layers: str, version: tuple[int, int, int], nbytes: int, arrays: list[np.ndarray]):
-    """A cfg and a weights file with a header of `nbytes` and these arrays, as they stand in the file."""
+    """A cfg and a weights file with a header of `nbytes` and these arrays, in file order."""
     cfg_path, weights = folder / "net.cfg", folder / "net.weights"
     cfg_path.write_text(cfg_source(net, layers))
     seen = struct.pack("<Q" if nbytes == 20 else "<I", 7)
@@ -65,7 +65,7 @@ def file_of(folder: Path, net: str, layers: str, version: tuple[int, int, int], 
 # --- files that the reference programs wrote --------------------------------------------------------------------------
 
 
-def test_a_golden_file_s_arrays_stand_where_the_fork_put_them(layout_case: Golden):
+def test_a_golden_file_s_arrays_are_where_the_fork_put_them(layout_case: Golden):
     model = read_model(layout_case.cfg, layout_case.weights, layout_case.dialect)
     planned = [(array.layer, array.name, array.offset, array.size) for array in model.layout.arrays]
     expected = [(array["layer"], array["name"], array["offset"], array["count"]) for array in layout_case.arrays]
@@ -122,7 +122,7 @@ def test_pjreddie_has_no_cbn():
 
 
 @pytest.mark.parametrize("dialect", ALL)
-def test_a_normalised_connected_layer_has_its_statistics_behind_its_weights(dialect):
+def test_a_normalised_connected_layer_has_its_statistics_after_its_weights(dialect):
     found = shapes(dialect, "3x8x8", "connected output=4 batch_normalize=1")
     assert list(found) == ["biases", "weights", "scales", "rolling_mean", "rolling_variance"]
     assert found["weights"] == (4, 192)
@@ -149,7 +149,7 @@ def test_a_batchnorm_section_begins_with_biases_in_alexeyab():
 
 
 @pytest.mark.parametrize("dialect", UNTIL_AB)
-def test_a_batchnorm_section_behind_a_layer_without_shape_stores_nothing(dialect):
+def test_a_batchnorm_section_after_a_layer_without_shape_stores_nothing(dialect):
     assert shapes(dialect, "3x8x8", "softmax | batchnorm") == {}
 
 
@@ -271,14 +271,14 @@ GRU = {
 
 
 @pytest.mark.parametrize("dialect", ALL)
-def test_the_parts_of_an_lstm_stand_in_the_dialect_s_order(dialect):
+def test_the_parts_of_an_lstm_are_in_the_dialect_s_order(dialect):
     found = parts(dialect, "7", "lstm output=5 batch_normalize=1")
     assert " ".join(found) == LSTM[dialect]
     assert {name[0]: shape for name, shape in found.items()} == {"w": (5, 5), "u": (5, 7)}
 
 
 @pytest.mark.parametrize("dialect", UNTIL_AB)
-def test_the_parts_of_a_gru_stand_in_the_dialect_s_order(dialect):
+def test_the_parts_of_a_gru_are_in_the_dialect_s_order(dialect):
     assert " ".join(parts(dialect, "7", "gru output=5")) == GRU[dialect]
 
 

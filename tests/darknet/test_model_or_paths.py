@@ -45,6 +45,6 @@ def test_anything_else_is_a_type_error(tiny, name, wrong):
             CALLS[name](*arguments)
 
 
-def test_the_weights_of_inspect_are_no_path(tiny):
+def test_a_path_for_the_weights_of_inspect_is_refused(tiny):
     with pytest.raises(TypeError, match="expected True or False"):
         bnorm.inspect(tiny[0], weights=tiny[1])

@@ -100,7 +100,7 @@ def test_a_cfg_may_begin_with_comments(tiny, head):
 
 
 @pytest.mark.parametrize("data", [b"", b"<html>", b"\x80\x02}q", b"404: Not Found"])
-def test_what_is_no_weights_file_stays_where_it_was_given(tiny, tmp_path, data):
+def test_a_file_that_is_not_weights_is_not_swapped(tiny, tmp_path, data):
     cfg, _ = tiny
     bad = tmp_path / "bad.weights"
     bad.write_bytes(data)
@@ -108,7 +108,7 @@ def test_what_is_no_weights_file_stays_where_it_was_given(tiny, tmp_path, data):
 
 
 @pytest.mark.parametrize("data", [b"<html>", b"\x80\x02}q", b"404: Not Found"])
-def test_a_cfg_in_the_second_position_is_one_whatever_is_in_the_first(tiny, tmp_path, data):
+def test_a_cfg_in_the_second_position_is_recognised_with_any_first_file(tiny, tmp_path, data):
     cfg, _ = tiny
     bad = tmp_path / "bad.weights"
     bad.write_bytes(data)

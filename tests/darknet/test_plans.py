@@ -22,7 +22,7 @@ UNKNOWN = "degenerate: an unknown section, which the fork takes for an empty lay
 NO_IMAGE = "degenerate: a [conv_lstm] after a layer without an image has no output"
 FORWARD = "a reference to the layer itself, which the fork reads as an empty layer"
 
-STRICTER: dict[str, dict[int, str]] = {  # what the fork reads and bnorm refuses, by the cfg's id
+STRICTER: dict[str, dict[int, str]] = {  # cfgs that the fork reads but bnorm refuses, by id
     "pjreddie": dict.fromkeys((416, 467, 492, 897), NEGATIVE),
     "alexeyab": {
         **dict.fromkeys((82, 484), NEGATIVE),

@@ -1,4 +1,4 @@
-"""`darknet.refusals`: what a fork's program checks when it builds a layer or reads [net]."""
+"""`darknet.refusals`: the checks of a fork's program when it builds a layer or reads [net]."""
 
 from __future__ import annotations
 

@@ -22,7 +22,7 @@ def test_every_fork_has_the_same_gates_once(kind, forks, count):
     assert len({frozenset(gates.values()) for gates in found}) == 1
 
 
-def test_a_gate_is_named_by_its_letter_and_what_it_multiplies():
+def test_a_gate_is_named_by_its_letter_and_its_operand():
     lstm, gru = roles(DIALECTS["hank"], "lstm"), roles(DIALECTS["alexeyab"], "gru")
     assert (lstm["wf"], lstm["ug"]) == ("forget of state", "cell of input")
     assert (gru["input_z_layer"], gru["state_h_layer"]) == ("update of input", "candidate of state")

@@ -1,4 +1,4 @@
-"""The output shape of each section type in each dialect, and what each refuses."""
+"""`darknet.shape_rules`: the output shape of each section type in each dialect, and the refusals."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ def network(dialect: str, net: str, layers: str) -> Network:
 
 
 class Row(NamedTuple):
-    """A network and what its last layer reports: channels, height, width, and outputs where they are no volume."""
+    """A network and the shape of its last layer: channels, height, width, and outputs if they are not the product."""
 
     dialects: tuple[str, ...]
     net: str
@@ -47,7 +47,7 @@ class Row(NamedTuple):
 
 
 EMBEDDED = "maxpool stride=1 | convolutional filters=25 | yolo embedding_layer=-1"
-SEQUENCE = "connected output=12 | softmax | "  # what reports no shape, then 12 values
+SEQUENCE = "connected output=12 | softmax | "  # layers without a shape, then 12 values
 
 ROWS = [
     # convolutional
@@ -149,7 +149,7 @@ ROWS = [
     Row(SINCE_AB, "3x8x10", "dropout | convolutional filters=3 | sam from=0", (3, 8, 10)),
     Row((AB,), "3x8x10", "implicit", (128, 1, 1)),
     Row((AB,), "3x8x10", "implicit filters=6 atoms=2", (6, 2, 1)),
-    # what hands on its input
+    # layers that pass their input on
     Row(ALL, "3x8x10", "dropout probability=.5", (3, 8, 10)),
     Row(ALL, "3x8x10", f"{SEQUENCE}dropout", (0, 0, 0, 12)),
     Row(UNTIL_AB, "3x8x10", "activation", (3, 8, 10)),
@@ -159,14 +159,14 @@ ROWS = [
     Row(UNTIL_AB, "3x8x10", "lrn", (3, 8, 10)),
     Row(UNTIL_AB, "3x8x10", "batchnorm", (3, 8, 10)),
     Row(UNTIL_AB, "3x8x10", f"{SEQUENCE}batchnorm", (0, 0, 0, 0)),
-    # what reports no shape
+    # layers without a shape
     Row(ALL, "3x8x10", "softmax", (0, 0, 0, 240)),
     Row(ALL, "3x8x10", "softmax groups=24", (0, 0, 0, 240)),
     Row(ALL, "3x8x10", "cost", (0, 0, 0, 240)),
     Row(UNTIL_AB, "245", "detection num=2 side=7 classes=1", (0, 0, 0, 245)),
     Row(UNTIL_AB, "1470", "detection num=2 side=7 coords=4 classes=20", (0, 0, 0, 1470)),
     Row(UNTIL_AB, "147", "detection", (0, 0, 0, 147)),
-    # what finds boxes
+    # detection layers
     Row(ALL, "75x32x32", "yolo mask=0,1,2 num=9", (75, 32, 32)),
     Row(ALL, "25x32x32", "yolo", (25, 32, 32)),
     Row(ALL, "24x32x32", "yolo classes=3 num=3", (24, 32, 32)),
@@ -261,7 +261,7 @@ def test_a_batch_is_whole_subdivisions_times_the_time_steps(options, images):
 
 
 class Refused(NamedTuple):
-    """A network that the fork would fail on, and what bnorm says."""
+    """A network on which the fork would fail, and bnorm's message."""
 
     dialects: tuple[str, ...]
     net: str
@@ -398,7 +398,7 @@ def test_every_golden_layer_has_its_shape(layout_case: Golden):
     layers = read_model(layout_case.cfg, dialect=layout_case.dialect).network.layers
     shapes = [tuple(row[key] for key in ("out_c", "out_h", "out_w", "outputs")) for row in layout_case.layers]
     assert [tuple(layer.output) for layer in layers] == shapes
-    # The C struct's own flag stands at 0 in recurrent layers, and shared ones store no arrays.
+    # The C struct's own flag is 0 in recurrent layers, and layers that share arrays store none.
     normalised = {array["layer"] for array in layout_case.arrays if array["name"].endswith("rolling_mean")}
     normalised |= {row["i"] for row in layout_case.layers if row["bn"]}
     assert {layer.index for layer in layers if layer.batch_normalize} == normalised

@@ -169,7 +169,7 @@ def test_arrays_are_found_by_layer_and_name(tiny):
         ("biases", "a layer and a name"),
     ],
 )
-def test_a_key_error_lists_what_there_is(tiny, key, expected):
+def test_a_key_error_lists_the_existing_names(tiny, key, expected):
     with open_weights(read_model(*tiny)) as weights, pytest.raises(KeyError, match=expected):
         weights[key]
 
@@ -203,7 +203,7 @@ def stored(weights, array) -> np.ndarray:
 
 
 @pytest.mark.parametrize("block", [1, 10, 1 << 20])
-def test_blocks_are_the_array_as_it_is_stored(layout_case: Golden, monkeypatch, block):
+def test_blocks_are_the_array_in_file_order(layout_case: Golden, monkeypatch, block):
     monkeypatch.setattr(weights_module, "BLOCK", block)
     with open_weights(read_model(layout_case.cfg, layout_case.weights, layout_case.dialect)) as weights:
         for array in weights.layout.arrays:

@@ -87,7 +87,7 @@ def other_numbers(draw: Draw, data: bytes) -> bytes:
 
 
 def other_file(draw: Draw, data: bytes) -> bytes:
-    """What happens to whole files: opened as text, cut at a float, zeros to the end, a header of the other length."""
+    """Accidents of whole files: opened as text, cut at a float, zeros to the end, a header of the other length."""
     place = 4 * draw.randrange(len(data) // 4 + 1)
     kinds = (
         lambda: data.decode("latin-1").encode(),
@@ -243,7 +243,7 @@ def all_pairs() -> list[Pair]:
 PAIRS = all_pairs()
 HEADERS = [struct.pack("<3i", *version) for version in ((0, 1, 0), (0, 2, 0), (0, 2, 5), (2000, 0, 0), (-1, 9, 9))]
 
-# What stands in braces is drawn.
+# Words in braces are drawn at random.
 CFG_COMMANDS = """
 inspect net.cfg --format {format} --dialect {dialect}
 check net.cfg --format {format} --dialect {dialect}
@@ -294,7 +294,7 @@ CHOICES = {
 
 
 def words(draw: Draw, line: str, **chosen: str) -> tuple[str, ...]:
-    """A command line with what stands in braces drawn from `CHOICES`, or as chosen."""
+    """Return a command line with the words in braces drawn from `CHOICES`, or as chosen."""
     drawn = {name: draw.choice(values.split()) for name, values in CHOICES.items()} | chosen
     return tuple(line.format_map(drawn).split())
 

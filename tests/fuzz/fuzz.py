@@ -43,7 +43,7 @@ from bnorm.errors import BnormError
 from bnorm.files import MARK
 
 SLOW = 2.0  # seconds
-MEMORY = 500_000_000  # bytes of address space beyond what the process had before the case
+MEMORY = 500_000_000  # bytes of address space in addition to what the process had before the case
 
 
 class Crash(Exception):
@@ -70,7 +70,7 @@ OUTPUTS = ("-o", "--output", "--output-cfg", "--plot", "--update-weights", "--mo
 
 
 def answer(case: Case) -> None:
-    """Run the command and look at what it says and leaves."""
+    """Run the command, and check its messages and its outputs."""
     if not case.command:
         every_dialect(case.files["net.cfg"])
         return
@@ -97,7 +97,7 @@ def said(error: str) -> None:
 
 
 def look_at(case: Case, text: str) -> None:
-    """What a command calls done must be readable: JSON, the folded pair, the updated weights."""
+    """Check that the outputs of a successful command are readable: JSON, the folded pair, the updated weights."""
     if ("--format", "json") in pairwise(case.command) and text and not {"-h", "--help"} & set(case.command):
         json.loads(text)
     if "out.weights" in case.command and "fold" in case.command:
@@ -120,7 +120,7 @@ def look_at(case: Case, text: str) -> None:
 
 
 def every_dialect(cfg: bytes) -> None:
-    """Every dialect's network, its plan, and what is odd in it."""
+    """Build the network, the plan and the findings in every dialect."""
     for dialect in DIALECTS.values():
         try:
             network = build(parse(Path("net.cfg"), cfg), dialect)
@@ -151,7 +151,7 @@ def keep(case: Case, folder: Path) -> None:
 
 
 def main() -> None:
-    """Run the targets that the command line names, print what each did, and keep every case that crashed."""
+    """Run the targets named on the command line, print a summary of each, and keep every case that crashed."""
     parser = argparse.ArgumentParser(description="Feed bnorm with damaged files.")
     parser.add_argument("targets", nargs="*", help=f"{', '.join(TARGETS)}; all by default")
     parser.add_argument("--runs", type=int, default=100_000, help="cases in all (default: 100000)")

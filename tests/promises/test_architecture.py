@@ -1,4 +1,4 @@
-"""The order and the map of the modules in docs/architecture.md are the code's, and what is imported when."""
+"""The order and the map of modules in docs/architecture.md match the code; modules are imported only when needed."""
 
 from __future__ import annotations
 
@@ -58,7 +58,7 @@ def wing(name: str) -> str:
 
 
 def imports(path: Path) -> set[str]:
-    """Every module that this file imports, dotted; a name that is imported from a module stands for the module."""
+    """Return every module that this file imports, dotted; a name imported from a module counts as that module."""
     nodes = list(ast.walk(ast.parse(path.read_bytes())))
     found = {alias.name for node in nodes if isinstance(node, ast.Import) for alias in node.names}
     for node in nodes:
@@ -139,7 +139,7 @@ def test_every_kind_of_error_is_public():
 
 
 def test_a_report_prints_as_one_short_line(tiny):
-    """As a model does: an interactive session shows what a call returns."""
+    """Like a model, because an interactive session shows the return value of a call."""
     model = bnorm.read_model(*tiny)
     report = bnorm.inspect(model)
     folded = bnorm.fold(model, None, dry_run=True)

@@ -1,4 +1,4 @@
-"""What users hand in by mistake: exit code 1, one or two lines that name the file, and no output."""
+"""Files that users give by mistake: exit code 1, one or two lines that name the file, and no output."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ HEADER = struct.pack("<3iQ", 0, 2, 5, 0)
 
 @pytest.fixture
 def refuse(invoke):
-    """Run a command on a pair; what it says on stderr, where it must blame `blamed`."""
+    """Run a command on a pair and return its message on stderr, which must name the file `blamed`."""
 
     def run(command: str, cfg: Path, weights: Path, blamed: Path) -> str:
         before = sorted(cfg.parent.rglob("*"))
@@ -42,7 +42,7 @@ def refuse(invoke):
 
 @pytest.fixture
 def bad_weights(refuse, tiny):
-    """What a command says of the tiny model with other bytes for weights."""
+    """Return the message of a command for the tiny model with other bytes as weights."""
 
     def run(command: str, data: bytes) -> str:
         cfg, weights = tiny
@@ -54,7 +54,7 @@ def bad_weights(refuse, tiny):
 
 @pytest.fixture
 def bad_cfg(refuse, tiny):
-    """What a command says of the tiny model with another text, or other bytes, for cfg."""
+    """Return the message of a command for the tiny model with another text, or other bytes, as cfg."""
 
     def run(command: str, data: str | bytes) -> str:
         cfg, weights = tiny
@@ -85,7 +85,7 @@ WEIGHTS = {
 
 @every_command
 @pytest.mark.parametrize(("data", "message"), WEIGHTS.values(), ids=WEIGHTS)
-def test_bytes_that_are_no_weights_are_refused(bad_weights, command, data, message):
+def test_bytes_that_are_not_weights_are_refused(bad_weights, command, data, message):
     assert message in bad_weights(command, data)
 
 
@@ -112,7 +112,7 @@ def test_the_wrong_cfg_is_refused(refuse, tiny, command):
 
 
 @every_command
-def test_a_folder_is_no_weights_file(refuse, tiny, command):
+def test_a_folder_is_not_a_weights_file(refuse, tiny, command):
     cfg, _ = tiny
     assert "is a directory" in refuse(command, cfg, cfg.parent, cfg.parent)
 
@@ -132,13 +132,13 @@ def test_weights_without_read_permission_are_named(refuse, tiny, command):
 
 
 @every_command
-def test_a_device_is_no_weights_file(refuse, tiny, command):
+def test_a_device_is_not_a_weights_file(refuse, tiny, command):
     path = Path("/dev/zero")
     assert "expected a regular file" in refuse(command, tiny[0], path, path)
 
 
 @pytest.mark.parametrize("wrong", [0, 1])
-def test_a_pipe_that_nobody_writes_to_is_refused_and_not_waited_for(tiny, wrong):
+def test_a_pipe_without_a_writer_is_refused_at_once(tiny, wrong):
     """In a process of its own: waiting for a writer could not be interrupted in this one."""
     paths = list(tiny)
     paths[wrong] = pipe = tiny[0].with_name("pipe")
@@ -186,7 +186,7 @@ CFGS = {
 
 @every_command
 @pytest.mark.parametrize("name", CFGS)
-def test_a_text_that_is_no_network_is_refused(bad_cfg, command, name):
+def test_a_text_that_is_not_a_network_is_refused(bad_cfg, command, name):
     text, message = CFGS[name]
     assert message in bad_cfg(command, text)
 
@@ -214,12 +214,12 @@ def test_two_weights_files_are_told_so(refuse, tiny, command):
 
 
 @every_command
-def test_20_mb_of_text_are_no_cfg(bad_cfg, command):
+def test_20_mb_of_text_are_not_a_cfg(bad_cfg, command):
     assert "expected a cfg of a few kilobytes" in bad_cfg(command, b"filters=1\n" * 2_000_000)
 
 
 @every_command
-def test_a_folder_is_no_cfg(invoke, tiny, command):
+def test_a_folder_is_not_a_cfg(invoke, tiny, command):
     folder = tiny[0].parent / "folder"
     folder.mkdir()
     result = invoke(*COMMANDS[command](folder, tiny[1]), exit_code=1)
@@ -251,7 +251,7 @@ def test_a_name_of_several_lines_is_told_in_one(invoke, tiny, name, before):
 
 
 def test_a_cfg_whose_every_layer_asks_for_much_is_refused_before_anything_is_allocated(bad_cfg):
-    """2^31 - 1 values each: what a plan adds up, and a file of 556 bytes does not have."""
+    """Arrays of 2^31 - 1 values each: a plan adds them up, but a file of 556 bytes does not have them."""
     layers = "[convolutional]\nfilters=33554431\nsize=1\nstride=8\n"
     assert bad_cfg("inspect", net() + layers + layers)
 
@@ -298,7 +298,7 @@ def test_a_wrong_command_line_is_exit_code_2(invoke, tiny, arguments):
 
 
 @pytest.mark.parametrize("output", [".", "/", ".."])
-def test_a_folder_is_no_output(invoke, tiny, output):
+def test_a_folder_is_not_an_output(invoke, tiny, output):
     error = invoke("fold", *tiny, "-o", output, exit_code=1).stderr
     assert error.startswith(f"error: {output}: ")
 

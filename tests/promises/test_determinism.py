@@ -58,7 +58,7 @@ PLACES = [
 def outcome(
     arguments: tuple[str, ...], folder: Path, place: dict[str, str]
 ) -> tuple[int, bytes, bytes, dict[str, bytes]]:
-    """What a command prints and writes, run in this folder."""
+    """Return what a command prints and writes, run in this folder."""
     folder.mkdir(parents=True)
     environment = {**os.environ, "COLUMNS": "80", **place}
     done = subprocess.run(

@@ -1,4 +1,4 @@
-"""The trained sample: what it recognises, through which readers, and that its gradients are right."""
+"""The trained sample: its accuracy with several readers, and the correctness of its gradients."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ def predictions(cfg: Path, weights: Path, images: np.ndarray) -> np.ndarray:
 
 @pytest.fixture(scope="module")
 def expected(data) -> np.ndarray:
-    """What the sample takes the test images for."""
+    """Return the digits that the sample recognises in the test images."""
     return predictions(CFG, WEIGHTS, data[1].images)
 
 

@@ -97,7 +97,7 @@ def found(folder: Path) -> dict[str, bytes]:
 
 
 def before(name: str, state: str, folder: Path) -> dict[str, bytes]:
-    """What stands where the outputs go, by the state."""
+    """Return the files at the output paths, by the state."""
     files = {output: f"old {output}".encode() for output in WORKS[name].outputs if state == "old"}
     for output, data in files.items():
         (folder / output).parent.mkdir(exist_ok=True)
@@ -110,7 +110,7 @@ Expected = Callable[[Work], tuple[dict[str, bytes], float]]
 
 @pytest.fixture(scope="module")
 def expected(models, tmp_path_factory) -> Expected:
-    """What a command writes, and how long it takes."""
+    """The files that a command writes, and how long it takes."""
     known: dict[Work, tuple[dict[str, bytes], float]] = {}
 
     def of(work: Work) -> tuple[dict[str, bytes], float]:
@@ -177,7 +177,7 @@ def test_of_two_processes_with_the_same_outputs_one_writes_all(models, expected,
 
 @contextmanager
 def file_size(most: int) -> Iterator[None]:
-    """Let no file grow beyond so many bytes, as on a full disk."""
+    """Let no file grow beyond a number of bytes, as on a full disk."""
     limits = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (most, limits[1]))
     try:
@@ -187,7 +187,7 @@ def file_size(most: int) -> Iterator[None]:
 
 
 @every_state
-def test_a_disk_that_is_full_at_some_byte_leaves_what_was_there(models, expected, tmp_path, name, state):
+def test_a_disk_that_is_full_at_some_byte_leaves_the_old_files(models, expected, tmp_path, name, state):
     sizes = sorted(len(data) for data in expected(WORKS[name])[0].values())
     old = before(name, state, tmp_path)
     for most in sorted({0, 1, sizes[0] - 1, sizes[0], sizes[-1] // 2, sizes[-1] - 1} - {sizes[-1]}):
@@ -215,7 +215,7 @@ def mounted(tmp_path) -> Iterator[Callable[[str], Path]]:
 
 
 @every_state
-def test_a_small_disk_leaves_what_was_there(invoke, models, mounted, name, state):
+def test_a_small_disk_leaves_the_old_files(invoke, models, mounted, name, state):
     disk = mounted("size=64k")
     old = before(name, state, disk)
     result = invoke(*command(WORKS[name], models, disk), exit_code=1)
@@ -238,7 +238,7 @@ def link_to(target: str) -> Callable[[Path], None]:
 
 @every_work
 @pytest.mark.parametrize("make", [Path.mkdir, os.mkfifo, link_to("/dev/full"), link_to(".")])
-def test_a_target_that_is_no_file_stays(invoke, models, tmp_path, name, make):
+def test_a_target_that_is_not_a_file_stays(invoke, models, tmp_path, name, make):
     output = tmp_path / WORKS[name].outputs[0]
     output.parent.mkdir(exist_ok=True)
     make(output)
@@ -262,7 +262,7 @@ def test_a_link_to_an_input_is_refused(invoke, models, tmp_path, name):
 
 @every_work
 @pytest.mark.parametrize("target", [b"another file", None], ids=["a file", "nothing"])
-def test_a_link_is_replaced_and_what_it_names_stays(invoke, models, tmp_path, name, target):
+def test_a_link_is_replaced_and_its_target_stays(invoke, models, tmp_path, name, target):
     work, other = WORKS[name], tmp_path / "other"
     output = tmp_path / work.outputs[0]
     output.parent.mkdir(exist_ok=True)

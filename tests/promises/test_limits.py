@@ -1,4 +1,4 @@
-"""What a file under 10 MB may cost, whatever it claims: counts, sizes and refusals, never a time."""
+"""Limits on the cost of any file under 10 MB, whatever it contains: counts, sizes and refusals, never a time."""
 
 from __future__ import annotations
 
@@ -77,7 +77,7 @@ def test_a_network_of_more_matrices_than_any_has_is_refused(invoke, tmp_path):
 
 @pytest.fixture
 def rounds(monkeypatch) -> list[int]:
-    """How many layers stay, for each time that folding is prepared."""
+    """Return the number of layers that are kept, for each time that folding is prepared."""
     found: list[int] = []
 
     def counted(weights, options, overflowing, fold_model=folding.fold_model):
@@ -90,7 +90,7 @@ def rounds(monkeypatch) -> list[int]:
 
 @pytest.mark.parametrize("layer", [f"convolutional {BN} activation=linear", "connected activation=linear | batchnorm"])
 def test_layers_whose_folded_numbers_no_float32_holds_are_found_at_once(invoke, tmp_path, rounds, layer):
-    """Each of them used to begin all anew: 5000 layers took hours."""
+    """Each of them used to restart the plan: 5000 layers took hours."""
     pair = write_pair(tmp_path, "1x1x1", " | ".join([layer] * 30), fill=1e30)
     result = invoke("fold", *pair, "--dry-run", "--dialect", "alexeyab")
     assert rounds == [0, 30 * (1 + layer.count("|"))]
@@ -104,7 +104,7 @@ def test_a_binary_layer_whose_folded_numbers_no_float32_holds_stays(invoke, tmp_
 
 
 def test_the_proof_takes_fewer_windows_where_a_layer_has_many_outputs(tmp_path, monkeypatch):
-    """Those of a [local] layer are as many as its weights, and each window has all of them in a dozen arrays."""
+    """A [local] layer has as many outputs as weights, and each window has all of them in a dozen arrays."""
     pair = write_pair(tmp_path, "1x200x200", "local activation=linear | batchnorm")
     model = read_model(*pair)
 
@@ -144,7 +144,7 @@ def test_a_layer_without_weights_is_read_like_others(invoke, tmp_path, net, laye
     assert result.stdout
 
 
-# --- what is printed --------------------------------------------------------------------------------------------------
+# --- printed output ---------------------------------------------------------------------------------------------------
 
 
 def test_more_rows_than_anyone_reads_are_refused(invoke, tmp_path, monkeypatch):

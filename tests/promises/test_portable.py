@@ -1,4 +1,4 @@
-"""Without what Windows lacks, and under its rules for open files, every command writes the same bytes."""
+"""Without the system calls that Windows lacks, and under its rules for open files, commands write the same bytes."""
 
 from __future__ import annotations
 
@@ -102,7 +102,7 @@ os.replace, os.rename, os.unlink, os.remove = map(closed_alone, (os.replace, os.
 
 
 def outcome(folder: Path, code: str) -> tuple[bytes, bytes, dict[str, bytes]]:
-    """Run all commands in a folder with new inputs: what they print, and every file that is there in the end."""
+    """Run all commands in a folder with new inputs; return their output, and every file that is there at the end."""
     (folder / "net.cfg").write_text(TINY)
     write_weights(folder / "net.cfg", folder / "net.weights")
     rng = np.random.default_rng(0)
@@ -123,11 +123,11 @@ pytestmark = pytest.mark.slow  # every command twice, in new processes
 
 @pytest.fixture(scope="module")
 def outcomes(tmp_path_factory):
-    """Of this system, and of one that has what Windows has."""
+    """Return the outcomes on this system, and on one with only the system calls of Windows."""
     return [outcome(tmp_path_factory.mktemp("inputs"), code) for code in (RUN, WINDOWS + RUN)]
 
 
-def test_every_command_does_what_it_does_elsewhere(outcomes):
+def test_every_command_has_the_same_outcome_as_elsewhere(outcomes):
     (here, *_), (there, errors, _) = outcomes
     assert here == there, errors.decode()
     codes = [line.split()[-1] for line in there.decode().splitlines() if line.startswith("exit code")]

@@ -23,7 +23,7 @@ def test_every_sample_has_weights_that_fit(name):
 
 
 @pytest.mark.parametrize("name", SAMPLES)
-def test_every_sample_says_what_it_shows(name):
+def test_every_sample_has_a_comment_on_its_purpose(name):
     assert sample(name)[0].read_text().startswith("# ")
 
 
@@ -41,7 +41,7 @@ def test_every_sample_computes_the_same_when_it_is_folded(name, tmp_path):
         np.testing.assert_allclose(new[-1], old[-1], rtol=0, atol=1e-5 * np.abs(old[-1]).max())
 
 
-def test_the_random_samples_are_what_their_script_writes(tmp_path):
+def test_the_random_samples_are_those_that_their_script_writes(tmp_path):
     script = runpy.run_path(str(ROOT / "sample_weights/make_samples.py"))
     names = script["DIALECTS"]
     assert sorted([*names, "digits"]) == SAMPLES

@@ -84,7 +84,7 @@ def test_a_scheduler_file_is_an_address(scheduler):
         assert list(in_order(workers.executor, 2, abs, [-1, -2])) == [1, 2]
 
 
-def test_what_the_user_started_goes_on(scheduler):
+def test_a_cluster_that_the_user_started_keeps_running(scheduler):
     for _ in range(2):
         with cluster_workers(scheduler) as workers:
             assert workers.executor.submit(abs, -3).result() == 3
@@ -154,7 +154,7 @@ def test_another_program_at_the_address():
 
 @pytest.mark.usefixtures("impatient")
 @pytest.mark.parametrize("address", ["nonsense", "tcp://", "http://127.0.0.1:1", "tcp://127.0.0.1:port", ""])
-def test_an_address_that_is_none(address):
+def test_an_address_without_a_scheduler_is_refused(address):
     refused(address, "no Dask scheduler answers")
 
 
@@ -203,7 +203,7 @@ def close_midway(own: distributed.LocalCluster) -> None:
 
 
 def test_a_scheduler_that_goes_away_midway():
-    with pytest.raises(ClusterError, match="the scheduler went away"):
+    with pytest.raises(ClusterError, match="the scheduler stopped answering"):
         close_midway(new_scheduler(workers=1))
 
 
@@ -279,7 +279,7 @@ def test_ctrl_c_ends_everything():
 
 
 def ended(group: int) -> bool:
-    """Whether no process of the group is left, after a while: Python's own resource tracker ends a moment later."""
+    """Return whether the group has no process left, after a while: Python's resource tracker ends a moment later."""
     for _ in range(100):
         try:
             os.killpg(group, 0)

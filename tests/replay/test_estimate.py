@@ -1,4 +1,4 @@
-"""Rolling statistics of many mini-batches: the same bytes from whoever computed the moments, in whatever pieces."""
+"""Rolling statistics of many mini-batches: the same bytes for any executor and any division of the work."""
 
 from __future__ import annotations
 
@@ -76,7 +76,7 @@ def test_processes_give_the_same_bytes():
 
 
 class LastFirst(Executor):
-    """Computes what it was given last first, when a result is asked for: as a cluster may."""
+    """An executor that runs the last task first, when a result is requested, as a cluster may."""
 
     def __init__(self) -> None:
         self.waiting: list[tuple[Future, object]] = []
@@ -103,13 +103,13 @@ def test_results_that_arrive_in_another_order_give_the_same_bytes(rule):
     assert files("last") == files("threads")
 
 
-def test_so_many_tasks_are_in_flight_and_no_more():
+def test_the_number_of_tasks_in_flight_is_limited():
     executor = LastFirst()
     assert list(in_order(executor, 2, abs, range(-99, 0))) == list(range(99, 0, -1))
     assert executor.most == 2 * IN_FLIGHT
 
 
-def test_after_an_error_what_was_sent_is_cancelled():
+def test_pending_tasks_are_cancelled_after_an_error():
     with ThreadPoolExecutor(1) as pool, pytest.raises(ZeroDivisionError):
         list(in_order(pool, 1, lambda n: 1 // n, [1, 0, 2, 3, 4]))
 
@@ -211,7 +211,7 @@ def refused(message: str, **arguments) -> None:
 
 @pytest.mark.usefixtures("moments")
 def test_an_input_in_two_files_is_refused():
-    refused(r"a\.npz: has x0\.npy, which .*a\.npz has, too", moments=["a.npz", "a.npz"])
+    refused(r"a\.npz: has x0\.npy, which .*a\.npz has as well", moments=["a.npz", "a.npz"])
 
 
 @pytest.mark.usefixtures("moments")

@@ -73,7 +73,7 @@ def test_a_value_that_is_not_finite_on_one_side_is_infinitely_far():
     assert differences(run(against="ref"))["y"].max_abs == 0  # NaN on both sides
 
 
-def test_only_what_the_reference_holds_is_compared():
+def test_only_results_in_the_reference_are_compared():
     run(output="ref", train=True)
     Path("ref/mean.npy").unlink()
     found = differences(run(against="ref", train=True))

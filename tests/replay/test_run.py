@@ -1,4 +1,4 @@
-"""`bnorm run` from files to files: every option, what it writes, and what it refuses before it writes anything."""
+"""`bnorm run` from files to files: every option, the outputs, and the refusals before anything is written."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ def folder(tmp_path, monkeypatch) -> Path:
 
 
 def save(name: str, shape: tuple[int, ...], seed: int = 0, dtype: str = "f4", mean: float = 1.0) -> np.ndarray:
-    """A .npy file of normal numbers; what it holds."""
+    """Write a .npy file of normally distributed values, and return the values."""
     array = np.random.default_rng(seed).normal(mean, 2, shape).astype(dtype)
     np.save(name, array)
     return array
@@ -81,7 +81,7 @@ def files() -> dict[str, bytes]:
 
 
 def assert_results(found: dict[str, np.ndarray], wanted: dict[str, np.ndarray]) -> None:
-    """What was written is what the plain formulas give, rounded once."""
+    """Assert that the written results are those of the plain formulas, rounded once."""
     for name, values in found.items():
         assert values.shape == wanted[name].shape
         atol = ONE_ROUNDING * np.abs(wanted[name]).max()
@@ -94,7 +94,7 @@ def step(layer: dict, name: str, x: np.ndarray, delta: np.ndarray | None = None,
     return oracle.step(name, x, np.zeros_like(x) if delta is None else delta, **layer, **settings)
 
 
-# --- what is written --------------------------------------------------------------------------------------------------
+# --- written files ----------------------------------------------------------------------------------------------------
 
 
 def test_inference_writes_y_alone(run, params):
@@ -138,7 +138,7 @@ def test_training_and_backward_write_everything(run, params):
         (["--train", "--delta", "d.npy"], TENSORS | MOMENTS | UPDATES | DELTAS),
     ],
 )
-def test_stages_are_what_lies_between(run, params, options, names):
+def test_stages_are_the_intermediate_values(run, params, options, names):
     x, delta = save("x.npy", (2, 4, 3, 5)), save("d.npy", (2, 4, 3, 5), 1)
     run("--input", "x.npy", "--stages", "-o", "out", *options)
     found = results_in("out")
@@ -147,7 +147,7 @@ def test_stages_are_what_lies_between(run, params, options, names):
 
 
 @pytest.mark.parametrize("name", oracle.NAMES)
-def test_the_arithmetic_is_the_one_asked_for(run, params, name):
+def test_the_requested_arithmetic_is_used(run, params, name):
     x, delta = save("x.npy", (2, 4, 3, 5)), save("d.npy", (2, 4, 3, 5), 1)
     run("--input", "x.npy", "--delta", "d.npy", "--train", "--stages", "--arithmetic", name, "-o", "out")
     found = results_in("out")
@@ -233,7 +233,7 @@ def test_inputs_are_not_modified_and_nothing_else_is_left(run):
 
 
 def several(params: dict, count: int = 3) -> tuple[list[str], list[dict[str, np.ndarray]]]:
-    """Options of consecutive mini-batches in training, and what the plain formulas give for each."""
+    """Options for consecutive mini-batches in training, and the results of the plain formulas for each."""
     options, wanted, layer = ["--train"], [], dict(params)
     for number in range(count):
         shape = (number + 1, 4, 3, 5)
@@ -253,7 +253,7 @@ def test_several_inputs_are_consecutive_mini_batches(run, params):
         assert_results(found, results)
 
 
-def test_the_final_rolling_statistics_stand_beside_the_folders(run, params):
+def test_the_final_rolling_statistics_are_next_to_the_folders(run, params):
     options, wanted = several(params)
     run(*options, "-o", "out")
     assert sorted(path.name for path in Path("out").iterdir()) == [
@@ -280,7 +280,7 @@ def test_the_rolling_average_is_the_paper_s(run, params):
     assert_results(found, {"rolling_mean": mean, "rolling_variance": variance})
 
 
-def test_what_rolling_keeps_can_be_said(run, params):
+def test_the_kept_fraction_can_be_given(run, params):
     x = save("x.npy", (2, 4, 3, 5))
     for keep in (0, 0.25, 1):
         run("--input", "x.npy", "--train", "--rolling-keep", keep, "-o", "out", "--force")
@@ -479,7 +479,7 @@ def test_a_part_s_updated_weights_differ_in_its_own_two_arrays_alone(run):
     assert Path("new.weights").read_bytes() == wanted
 
 
-def test_updated_weights_keep_the_bits_of_what_is_not_a_number(run, tiny):
+def test_updated_weights_keep_the_bits_of_nan(run, tiny):
     cfg, weights = tiny
     save("x.npy", (2, 4, 8, 8))
     data = bytearray(weights.read_bytes())
@@ -509,12 +509,12 @@ def test_a_folded_convolution_is_the_convolution_and_its_normalisation(run, invo
     np.save("x.npy", convolve(x, weights))
     run("--input", "x.npy", "-o", "out", model=(SAMPLE, SAMPLE_WEIGHTS, "--layer", layer))
     biases = biases[:, np.newaxis, np.newaxis]
-    # Each folded number is rounded to float32 once, 2^-24 of itself: so much of what is added up may be lost.
+    # Each folded value is rounded to float32 once, by 2^-24 of itself at most: the sum may be off by that much.
     allowed = 2**-24 * (convolve(abs(x), abs(folded)) + abs(biases)) * 1.001
     assert (abs(np.load("out/y.npy") - (convolve(x, folded) + biases)) <= allowed).all()
 
 
-# --- what is printed --------------------------------------------------------------------------------------------------
+# --- printed output ---------------------------------------------------------------------------------------------------
 
 
 def rejected_constant(name: str):
@@ -522,11 +522,11 @@ def rejected_constant(name: str):
 
 
 def document(result) -> dict:
-    """The JSON document, which must be all that stands on stdout and must hold no NaN or Infinity."""
+    """Return the JSON document, which must be all of stdout and must not contain NaN or Infinity."""
     return json.loads(result.stdout, parse_constant=rejected_constant)
 
 
-def test_without_output_a_summary_says_what_came_out(run, params):
+def test_without_output_a_summary_shows_the_results(run, params):
     x = save("x.npy", (2, 4, 3, 5))
     before = files()
     lines = run("--input", "x.npy", "--train").stdout.splitlines()
@@ -556,7 +556,7 @@ def test_the_document_has_the_exact_figures(run, params):
         assert (row["input"], row["shape"], row["not_finite"]) == ("x.npy", list(values.shape), 0)
 
 
-def test_the_document_says_what_was_written_where(run, tiny):
+def test_the_document_has_the_path_of_each_result(run, tiny):
     tiny[0].write_text(TINY + "colour=red\n")  # hank refuses it
     save("x.npy", (2, 4, 8, 8))
     result = run("--input", "x.npy", "-o", "out", "--format", "json", model=(*tiny, "--layer", "0"))
@@ -569,7 +569,7 @@ def test_the_document_says_what_was_written_where(run, tiny):
 
 
 @pytest.mark.usefixtures("params")
-def test_the_document_counts_what_is_not_finite(run):
+def test_the_document_counts_values_that_are_not_finite(run):
     x = save("x.npy", (2, 4, 3, 5))
     x[0, 1, 0, 0], x[1, 1, 2, 2] = np.nan, np.inf
     np.save("x.npy", x)
@@ -579,7 +579,7 @@ def test_the_document_counts_what_is_not_finite(run):
 
 
 @pytest.mark.usefixtures("params")
-def test_the_document_writes_what_json_cannot_hold_as_text(run):
+def test_the_document_has_strings_for_numbers_that_json_cannot_hold(run):
     np.save("x.npy", np.full((2, 4, 3, 5), np.nan, "f4"))
     (row,) = document(run("--input", "x.npy", "--format", "json"))["results"]
     assert (row["min"], row["max"], row["not_finite"]) == ("nan", "nan", 120)
@@ -665,7 +665,7 @@ def test_a_wrong_command_line_writes_nothing(invoke, case):
 
 @pytest.fixture
 def refuse(invoke):
-    """Run what must fail; what it says in one or two lines, having written nothing."""
+    """Run a command that must fail without writing anything; return its message of one or two lines."""
 
     def refuse(*arguments: object) -> str:
         before = files()
@@ -890,7 +890,7 @@ def test_a_folder_where_a_result_must_be_is_refused(refuse, name):
     refuse(*PARAMS, "--input", "x.npy", "--train", "-o", "out")
 
 
-# --- what goes wrong midway -------------------------------------------------------------------------------------------
+# --- failures midway --------------------------------------------------------------------------------------------------
 
 OUTPUTS = pytest.mark.parametrize("output", ["out", "out.npz"])
 
@@ -992,7 +992,7 @@ def test_an_input_that_cannot_be_read_on_is_named(run, monkeypatch):
         assert run("--input", "x.npy", *output, exit_code=1).stderr == "error: x.npy: input/output error\n"
 
 
-# --- what stood in the way of users -----------------------------------------------------------------------------------
+# --- obstacles that users met -----------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("output", [[], ["-o", "out"], ["-o", "out.npz"]])

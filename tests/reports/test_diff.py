@@ -1,4 +1,4 @@
-"""`bnorm diff`: every sentence, every kind of array, files that are cut or of other forks, and what layers compute."""
+"""`bnorm diff`: every sentence, every kind of array, files that are cut or of other forks, and `--function`."""
 
 from __future__ import annotations
 
@@ -75,7 +75,7 @@ EVERY = [(layer, name) for layer in range(4) for name in ("biases", "weights")]
         (EVERY, "different", None, "all layers differ"),
     ],
 )
-def test_the_sentence_says_what_is_different(invoke, pair, changed, verdict, same_until, sentence):
+def test_the_sentence_names_the_difference(invoke, pair, changed, verdict, same_until, sentence):
     cfg, a, b = pair
     change(cfg, b, *changed)
     exit_code = 3 if changed else 0
@@ -92,7 +92,7 @@ def test_many_layers_are_a_range(invoke, tmp_path):
 
 
 @pytest.mark.parametrize("seen", [0, 12346])
-def test_identical_but_for_the_header(invoke, pair, seen):
+def test_identical_except_for_the_header(invoke, pair, seen):
     cfg, a, b = pair
     b.write_bytes(b.read_bytes()[:12] + struct.pack("<Q", seen) + b.read_bytes()[20:])
     found = document(invoke, cfg, a, b)
@@ -186,7 +186,7 @@ def test_the_largest_of_many_differences_is_the_one_that_is_shown(invoke, tmp_pa
     assert row["index"] == row["place"][0]
 
 
-def test_all_lists_what_is_the_same_too(invoke, pair):
+def test_all_lists_equal_arrays_as_well(invoke, pair):
     cfg, a, b = pair
     change(cfg, b, (1, "scales"))
     assert len(document(invoke, cfg, a, b)["arrays"]) == 1
@@ -203,7 +203,7 @@ def test_csv_has_the_keys_of_the_document(invoke, pair):
     assert (row["layer"], row["name"], row["changed"], row["compared"], row["reason"]) == ("1", "weights", "1", "1", "")
 
 
-# --- what is in one file alone ----------------------------------------------------------------------------------------
+# --- arrays in only one file ------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("which", ["A", "B"])
@@ -318,12 +318,12 @@ def test_a_transposed_file_is_compared_value_by_value(invoke, tmp_path):
     assert (row["place"], row["index"], row["changed"]) == ([3, 7], 3, 1)
 
 
-# --- what layers compute ----------------------------------------------------------------------------------------------
+# --- comparison by function -------------------------------------------------------------------------------------------
 
 
 @needs_shared("models")
 @pytest.mark.parametrize("name", ["yolo-fastest-1.1", "yolo-fastest-1.1-xl"])
-def test_a_detector_is_the_same_function_as_what_alexeyab_s_program_made_of_it(invoke, tmp_path, name):
+def test_a_detector_is_the_same_function_as_the_one_folded_by_alexeyab_s_program(invoke, tmp_path, name):
     model = SHARED / "models" / name
     fold(read_model(f"{model}.cfg", f"{model}.weights"), tmp_path / "f.weights")
     files = (f"{model}.cfg", f"{model}.weights", f"{model}.fused-by-alexeyab.weights", "--cfg-b", tmp_path / "f.cfg")
@@ -401,7 +401,7 @@ def test_an_epsilon_for_b_needs_function(invoke, pair):
     assert "--epsilon-b needs --function" in invoke("diff", *pair, "--epsilon-b", "opencv", exit_code=2).stderr
 
 
-def test_an_epsilon_that_is_none_is_refused_by_the_library(pair):
+def test_an_unknown_epsilon_is_refused_by_the_library(pair):
     model = read_model(*pair[:2])
     with pytest.raises(ValueError, match="epsilon 'foo'"):
         diff(model, model, function=True, epsilon="foo")

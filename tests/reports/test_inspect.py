@@ -216,7 +216,7 @@ def test_an_unknown_epsilon_is_refused_with_the_names(tiny):
 # --- findings ---------------------------------------------------------------------------------------------------------
 
 
-def test_what_is_odd_in_the_cfg_is_a_finding_in_its_line(tmp_path):
+def test_an_oddity_in_the_cfg_is_a_finding_in_its_line(tmp_path):
     cfg = tmp_path / "net.cfg"
     cfg.write_bytes(TINY.replace("=leaky", "=leaky # why\ncolour=red").replace("\n", "\r\n").encode())
     found = bnorm.inspect(read_model(cfg, None, "alexeyab")).findings
@@ -268,7 +268,7 @@ def test_without_weights_there_are_arrays_and_no_statistics(tiny):
 
 
 @pytest.mark.parametrize(("weights", "selection", "floats"), [(False, None, 16), (True, None, 132), (True, [1], 8)])
-def test_only_what_is_needed_is_read(tiny, monkeypatch, weights, selection, floats):
+def test_only_the_necessary_arrays_are_read(tiny, monkeypatch, weights, selection, floats):
     """Layer 1 normalises nothing and has 8 weights, layer 0 has 108."""
     read: list[int] = []
     original = Weights._fill

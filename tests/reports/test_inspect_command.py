@@ -35,7 +35,7 @@ def document(invoke, *arguments: object, exit_code: int = 0) -> dict:
 
 
 class Printed(NamedTuple):
-    """What the command prints for one network of the reference data, each form printed once for all tests below."""
+    """Return the output for one network of the reference data, each form printed once for all tests below."""
 
     case: Golden
     document: dict  # with --channels
@@ -89,7 +89,7 @@ def test_the_document_has_these_keys(printed):
         ]
 
 
-def test_the_document_says_what_the_file_is(printed):
+def test_the_document_describes_the_file(printed):
     found, case = printed.document, printed.case
     assert (found["cfg"], found["weights"]) == (str(case.cfg), str(case.weights))
     assert found["dialect"] == case.dialect
@@ -396,7 +396,7 @@ def test_channels_are_sorted_and_cut(invoke, tiny, order, top):
     assert len(layers) == 2
 
 
-def test_what_is_no_number_is_sorted_first_and_what_does_not_apply_last(invoke, tiny):
+def test_nan_is_sorted_first_and_empty_cells_last(invoke, tiny):
     patch(tiny[1], VARIANCES + 8, math.nan)
     for order in ("variance", "variance:asc"):
         first, *_ = rows_of_csv(invoke, *tiny, "--channels", "--sort", order)
@@ -459,7 +459,7 @@ def test_equal_rows_stay_in_the_order_of_the_file(invoke, tmp_path, order):
 
 
 @pytest.mark.parametrize("options", [["--channels"], ["--epsilon", "opencv"]])
-def test_what_shows_numbers_of_the_weights_needs_them(invoke, tiny, options):
+def test_options_for_numbers_of_the_weights_need_weights(invoke, tiny, options):
     assert f"{options[0]} needs WEIGHTS" in invoke("inspect", tiny[0], *options, exit_code=2).stderr
 
 
@@ -541,7 +541,7 @@ def test_a_layer_of_parts_has_a_row_for_each(invoke):
 
 
 @pytest.mark.parametrize("form", ["table", "json", "csv", "markdown"])
-def test_a_file_holds_what_would_be_printed(invoke, tiny, tmp_path, form):
+def test_an_output_file_holds_the_printed_text(invoke, tiny, tmp_path, form):
     printed = invoke("inspect", *tiny, "--format", form, columns="1000").stdout
     for force in ([], ["--force"]):
         assert invoke("inspect", *tiny, "--format", form, "-o", tmp_path / "report", *force).stdout == ""

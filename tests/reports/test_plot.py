@@ -1,4 +1,4 @@
-"""`reports.plot` and `bnorm inspect --plot`: what the figure shows of any numbers, and a file in each format."""
+"""`reports.plot` and `bnorm inspect --plot`: the marks in the figure for any values, and a file in each format."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ ALIVE = [*range(1, 21)]  # scales of 20 channels
 
 
 class Drawn(NamedTuple):
-    """What a panel shows: (position, value) pairs, and bars by position, from the lower end to the upper one.
+    """The marks in a panel: (position, value) pairs, and bars by position, from the lower end to the upper one.
 
     `texts` are the labels of extremes, `marks` the rows of the panel's legend.
     """
@@ -38,7 +38,7 @@ class Drawn(NamedTuple):
     marks: list[str]
 
     def at(self, place: float) -> Drawn:
-        """What it shows at this position alone."""
+        """Return the marks at only this position."""
         return self._replace(
             light={x: bar for x, bar in self.light.items() if x == place},
             dark={x: bar for x, bar in self.dark.items() if x == place},
@@ -83,7 +83,7 @@ def twins(folder: Path, **values: list[float]) -> bnorm.Inspection:
 
 @pytest.fixture
 def panels(tmp_path):
-    """What the panels show of the first of two layers with these values."""
+    """Return the marks for the first of two layers with these values."""
     pytest.importorskip("matplotlib", reason="drawing needs matplotlib")
     return lambda **values: [drawn(axis).at(0) for axis in draw(twins(tmp_path, **values)).axes]
 
@@ -108,7 +108,7 @@ def plot(invoke, tmp_path):
     return run
 
 
-# --- what it shows ----------------------------------------------------------------------------------------------------
+# --- the marks in the figure ------------------------------------------------------------------------------------------
 
 
 def test_a_bar_shows_the_quantiles_of_its_layer(panels):
@@ -148,7 +148,7 @@ def test_a_dead_channel_is_a_cross_at_its_value_in_every_panel(panels):
 
 
 @pytest.mark.parametrize("value", [0.0, -1.0, math.nan, math.inf])
-def test_what_a_logarithmic_axis_cannot_show_is_a_cross_at_the_bottom(panels, value):
+def test_a_value_that_a_logarithmic_axis_cannot_show_is_a_cross_at_the_bottom(panels, value):
     variance = panels(rolling_variance=[value, *ALIVE[1:]])[VARIANCE]
     assert variance.crosses == [(0, 2)]  # the smallest value shown
     assert variance.light == {0: (3, 18)}  # of 19 channels
@@ -203,14 +203,14 @@ def test_dead_channels_are_counted_in_the_title(figure, tiny):
 
 
 def labelled(*names: str) -> list[str]:
-    """Return what the legend says of these marks."""
+    """Return the legend's text for these marks."""
     return [mark.label for mark in MARKS if mark.name in names]
 
 
 SPREAD = ("median", "half", "most", "other", "furthest in layers")
 
 
-def test_the_legend_explains_what_is_there(tmp_path):
+def test_the_legend_explains_the_marks_in_use(tmp_path):
     pytest.importorskip("matplotlib", reason="drawing needs matplotlib")
     first, *others = (drawn(axis).marks for axis in draw(twins(tmp_path, scales=ALIVE)).axes)
     assert first == labelled(*SPREAD)

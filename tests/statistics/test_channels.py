@@ -70,7 +70,7 @@ def channel_by_channel(case: Golden, layer: int, part: str, arrays: dict[str, np
     return rows
 
 
-def test_every_channel_is_what_the_formulas_say(layout_case: Golden):
+def test_every_channel_agrees_with_the_formulas(layout_case: Golden):
     """On every network of the reference data, parts of recurrent layers and [batchnorm] among them."""
     found = channel_rows(report(layout_case.cfg, layout_case.weights, layout_case.dialect).layers)
     expected = expected_rows(layout_case)
@@ -82,7 +82,7 @@ def test_every_channel_is_what_the_formulas_say(layout_case: Golden):
 
 @needs_shared("models")
 @pytest.mark.parametrize("name", ["yolo-fastest-1.1", "yolo-fastest-1.1-xl"])
-def test_the_channels_of_a_real_model_are_what_the_formulas_say(name):
+def test_the_channels_of_a_real_model_agree_with_the_formulas(name):
     model = SHARED / "models" / name
     found = channel_rows(report(model.with_name(f"{name}.cfg"), model.with_name(f"{name}.weights")).layers)
     plan = read_model(model.with_name(f"{name}.cfg"), None, "alexeyab").layout
@@ -133,7 +133,7 @@ def test_weights_of_several_blocks_are_measured_as_a_whole(tmp_path):
     assert [row.weight_max for row in found] == pytest.approx(abs(own).max(axis=0), rel=EXACT)
 
 
-def test_without_weights_being_asked_for_none_are_read(tiny):
+def test_no_weights_are_read_unless_requested(tiny):
     rows = channel_rows(bnorm.inspect(read_model(*tiny)).layers)
     assert {row[9:12] for row in rows} == {(None, None, None)}
     assert all(row.above_zero is not None for row in rows)

@@ -33,7 +33,7 @@ def vectors(normaliser: Normaliser) -> dict[str, list[float]]:
     return {field: vector.tolist() for field, vector in fields.items()}
 
 
-def test_what_the_file_stores_is_read_as_it_is(tmp_path):
+def test_stored_arrays_are_read_unchanged(tmp_path):
     _, found, arrays = read(tmp_path, "alexeyab", "3x5x5", f"convolutional {BN} filters=4 | convolutional filters=2")
     assert list(found) == [(0, "")]
     normaliser = found[0, ""]
@@ -59,8 +59,8 @@ def test_pjreddie_stores_no_biases_of_a_batchnorm_and_they_are_0(tmp_path):
 
 
 @pytest.mark.parametrize(("switch", "biases"), [("dontloadscales", True), ("dontload", False)])
-def test_what_is_not_loaded_has_darknet_s_initial_values(tmp_path, switch, biases):
-    """To fold they are known; `inspect` and `run` tell what is in the file alone."""
+def test_arrays_that_are_not_loaded_have_darknet_s_initial_values(tmp_path, switch, biases):
+    """`fold` uses known initial values; `inspect` and `run` only use the values in the file."""
     model, found, arrays = read(tmp_path, "pjreddie", "3x5x5", f"convolutional {BN} filters=2 {switch}=1")
     expected = {"scales": [1, 1], "biases": [0, 0], "rolling_mean": [0, 0], "rolling_variance": [0, 0]}
     if biases:
@@ -72,7 +72,7 @@ def test_what_is_not_loaded_has_darknet_s_initial_values(tmp_path, switch, biase
         layer_from_model(model, 0)
 
 
-def test_numload_limits_the_vectors_to_what_is_in_the_file(tmp_path):
+def test_numload_limits_the_vectors_to_the_channels_in_the_file(tmp_path):
     _, found, _ = read(tmp_path, "pjreddie", "3x5x5", f"convolutional {BN} filters=4 numload=2")
     assert {len(vector) for vector in vectors(found[0, ""]).values()} == {2}
 

@@ -1,4 +1,4 @@
-"""`statistics.variance_rule`: what a variance does in a guard, not its sign."""
+"""`statistics.variance_rule`: the effect of a variance in a guard, not its sign."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A plain forward pass of small networks, in float64: the oracle of what folding must leave unchanged.
+"""A plain forward pass of small networks, in float64: the oracle for folding, which must not change its result.
 
 Written from darknet's `forward_*_layer` functions, one value per formula and no thought of speed. One image; recurrent
 layers take several, one per time step.

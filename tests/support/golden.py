@@ -1,4 +1,4 @@
-"""Where the files are that tests read: the reference data of the three C programs, and the samples."""
+"""The paths of files that tests read: the reference data of the three C programs, and the samples."""
 
 from __future__ import annotations
 

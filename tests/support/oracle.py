@@ -1,4 +1,4 @@
-"""Batch normalisation as the papers and the C sources write it, in plain float64 NumPy: what bnorm is compared with.
+"""Batch normalisation as in the papers and the C sources, in plain float64 NumPy: the reference for bnorm.
 
 Tensors have channels as their second dimension: (N, C), (N, C, L) or (N, C, H, W). Nothing here is fast, and nothing
 is taken from bnorm.
@@ -28,12 +28,12 @@ def sum_channels(x):
 
 
 def count(x) -> int:
-    """How many values a channel has: N = batch · height · width."""
+    """Return the number of values of a channel: N = batch · height · width."""
     return x.size // x.shape[1]
 
 
 def forward_deviation(name: str, variance):
-    """What x − mean is divided by: pjreddie's CPU adds 1e-6 to the root, all others 1e-5 to the variance."""
+    """Return the divisor of x − mean: pjreddie's CPU adds 1e-6 to the root, all others add 1e-5 to the variance."""
     if name == "pjreddie":
         return np.sqrt(variance) + 1e-6
     return np.sqrt(variance + 1e-5)
@@ -56,12 +56,12 @@ def direct_deviation(name: str, variance):
 
 
 def divisor(name: str, n: int) -> int:
-    """What the sum of squares is divided by to give the variance."""
+    """Return the divisor of the sum of squares in the variance."""
     return n if name in ("alexeyab-gpu", "hank-gpu", "paper") else n - 1
 
 
 def kept(name: str, connected: bool = False) -> float:
-    """How much of the old rolling statistics a mini-batch leaves."""
+    """Return the fraction of the old rolling statistics that a mini-batch keeps."""
     if name in ("alexeyab", "hank"):
         return 0.95 if connected else 0.9
     return 0.9 if name == "paper" else 0.99
@@ -87,7 +87,7 @@ def forward(name: str, x, scales, biases, mean, variance):
 
 
 def backward(name: str, x, delta, scales, mean, variance, train: bool) -> dict:
-    """dx and what backward gives per channel, normalised by these statistics; `train` says whether they depend on x."""
+    """Return dx and the gradients per channel for these statistics; `train` says whether they depend on x."""
     x, delta, variance = (np.asarray(values, "f8") for values in (x, delta, variance))
     scaled = delta * per_channel(scales, x)
     centred = x - per_channel(mean, x)

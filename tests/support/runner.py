@@ -6,7 +6,7 @@ from inspect import signature
 
 from click.testing import CliRunner
 
-# Before click 8.2 the two streams were one unless this was asked for.
+# Before click 8.2 the two streams were merged unless this option was given.
 APART = {"mix_stderr": False} if "mix_stderr" in signature(CliRunner).parameters else {}
 
 

@@ -1,4 +1,4 @@
-"""Tensors in files: what is read, and what is refused before anything is made of what a file claims."""
+"""Tensors in files: the accepted formats, and refusals before any memory is allocated for a file's claims."""
 
 from __future__ import annotations
 
@@ -89,7 +89,7 @@ def write(tmp_path):
 
 
 def refused(name: object, *arguments: object) -> str:
-    """What is said of a file that is refused, in a message of one or two lines that names it."""
+    """Return the message for a refused file: one or two lines that name it."""
     with pytest.raises(TensorError) as caught:
         open_tensor(str(name), *arguments)
     assert caught.value.path == Path(str(name).partition(":")[0])
@@ -97,7 +97,7 @@ def refused(name: object, *arguments: object) -> str:
     return caught.value.what
 
 
-# --- what is read -----------------------------------------------------------------------------------------------------
+# --- accepted files ---------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("dtype", ["f2", "f4", "f8"])
@@ -184,7 +184,7 @@ def test_a_column_in_fortran_order_is_in_c_order_too(write):
 
 
 @pytest.mark.parametrize("shape", [(), (120,), (1, 2, 3, 4, 5), (0, 3), (3, 0, 4), (2, 3, 0, 5), (0, 0)], ids=str)
-def test_shapes_that_are_no_tensor_are_refused(write, shape):
+def test_unsupported_shapes_are_refused(write, shape):
     assert f"has the shape {shape}, expected 2 to 4 dimensions, none of them 0" in refused(
         write(npy(np.zeros(shape, "f4")))
     )
@@ -238,7 +238,7 @@ def test_a_header_s_length_that_claims_4_gib_is_refused(write):
 
 
 def short_member(values: np.ndarray, kept: int) -> bytes:
-    """An archive whose directory promises all of an array, with so many bytes of its values."""
+    """An archive whose directory lists a whole array, with only some bytes of its values."""
     data = npy(values)
     cut = data[: len(data) - values.nbytes + kept]
     packed = npz({"x.npy": cut}, zipfile.ZIP_DEFLATED)
@@ -254,7 +254,7 @@ def test_a_packed_member_with_fewer_values_than_promised_is_refused(write):
 
 @pytest.fixture
 def bomb(tmp_path) -> Path:
-    """64 MiB of zeros behind a header that claims six values."""
+    """64 MiB of zeros after a header that claims six values."""
     with zipfile.ZipFile(tmp_path / "x.npz", "w", zipfile.ZIP_DEFLATED) as archive, archive.open("x.npy", "w") as file:
         file.write(claim("(2, 3)"))
         for _ in range(64):
@@ -273,7 +273,7 @@ def test_a_member_with_bytes_left_over_is_refused(write, kind):
 
 
 @every_kind
-def test_a_member_that_ends_early_is_refused_whatever_follows_it(write, kind):
+def test_a_member_that_ends_early_is_refused_with_any_bytes_after_it(write, kind):
     members = {"x.npy": npy(X)[:-4], "y.npy": npy(X)}
     assert "480 bytes of values, got 476" in refused(f"{write(npz(members, kind), 'x.npz')}:x")
 
@@ -289,7 +289,7 @@ def test_a_file_that_ends_inside_its_values_is_refused(write, length):
 
 
 @pytest.mark.parametrize("data", [b"404: Not Found\n", b"\0" * 999, b"\x80\x04K\x01.", b"<!DOCTYPE html>", b"P"])
-def test_what_is_no_npy_file_is_refused(write, data):
+def test_a_file_that_is_not_npy_is_refused(write, data):
     assert "is not a .npy file" in refused(write(data))
 
 
@@ -319,7 +319,7 @@ def test_a_header_that_says_something_else_is_refused(write, text):
 def test_a_header_of_many_digits_is_refused_at_once(write):
     path = write(claim(f"({'1' * 9000}x)") + bytes(480))
     code = "import sys; from bnorm.tensors.open import open_tensor; open_tensor(sys.argv[1])"
-    # Another process, which can be ended: what tries every way to part the digits never comes back.
+    # Another process, which can be stopped: a pattern that tries every way to split the digits never returns.
     result = subprocess.run([sys.executable, "-c", code, path], capture_output=True, text=True, timeout=20)
     assert "TensorError" in result.stderr
 
@@ -351,7 +351,7 @@ def test_an_archive_of_nothing_is_refused(write, key):
     refused(f"{write(npz({}), 'x.npz')}{key}")
 
 
-def test_a_member_that_is_no_array_is_refused(write):
+def test_a_member_that_is_not_an_array_is_refused(write):
     assert "is not a .npy file" in refused(write(npz({"x.txt": b"hello"}), "x.npz"))
 
 

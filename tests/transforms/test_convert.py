@@ -1,4 +1,4 @@
-"""`bnorm convert`: ε, headers, `seen`, unfolding, several at once, what is refused, and its proof."""
+"""`bnorm convert`: ε, headers, `seen`, unfolding, several changes at once, refusals, and the proof."""
 
 from __future__ import annotations
 
@@ -65,7 +65,7 @@ def test_scales_are_those_with_which_the_other_epsilon_gives_the_same_gain(run, 
     assert (tmp_path / "out.cfg").read_bytes() == tiny[0].read_bytes()
 
 
-def test_a_detector_computes_with_another_epsilon_what_it_did(tmp_path):
+def test_a_detector_computes_the_same_with_another_epsilon(tmp_path):
     """In float64, every layer of a network with shortcuts, routes and heads."""
     cfg, weights = sample("detector")
     convert(read_model(cfg, weights), tmp_path / "out.weights", epsilon_from="darknet", epsilon_to="keras")
@@ -79,7 +79,7 @@ def test_a_detector_computes_with_another_epsilon_what_it_did(tmp_path):
 
 
 @needs_shared("models")
-def test_opencv_computes_what_darknet_does_on_a_file_that_was_rewritten_for_it(tmp_path):
+def test_opencv_agrees_with_darknet_on_a_file_that_was_rewritten_for_it(tmp_path):
     """Against the float64 forward with darknet's ε: within 5e-5, where the file as it was is off by 0.01."""
     cv2 = pytest.importorskip("cv2")
     cfg, weights = MODELS / "yolo-fastest-1.1.cfg", MODELS / "yolo-fastest-1.1.weights"
@@ -123,7 +123,7 @@ def test_a_bad_variance_is_written_as_the_nearest_valid_one(tmp_path):
     assert np.isfinite(after[0, "scales"]).all()
 
 
-def test_a_layer_with_a_bad_variance_can_stay_as_it_is(tmp_path):
+def test_a_layer_with_a_bad_variance_can_stay_unchanged(tmp_path):
     model = bad_model(tmp_path)
     report = convert(model, tmp_path / "o.weights", epsilon_from="darknet", epsilon_to="opencv", bad_variance="skip")
     assert [(row.index, row.kinds) for row in report.layers] == [(0, ()), (1, ("scales",))]
@@ -161,7 +161,7 @@ def test_a_variance_of_0_is_refused_where_one_epsilon_is_0(tmp_path, epsilons, p
 
 @pytest.mark.parametrize("epsilons", [("darknet", "pjreddie-cpu"), ("pjreddie-cpu", "darknet")])
 def test_a_variance_that_is_bad_for_one_of_the_two_epsilons_is_bad(tmp_path, epsilons):
-    """What rounding leaves of 0 is sound inside the root, and NaN outside of it."""
+    """A rounding error of 0 is valid with ε inside the root, and gives NaN outside."""
     model = odd_pair(tmp_path, f"convolutional {BN}", {(0, "rolling_variance"): {0: -1e-9}})
     old, new = epsilons
     with pytest.raises(WeightsError) as caught:
@@ -297,7 +297,7 @@ def test_the_guard_of_darknet_is_exactly_1_in_float32(run, tmp_path):
 
 @pytest.mark.parametrize("name", ["darknet", "pjreddie-cpu", "opencv", "keras"])
 def test_unfolding_then_folding_gives_the_same_bytes(tmp_path, name):
-    """To the last bit: each gain is nearer to 1 than what moves a float32."""
+    """To the last bit: each gain is so close to 1 that no float32 changes."""
     cfg, weights = write_net(tmp_path, NET)
     convert(read_model(cfg, weights), tmp_path / "u.weights", unfold=True, epsilon_to=name)
     fold(read_model(tmp_path / "u.cfg", tmp_path / "u.weights"), tmp_path / "f.weights", epsilon=name)
@@ -444,7 +444,7 @@ def test_a_dry_run_reports_the_same_and_writes_nothing(invoke, tiny, tmp_path):
         convert(read_model(*tiny), None, seen=0)
 
 
-def test_what_exists_is_refused_without_force_and_an_input_always(invoke, tiny, tmp_path):
+def test_an_existing_output_is_refused_without_force_and_an_input_always(invoke, tiny, tmp_path):
     output = tmp_path / "o.weights"
     output.write_text("old")
     assert "exists already" in invoke("convert", *tiny, "-o", output, "--seen", 0, exit_code=1).stderr
@@ -470,7 +470,7 @@ def test_no_verify_writes_the_same_and_says_so(run, tmp_path):
     assert 0 < document["worst"]["max_rel_error"] < ONE_ROUNDING
 
 
-def test_the_page_says_what_was_changed(invoke, tiny, tmp_path):
+def test_the_page_lists_the_changes(invoke, tiny, tmp_path):
     page = invoke("convert", *tiny, "-o", tmp_path / "o.weights", *EPSILONS, "--to", "pjreddie", "--unfold").stdout
     for text in ("changed layers", "dialect  alexeyab → pjreddie", "header   0.2.5, 20 bytes", "scales", "unfolded"):
         assert text in page
@@ -489,7 +489,7 @@ def test_csv_has_a_row_for_each_part(invoke, tiny):
 def test_an_array_with_other_bits_is_a_defect(tiny, tmp_path, monkeypatch):
     before = set(tmp_path.iterdir())
     monkeypatch.setattr("bnorm.transforms.pair.write_block", lambda file, block: file.write((block * 2).tobytes()))
-    with pytest.raises(ProofError, match="is not what it was, expected the same bits"):
+    with pytest.raises(ProofError, match="has changed, expected the same bits"):
         convert(read_model(*tiny), tmp_path / "o.weights", seen=0)
     assert set(tmp_path.iterdir()) == before
 

@@ -1,4 +1,4 @@
-"""`bnorm convert --to`: every golden network to every fork and back, and what cannot be translated."""
+"""`bnorm convert --to`: every golden network to every fork and back, and the obstacles."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from support.builders import BN, cfg_source, write_weights
 from support.forward import Run
 from support.golden import GOLDEN, SHARED, golden, needs_shared
 
-# What cannot be translated, by network and target: the layer, and a word of what would be lost.
+# Networks that cannot be translated, by target: the layer, and a word about what would be lost.
 REFUSED = {
     ("antialias", "pjreddie"): (0, "antialiasing"),
     ("batchnorm", "hank"): (0, "[batchnorm]"),
@@ -41,7 +41,7 @@ REFUSED = {
 }
 BIASES = ("batchnorm.alexeyab", "pjreddie")  # the random biases of alexeyab's [batchnorm] are not 0
 
-TOLD = {"crnn", "crnn_ab", "rnn"}  # cfgs that say to the target what the source takes for granted
+TOLD = {"crnn", "crnn_ab", "rnn"}  # cfgs in which the target needs values that the source implies
 
 
 @pytest.mark.parametrize("to", sorted(DIALECTS))
@@ -134,7 +134,7 @@ def test_a_real_detector_keeps_its_values_and_its_cfg(invoke, tmp_path, to):
 
 
 def translated(invoke, folder: Path, layers: str, old: str, new: str, net: str = "3x8x8") -> tuple[str, list[dict]]:
-    """The cfg of these layers for another fork, and what was changed in it."""
+    """Return the cfg of these layers for another fork, and its changed lines."""
     cfg = folder / "net.cfg"
     cfg.write_bytes((cfg_source(net, layers) if "\n" not in layers else layers).encode())
     weights = write_weights(cfg, folder / "net.weights", old)
@@ -149,16 +149,16 @@ CONVOLUTION = "convolutional filters=2 activation=linear"
 @pytest.mark.parametrize(
     ("layers", "old", "new", "before", "after"),
     [
-        # what hank refuses: unknown keys, duplicates, keys without their condition
+        # options that hank refuses: unknown keys, duplicates, keys without their condition
         (f"{CONVOLUTION} foo=1", "alexeyab", "hank", "foo=1", ""),
         (f"{CONVOLUTION} filters=3", "alexeyab", "hank", "filters=3", ""),
-        # what only the target would read
+        # lines that only the target would read
         (f"{CONVOLUTION} dilation=2", "pjreddie", "alexeyab", "dilation=2", ""),
         ("gru output=2 tanh=1", "alexeyab", "pjreddie", "tanh=1", ""),
-        # activations that one of them takes for relu
+        # activations that one of the forks reads as relu
         ("convolutional filters=2 activation=mish", "pjreddie", "alexeyab", "activation=mish", "activation=relu"),
         ("convolutional filters=2 activation=foo", "alexeyab", "hank", "activation=foo", "activation=relu"),
-        # what the target must be told
+        # values that the target needs
         ("rnn output=5", "pjreddie", "alexeyab", "[rnn]", "[rnn]\nhidden=5"),
         (f"{CONVOLUTION} | {CONVOLUTION} | shortcut from=-2,-1", "pjreddie", "hank", "from=-2,-1", "from=-2"),
         (
@@ -196,7 +196,7 @@ def test_comments_line_ends_and_blanks_that_the_target_reads_in_another_way_are_
     assert [change["line"] for change in changes] == [1, 4, 7]
 
 
-def test_a_comment_that_hank_takes_for_a_key_is_dropped(invoke, tmp_path):
+def test_a_comment_that_hank_reads_as_a_key_is_dropped(invoke, tmp_path):
     source = cfg_source("3x8x8", CONVOLUTION).replace("filters", ";filters=9\nfilters")
     text, changes = translated(invoke, tmp_path, source, "alexeyab", "hank")
     assert [change["before"] for change in changes] == [";filters=9"]
@@ -224,7 +224,7 @@ REFUSALS = [
 
 
 @pytest.mark.parametrize(("layers", "old", "new", "what"), REFUSALS)
-def test_what_would_be_lost_is_named_with_its_layer_and_line(invoke, tmp_path, layers, old, new, what):
+def test_a_loss_is_named_with_its_layer_and_line(invoke, tmp_path, layers, old, new, what):
     cfg = tmp_path / "net.cfg"
     cfg.write_text(cfg_source("3x8x8", layers))
     weights = write_weights(cfg, tmp_path / "net.weights", old)
@@ -272,7 +272,7 @@ def test_a_version_that_names_another_fork_as_the_writer_of_gates_is_said(invoke
     assert ("read it with --dialect alexeyab" in " ".join(page.split())) == ambiguous
 
 
-# --- what the forks themselves computed -------------------------------------------------------------------------------
+# --- results of the forks themselves ----------------------------------------------------------------------------------
 
 OUTPUTS = SHARED / "golden" / "outputs"
 

@@ -1,4 +1,4 @@
-"""`transforms.fold.fold`: arrays against the formula and AlexeyAB's own, the cfg byte for byte, and what is refused."""
+"""`transforms.fold.fold`: arrays against the formula and AlexeyAB's own, the cfg byte for byte, and refusals."""
 
 from __future__ import annotations
 
@@ -56,7 +56,7 @@ def fold_cfg(invoke, folder: Path, source: bytes | str, *options: str, dialect: 
 
 
 def refuse(invoke, cfg: Path, weights: Path, *options: object) -> str:
-    """What a fold says that is refused, and leaves every file as it was."""
+    """Return the message of a fold that is refused, and assert that no file changed."""
     before = {path: path.read_bytes() for path in cfg.parent.iterdir() if path.is_file()}
     error = invoke("fold", cfg, weights, *options, exit_code=1).stderr
     assert {path: path.read_bytes() for path in cfg.parent.iterdir() if path.is_file()} == before
@@ -69,7 +69,7 @@ def refuse(invoke, cfg: Path, weights: Path, *options: object) -> str:
 
 @needs_shared("models")
 @pytest.mark.parametrize("name", ["yolo-fastest-1.1", "yolo-fastest-1.1-xl"])
-def test_a_detector_folds_to_what_alexeyab_s_program_made_of_it(invoke, tmp_path, name):
+def test_a_detector_folds_to_the_result_of_alexeyab_s_program(invoke, tmp_path, name):
     """Its header is not compared: that program computes a new `seen`."""
     model = SHARED / "models" / name
     output = tmp_path / "out.weights"
@@ -258,7 +258,7 @@ def test_a_switch_that_is_off_goes_from_layers_that_do_not_normalise(invoke, tmp
     assert fold_cfg(invoke, tmp_path, cfg_source("3x8x8", layers)) == cfg_source("3x8x8", plain).encode()
 
 
-def test_hank_reads_what_was_folded_in_hank_s_dialect(invoke, tmp_path):
+def test_hank_reads_a_pair_folded_in_hank_s_dialect(invoke, tmp_path):
     source = CFG.replace("batch_normalize=1\n", " batch_normalize=1 # on\n", 1)
     fold_cfg(invoke, tmp_path, source, dialect="hank")
     assert read_model(tmp_path / "out.cfg", tmp_path / "out.weights", "hank").fits
@@ -365,7 +365,7 @@ def test_a_variance_without_root_is_refused_with_layer_and_channel(invoke, tiny,
     change(weights, 3, 2, value)
     error = refuse(invoke, cfg, weights, "-o", cfg.with_name("out.weights"))
     assert error.startswith(f"error: {weights}: layer 0 rolling_variance is {shown} in channel 2, expected")
-    assert "--bad-variance clamp or skip does the rest" in " ".join(error.split())
+    assert "--bad-variance clamp or skip continues anyway" in " ".join(error.split())
 
 
 def test_several_variances_without_root_are_counted(invoke, tiny):
@@ -402,7 +402,7 @@ def test_clamp_takes_the_nearest_variance_and_says_so(invoke, tiny):
     assert outputs[0].read_bytes() == outputs[1].read_bytes()
 
 
-def test_skip_leaves_the_layer_as_it_is(tiny):
+def test_skip_leaves_the_layer_unchanged(tiny):
     cfg, weights = tiny
     change(weights, 3, 2, np.nan)
     output = cfg.with_name("out.weights")
@@ -411,7 +411,7 @@ def test_skip_leaves_the_layer_as_it_is(tiny):
     assert (output.read_bytes(), output.with_suffix(".cfg").read_text()) == (weights.read_bytes(), TINY)
 
 
-def test_a_bad_variance_of_a_layer_that_stays_is_no_error(invoke, tiny):
+def test_a_bad_variance_of_a_layer_that_stays_is_not_an_error(invoke, tiny):
     cfg, weights = tiny
     change(weights, 3, 2, -1)
     invoke("fold", cfg, weights, "-o", cfg.with_name("out.weights"), "--layer", "1")
@@ -419,7 +419,7 @@ def test_a_bad_variance_of_a_layer_that_stays_is_no_error(invoke, tiny):
 
 @pytest.mark.parametrize(("field", "value"), [(0, np.nan), (1, np.inf), (1, 3e38), (2, np.inf), (2, -3e38)])
 def test_no_number_of_a_file_brings_a_python_warning(tiny, field, value):
-    """Whether it is an error or a network with an infinity in it: never a warning with a line of bnorm's source."""
+    """The result is an error or a network with an infinity: never a warning with a line of bnorm's source."""
     cfg, weights = tiny
     change(weights, field, 0, value)
     change(weights, 3, 0, 0)
@@ -456,18 +456,18 @@ def bad_lstm(folder: Path) -> Model:
     return read_model(cfg, weights, "alexeyab")
 
 
-def test_what_is_skipped_names_the_parts(tmp_path):
+def test_the_reason_of_a_skipped_layer_names_its_parts(tmp_path):
     report = fold(bad_lstm(tmp_path), None, dry_run=True, bad_variance="skip")
     reason = "wi.rolling_variance is -3 in channel 1; uo.rolling_variance is nan in channel 2"
     assert {row.reason for row in report.layers} == {reason}
 
 
-def test_what_is_refused_names_the_part(tmp_path):
+def test_the_error_names_the_part(tmp_path):
     with pytest.raises(WeightsError, match=r"layer 0 wi\.rolling_variance is -3 in channel 1, expected"):
         fold(bad_lstm(tmp_path), None, dry_run=True)
 
 
-def test_a_batchnorm_says_where_it_went_and_what_was_clamped(tmp_path):
+def test_a_batchnorm_row_has_its_target_and_the_clamped_channels(tmp_path):
     cfg = tmp_path / "net.cfg"
     cfg.write_text(cfg_source("3x6x6", "convolutional filters=2 activation=linear | batchnorm"))
     weights = write_weights(cfg, tmp_path / "net.weights")
@@ -548,10 +548,10 @@ def test_a_missing_folder_is_refused(invoke, tiny):
     assert "no folder" in refuse(invoke, cfg, weights, "-o", cfg.parent / "missing" / "out.weights")
 
 
-# --- what is printed --------------------------------------------------------------------------------------------------
+# --- printed output ---------------------------------------------------------------------------------------------------
 
 
-def test_the_document_says_what_became_of_each_layer(invoke, tiny):
+def test_the_document_has_the_fate_of_each_layer(invoke, tiny):
     output = tiny[0].with_name("out.weights")
     document = json.loads(invoke("fold", *tiny, "-o", output, "--format", "json").stdout)
     (layer,) = document.pop("layers")
@@ -618,7 +618,7 @@ def test_csv_has_a_row_per_folded_layer(invoke, tiny):
     assert (row["index"], row["type"], row["folded"]) == ("0", "convolutional", "1")
 
 
-def test_the_table_says_what_was_folded(invoke, tiny):
+def test_the_table_shows_the_folded_layers(invoke, tiny):
     output = tiny[0].with_name("out.weights")
     lines = invoke("fold", *tiny, "-o", output).stdout.splitlines()
     assert lines[0] == f"folded 1 layer into {output} and {output.with_suffix('.cfg')}"
@@ -682,7 +682,7 @@ def test_an_error_of_the_disk_while_layers_are_compared_is_an_error(invoke, tiny
 @pytest.mark.parametrize("dry_run", [False, True])
 @pytest.mark.parametrize(("verify", "total"), [(False, 122), (True, 122 + 4 * 27)])
 def test_progress_counts_every_value_that_is_written_or_compared(tiny, dry_run, verify, total):
-    """The folded file has 122, and the weights of the folded layer are compared with what they were."""
+    """The folded file has 122, and the weights of the folded layer are compared with the original weights."""
     told = []
     output = tiny[0].with_name("out.weights")
     fold(read_model(*tiny), output, verify=verify, dry_run=dry_run, advance=lambda *counts: told.append(counts))

@@ -299,7 +299,7 @@ OBSTACLES = [
 
 
 @pytest.mark.parametrize(("dialect", "layers", "layer", "expected"), OBSTACLES)
-def test_what_cannot_be_folded_exactly_is_kept_for_the_reasons_of_both_neighbours(
+def test_a_layer_that_cannot_be_folded_exactly_is_kept_for_the_reasons_of_both_neighbours(
     tmp_path, dialect, layers, layer, expected
 ):
     cfg = tmp_path / "net.cfg"
@@ -314,7 +314,7 @@ def test_what_cannot_be_folded_exactly_is_kept_for_the_reasons_of_both_neighbour
 
 
 def test_a_sharing_layer_whose_base_does_not_normalise_stays(tmp_path):
-    """AlexeyAB's program would look for statistics that nobody has."""
+    """AlexeyAB's program would look for statistics that do not exist."""
     cfg = tmp_path / "net.cfg"
     cfg.write_text(cfg_source("3x6x6", f"convolutional filters=3 | convolutional filters=3 share_index=0 {BN}"))
     weights = write_weights(cfg, tmp_path / "net.weights")
@@ -520,7 +520,7 @@ layers=-4,3,0,
 
 
 @pytest.mark.parametrize("end", ["\n", "\r\n"])
-def test_numbers_are_rewritten_where_they_stand_and_nothing_else_is(tmp_path, end):
+def test_numbers_are_rewritten_in_place_and_nothing_else_changes(tmp_path, end):
     """A comment after numbers is dropped, since AlexeyAB reads it as a part of them; an empty last number becomes 0."""
     cfg = tmp_path / "net.cfg"
     cfg.write_bytes(TEXT.replace("\n", end).encode())
@@ -554,7 +554,7 @@ def test_numbers_that_would_read_another_layer_are_noticed(tmp_path):
 
 
 def test_every_key_that_holds_numbers_of_layers_is_known(tmp_path):
-    """Of all dialects' keys: those with an index by what AlexeyAB's parser does with them."""
+    """Numbers of layers in the keys of all dialects, as AlexeyAB's parser reads them."""
     cfg = tmp_path / "net.cfg"
     source = (
         "convolutional filters=3 activation=linear | convolutional filters=3 share_index=0 | route layers=0"
@@ -608,7 +608,7 @@ def test_a_text_that_is_not_an_epsilon_is_refused(tiny):
 @pytest.mark.parametrize(
     "option", ["", "tensorflow", "-1", "nan", "inf", "1e-5:beside", "1e-5:", "1e999", ".", "opencv:inside"]
 )
-def test_an_epsilon_that_is_none_is_a_usage_error(invoke, tiny, option):
+def test_an_unknown_epsilon_is_a_usage_error(invoke, tiny, option):
     assert "--epsilon" in invoke("fold", *tiny, "--dry-run", "--epsilon", option, exit_code=2).stderr
 
 
@@ -628,7 +628,7 @@ def test_the_change_of_gain_is_that_of_the_most_sensitive_channel(invoke, tiny):
 
 @pytest.mark.parametrize(("epsilon", "arithmetic"), [("pjreddie-cpu", "pjreddie"), ("darknet", "alexeyab")])
 def test_a_folded_layer_and_bnorm_run_agree(invoke, tmp_path, epsilon, arithmetic):
-    """`run` on what the convolution gives, rounded to float32, and the folded convolution."""
+    """`run` on the output of the convolution, rounded to float32, and the folded convolution."""
     cfg, output = tmp_path / "net.cfg", tmp_path / "out.weights"
     cfg.write_text(cfg_source("3x6x6", f"convolutional filters=4 size=3 pad=1 {BN}"))
     weights = write_weights(cfg, tmp_path / "net.weights")

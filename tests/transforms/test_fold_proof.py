@@ -55,7 +55,7 @@ IN_BLOCKS = [
 
 @pytest.mark.parametrize("block", [1, 4, 40])
 @pytest.mark.parametrize(("dialect", "net", "layers", "version"), IN_BLOCKS)
-def test_weights_that_are_read_in_blocks_give_what_whole_ones_give(
+def test_weights_read_in_blocks_give_the_same_as_whole_arrays(
     tmp_path, monkeypatch, dialect, net, layers, version, block
 ):
     path = pair(tmp_path, dialect, net, layers).weights
@@ -99,7 +99,7 @@ def test_one_value_that_is_off_by_a_thousandth_fails_and_leaves_nothing(
     assert set(tmp_path.iterdir()) == before
 
 
-def test_a_rounding_more_is_no_failure(tmp_path, monkeypatch):
+def test_one_more_rounding_is_not_a_failure(tmp_path, monkeypatch):
     """2⁻²⁵ of one weight, which the bound of its layer's roundings holds many times."""
     model = pair(tmp_path, *LAYERS[0])
     monkeypatch.setattr(folded_model, "folded", spoil("weights", 2.0**-25))
@@ -137,8 +137,8 @@ def test_if_one_channel_has_no_finite_output_the_others_are_compared(tmp_path):
     assert row.silent_channels == 1
 
 
-def test_large_terms_that_cancel_are_no_failure(tmp_path):
-    """Two inputs with a mean of 1e10 each, and weights 1 and -1: what float64 loses is not the fold's fault."""
+def test_large_terms_that_cancel_are_not_a_failure(tmp_path):
+    """Two inputs with a mean of 1e10 each, and weights 1 and -1: the loss of float64 is not an error of the fold."""
     model = pair(tmp_path, "alexeyab", "2x6x6", "batchnorm | convolutional filters=1 size=1 activation=linear")
     header = np.fromfile(model.weights, "<f4")[:5]
     values = np.array([0, 0, 1, 1, 1e10, 1e10, 1, 1, 0, 1, -1], "<f4")

@@ -1,4 +1,4 @@
-"""A real reader, OpenCV 4, loads what bnorm folds and computes the same with it."""
+"""A real reader, OpenCV 4, loads folded networks and computes the same."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from support.golden import MODELS, needs_shared, sample
 
 
 def outputs(cfg: Path, weights: Path) -> list[np.ndarray]:
-    """What OpenCV computes at every output layer for one random image."""
+    """Return OpenCV's result at every output layer for one random image."""
     cv2 = pytest.importorskip("cv2")
     net = cv2.dnn.readNetFromDarknet(str(cfg), str(weights))
     _, channels, height, width = 1, *read_model(cfg, weights).network.input[:3]

@@ -33,7 +33,7 @@ def copy(writer, pair) -> None:
                 writer.write(block)
 
 
-def test_a_second_begin_discards_what_was_written(tiny, tmp_path):
+def test_a_second_begin_discards_earlier_blocks(tiny, tmp_path):
     paths = targets(tmp_path / "new.weights")
     with writing(paths) as writer:
         copy(writer, tiny)

@@ -21,7 +21,7 @@ def model_of(folder, dialect, net, layers):
 
 
 def gemm(weights, *, filters, channels, size, groups, windows):
-    """Return what the C loops add up for one place: (filters, W). Memory after the weights is 0."""
+    """Return the sums of the C loops for one place: (filters, W). Memory after the weights is 0."""
     m, k = filters // groups, size * size * channels // groups
     nweights = channels // groups * filters * size * size
     memory = np.concatenate([weights, np.zeros(nweights + k)])

@@ -1,4 +1,4 @@
-"""What is odd in a cfg that can be read: what another fork reads differently, and what the fork itself crashes on."""
+"""Findings in a cfg that can be read: lines that another fork reads differently, or that crash the fork itself."""
 
 from __future__ import annotations
 
@@ -29,13 +29,13 @@ SCHEDULES = frozenset({"steps", "scales", "seq_scales"})  # lists of [net]
 
 
 def cfg_findings(network: Network) -> tuple[Finding, ...]:
-    """Return all that is odd in a network's cfg."""
+    """Return all findings in a network's cfg."""
     text = text_findings(network.text, network.sections)
     return (*text, *(finding for rule in NETWORK_RULES for finding in rule(network)))
 
 
 def text_findings(text: CfgText, sections: tuple[Section, ...]) -> tuple[Finding, ...]:
-    """Return what is odd in the lines and options of a cfg, even if no network can be built from it."""
+    """Return the findings in the lines and options of a cfg, even if no network can be built from it."""
     found = list(_carriage_returns(text))
     for section in sections:
         for rule in SECTION_RULES:
@@ -66,7 +66,7 @@ def _odd_options(_: CfgText, section: Section) -> Iterator[Finding]:
 
 
 def _odd_option(section: Section, option: Option, *, again: bool) -> Finding | None:
-    """Return the first thing that is odd in an option; `again` says that its key has been given before."""
+    """Return the first finding in an option; `again` says that its key has been given before."""
     fork, value = section.dialect.name, option.value
     if value == "":
         why = "cannot be read" if section.dialect.strict else "no value"
@@ -86,7 +86,7 @@ def _odd_option(section: Section, option: Option, *, again: bool) -> Finding | N
 
 
 def _odd_number(section: Section, option: Option, value: str) -> Finding | None:
-    """Return a note on text after a number, which `atoi` and `atof` do not look at; hank refuses it."""
+    """Return a note on text after a number: `atoi` and `atof` ignore it, hank refuses it."""
     before, mark, _ = value.partition("#")
     fork = section.dialect.name
     if mark:
@@ -107,7 +107,7 @@ def _about(section: Section, option: Option, kind: str, what: str, severity: str
 
 
 def _includes_comment(section: Section, key: str, value: str) -> bool:
-    """Return whether the fork reads a `#` as part of the value: numbers end there anyway, lists at the next comma."""
+    """Return whether a `#` becomes part of the value: a number ends before it in any case, a list at the next comma."""
     before, mark, after = value.partition("#")
     number = re.fullmatch(r"[-+.,eE0-9]+", before)
     continues = key in LISTS and "," in after and (section.type, key) not in section.dialect.commented_lists
@@ -140,7 +140,7 @@ def _is_list(section: Section, key: str) -> bool:
 SECTION_RULES: tuple[Callable[[CfgText, Section], Iterator[Finding]], ...] = (_odd_options, _odd_lists)
 
 
-# --- what a fork's own program crashes on, though the cfg's meaning and the contents of its file are clear ------------
+# --- crashes of a fork's own program, although the meaning of the cfg and the plan of its file are clear --------------
 
 
 def _crash(section: Section, what: str) -> Finding:
@@ -189,34 +189,34 @@ def _sizes(network: Network) -> list[tuple[int, int]]:
 
 
 def _miscomputed(network: Network) -> Iterator[Finding]:
-    """Convolutions that the fork's CPU path does not compute as the cfg means, see `darknet.im2col`."""
+    """Yield convolutions that the fork's CPU path does not compute as the cfg means, see `darknet.im2col`."""
     for layer in network.layers:
         if why := misread_windows(layer):
             yield make_finding("cfg-miscomputed", f"[{layer.section.name}] has {why}", line=layer.section.line)
 
 
 def _only_costs(network: Network) -> Iterator[Finding]:
-    """pjreddie `network.c: get_network_output_layer` goes back over [cost] layers, without an end."""
+    """pjreddie `network.c: get_network_output_layer` steps back over [cost] layers without a limit."""
     if network.dialect.skips_costs and all(layer.type == "cost" for layer in network.layers):
         what = f"every layer is a [cost]: {network.dialect.name} reads before the first layer, and crashes"
         yield _crash(network.net, what)
 
 
 def _failed_assertions(network: Network) -> Iterator[Finding]:
-    """A network that AlexeyAB's program refuses, and hank's does if it is built with assertions."""
+    """Yield assertions that make AlexeyAB's program refuse a network, and hank's if it is built with assertions."""
     for error in left_out(network.layers):
         what = f"{error.what}: an assertion that {network.dialect.name}'s release build leaves out"
         yield make_finding("cfg-assertion", what, line=error.line, cause=error.cause or None)
 
 
 def _empty_layers(network: Network) -> Iterator[Finding]:
-    """Every fork builds a layer whose weights are 0 values: its output is that of its biases."""
+    """Every fork builds layers that have no weights: their output is their biases."""
     for layer in network.layers:
         if any(part.weights and not prod(part.weights) for part in layer.parts):
             key = next((key for key in ("groups", "size", "hidden") if layer.section.find(key)), "")
             option = layer.section.find(key)
             given = f"{key}={short(option.value or '')}: " if option else ""
-            what = f"[{layer.section.name}] {given}has no weights, so that its input does not matter"
+            what = f"[{layer.section.name}] {given}has no weights, so its input has no effect"
             yield make_finding("cfg-no-weights", what, line=option.line if option else layer.section.line)
 
 
@@ -264,11 +264,11 @@ def _far_embedding(network: Network, layer: Layer) -> Iterator[Finding]:
     index = embedding_layer(layer)
     if index is not None and not 0 <= index < len(network.layers):
         what = f"embedding_layer is layer {index}, expected 0 to {len(network.layers) - 1}"
-        yield _crash(layer.section, f"{what}: {network.dialect.name} reads what is no layer, and crashes")
+        yield _crash(layer.section, f"{what}: {network.dialect.name} reads beyond the layers, and crashes")
 
 
 def _few_anchors(network: Network, layer: Layer) -> Iterator[Finding]:
-    """`make_yolo_layer`, `make_region_layer`: anchors are 0.5 until those of the cfg replace the first of them."""
+    """`make_yolo_layer`, `make_region_layer`: all anchors are 0.5 before those in the cfg replace the first ones."""
     section = layer.section
     if layer.type not in ANCHORED or not section.knows("anchors"):
         return

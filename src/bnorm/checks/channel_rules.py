@@ -1,4 +1,4 @@
-"""What is wrong in the numbers: a rule per kind of finding, and one finding per part and kind, at its worst channel."""
+"""Findings in the values: one rule per kind, and one finding per part and kind, at its worst channel."""
 
 from __future__ import annotations
 
@@ -25,13 +25,13 @@ SENSITIVE = 0.01  # of the gain
 
 DIVERGED = 1000.0  # |scale| above it has diverged
 
-FAR, LARGE = 100.0, 10.0  # and so has one above FAR medians of its part, if it is above LARGE
+FAR, LARGE = 100.0, 10.0  # as has one above LARGE that exceeds FAR times the median of its part
 
 NOT_FINITE = (("nan", "NaN", np.isnan), ("infinite", "infinite", np.isinf))
 
 
 class Hit(NamedTuple):
-    """The channels that a rule objects to, the worst of them, what to say about it, and the likely cause."""
+    """The channels that match a rule, the worst of them, its values as text, and the likely cause."""
 
     mask: Mask  # (C,)
     worst: int
@@ -41,7 +41,7 @@ class Hit(NamedTuple):
 
 Rule = Callable[[Channels], Hit | None]
 
-RULES: dict[str, tuple[str, Rule]] = {}  # by kind of finding: what the channels are, and the function that finds them
+RULES: dict[str, tuple[str, Rule]] = {}  # by kind of finding: a noun for the channels, and the function
 
 
 def rule(kind: str, what: str) -> Callable[[Rule], Rule]:
@@ -55,7 +55,7 @@ def rule(kind: str, what: str) -> Callable[[Rule], Rule]:
 
 
 def examine(model: Model, layer: Layer, part: str, channels: Channels) -> Iterator[Finding]:
-    """Yield what is wrong with the batch normalisation of one part of a layer of this model."""
+    """Yield the findings on the batch normalisation of one part of a layer."""
     yield from _not_finite(layer, part, channels)
     if _as_initialised(channels):
         message = f"all scales are 1, all means 0 and all variances {channels.variance[0]:g}, as initialised"
@@ -112,20 +112,20 @@ def _first_in(kind: str, message: str, layer: Layer, part: str, channel: int) ->
 
 
 def _as_initialised(channels: Channels) -> bool:
-    """Every `make_*_layer` sets scale 1, mean 0 and variance 0; `darknet reset` leaves 1, 0 and 1."""
+    """Return whether all channels have scale 1, mean 0 and variance 0 (`make_*_layer`) or 1 (`darknet reset`)."""
     variances = channels.variance
     same = bool((variances == variances[0]).all()) and variances[0] in (0, 1)
     return same and bool((channels.scale == 1).all()) and bool((channels.mean == 0).all())
 
 
 def _never_updated(layer: Layer, channels: Channels) -> bool:
-    """Return whether scales and biases are as initialised; pjreddie's `[batchnorm]` has no biases, nor an update."""
+    """Return whether scales and biases are as initialised; pjreddie's `[batchnorm]` has no biases and no update."""
     learns = layer.type != "batchnorm" or "biases" in layer.section.dialect.batchnorm
     return learns and bool((channels.scale == 1).all()) and bool((channels.bias == 0).all())
 
 
 def _untouched(model: Model) -> str:
-    """Return what it means that no scale was updated, with what cfg and header say about the training."""
+    """Return the cause if no scale was updated, with the facts about training from cfg and header."""
     seen, batch = model.header.seen, model.network.images_per_batch
     batches = f"the header counts {seen // batch:,} batches" if batch and seen >= 0 else ""
     burn_in = model.network.net.integer("burn_in", 0)
@@ -233,7 +233,7 @@ def _passing(channels: Channels) -> Mask:
 
 
 def _disagreement(variances: Vector) -> Vector:
-    """Return how far the readers of darknet's files differ in the gain: largest over smallest deviation, minus 1."""
+    """Return how far runtimes that read darknet's files differ in the gain: largest / smallest deviation − 1."""
     deviations = np.stack([RUNTIMES[name].deviation(variances) for name in READERS])  # (reader, C)
     disagreement: Vector = deviations.max(axis=0) / deviations.min(axis=0) - 1
     return disagreement
@@ -247,12 +247,12 @@ def _gains(channels: Channels, channel: int) -> str:
 
 
 def _at_one_edge(mask: Mask) -> bool:
-    """Return whether the first channel alone or the last alone is meant, of a part that has several."""
+    """Return whether only the first or only the last channel is in the mask, of a part that has several."""
     return mask.size > 1 and list(np.flatnonzero(mask)) in ([0], [mask.size - 1])
 
 
 def _cause_of_negative(variances: Vector, negative: Mask) -> str:
-    """Return why variances are likely to be negative (YAD2K#131; MobileNet-Caffe#87)."""
+    """Return the likely reason for negative variances (YAD2K#131; MobileNet-Caffe#87)."""
     if is_subtracted(variances)[negative].all():
         return "variance - ε, as some converters store it"
     if _at_one_edge(negative):

@@ -1,4 +1,4 @@
-"""Does a pair fit, is it sound, and if not: why. Everything that is wrong is a finding, never an error."""
+"""`bnorm check`: whether a pair fits and is sound, and if not, why. Every problem is a finding, never an error."""
 
 from __future__ import annotations
 
@@ -50,13 +50,13 @@ class Check:
 def check(cfg_path: Path | str, weights_path: Path | str | None = None, dialect: str = "auto") -> Check:
     """Check a cfg, and a weights file against it. A file that fits is read once, in blocks.
 
-    Only an `OSError`, such as for a missing file, is raised: what is wrong with a file is a finding. ValueError for an
+    Only an `OSError` is raised, such as for a missing file: problems in a file are findings. ValueError for an
     unknown dialect.
     """
     forks = candidates(dialect)
     path, weights = Path(cfg_path), Path(weights_path) if weights_path is not None else None
     if weights:
-        weights.stat()  # a missing file is reported before what is wrong in the cfg
+        weights.stat()  # a missing file is reported before problems in the cfg
     try:
         model = read_model(path, weights, dialect)
     except (CfgError, WeightsError) as error:
@@ -64,7 +64,7 @@ def check(cfg_path: Path | str, weights_path: Path | str | None = None, dialect:
         return Check(cfg=path, weights=weights, model=None, findings=findings)
     about_weights = tuple(_weights(model)) if weights else ()
     about_cfg = cfg_findings(model.network)
-    if any(finding.id == "weights-classes" for finding in about_weights):  # it says all that cfg-heads does
+    if any(finding.id == "weights-classes" for finding in about_weights):  # it includes all that cfg-heads says
         about_cfg = tuple(finding for finding in about_cfg if finding.id != "cfg-heads")
     return Check(cfg=path, weights=weights, model=model, findings=worst_first((*about_weights, *about_cfg)))
 
@@ -72,7 +72,7 @@ def check(cfg_path: Path | str, weights_path: Path | str | None = None, dialect:
 def _refused(error: BnormError, path: Path, weights: Path | None, forks: tuple[Dialect, ...]) -> Iterator[Finding]:
     """Yield the error as a finding, and the number of classes in the weights where classes and filters contradict.
 
-    Of heads that disagree there is one finding: which of them is right is what the weights say.
+    Heads that disagree give one finding: the weights tell which of the heads is right.
     """
     finding = from_error(error)
     if error.finding != "cfg-filters":
@@ -89,7 +89,7 @@ def _refused(error: BnormError, path: Path, weights: Path | None, forks: tuple[D
 
 
 def _differences(text: CfgText, forks: tuple[Dialect, ...]) -> str:
-    """Return how the heads disagree, by the first fork that can read their sections."""
+    """Return how the heads disagree, as the first fork reads them that can."""
     for fork in forks:
         with suppress(CfgError):
             return disagreement(heads_of(cfg.sections(text, fork)))
@@ -97,8 +97,8 @@ def _differences(text: CfgText, forks: tuple[Dialect, ...]) -> str:
 
 
 def _classes(text: CfgText, weights: Path, forks: tuple[Dialect, ...]) -> Iterator[Finding]:
-    """Yield the number of classes in the weights, or what is wrong with their header."""
-    from bnorm.checks.misfit.classes import fitting_classes  # a cfg that is right does not wait for it
+    """Yield the number of classes in the weights, or a problem in their header."""
+    from bnorm.checks.misfit.classes import fitting_classes  # a valid cfg need not wait for this import
 
     try:
         with open_regular(weights, WeightsError) as file:
@@ -124,7 +124,7 @@ def _weights(model: Model) -> Iterator[Finding]:
 
 
 def _layer(weights: Weights, layer: Layer, arrays: tuple[Array, ...]) -> Iterator[Finding]:
-    """Yield what is wrong in a layer: arrays of batch normalisation are kept, the others are read in blocks."""
+    """Yield the findings in a layer: arrays of batch normalisation are read whole, all others in blocks."""
     epsilon = default_epsilon(weights.model.dialect.name)
     for part, channels in channels_of(weights, layer, epsilon).items():
         yield from examine(weights.model, layer, part, channels)

@@ -1,8 +1,8 @@
-"""What bnorm finds in a model: one table of all kinds, each with a stable id, a severity, and its likely cause.
+"""The kinds of findings: one table, each row with a stable id, a severity, and the likely cause.
 
 error     the network cannot work with the files as they are
-warning   it may compute something else than was meant, here or in another program
-note      worth knowing; nothing has to be done
+warning   the network may not compute what was meant, here or in another program
+note      worth knowing; no action is needed
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ SEVERITIES = ("error", "warning", "note")
 
 
 class Kind(NamedTuple):
-    """A row of the table. Whatever its severity here, what a dialect refuses outright is reported as an error."""
+    """A row of the table. Anything that a dialect refuses outright is an error, regardless of `severity`."""
 
     id: str
     severity: str
@@ -25,11 +25,11 @@ class Kind(NamedTuple):
 
 
 class Finding(NamedTuple):
-    """Something that a person should know: where it is, what it is, and the likely cause of this one.
+    """Something that the user should know: where it is, what it is, and the likely cause in this case.
 
     A field is None where it does not apply: `line` of the cfg, index of the `layer`, name of the `part` of a layer that
-    has several, `channel` of the layer or part. The message repeats none of them, except for kinds `ABOUT_THE_FILE`:
-    their subject is the file, and `layer` is where it goes wrong.
+    has several, `channel` of the layer or part. The message does not repeat them, except for kinds `ABOUT_THE_FILE`:
+    those are about the file, and `layer` is where it stops fitting.
     """
 
     id: str
@@ -133,7 +133,7 @@ def make_finding(
 ) -> Finding:
     """Return a finding of this kind; KeyError for an id that is not in the table.
 
-    `severity` is by default that of the kind's row; another one is for a milder case of the same kind.
+    `severity` overrides that of the row, for a milder case of the same kind.
     """
     return Finding(
         id=kind,
@@ -148,10 +148,10 @@ def make_finding(
 
 
 def worst_first(findings: Iterable[Finding]) -> tuple[Finding, ...]:
-    """Return errors, then warnings, then notes, each in the order given."""
+    """Return the findings by severity: errors, warnings, notes, each group in the given order."""
     return tuple(sorted(findings, key=lambda finding: SEVERITIES.index(finding.severity)))
 
 
 def from_error(error: BnormError) -> Finding:
-    """Return an exception that stops every dialect in question as a finding of severity error."""
+    """Return a finding of severity error for an exception that stops every dialect in question."""
     return make_finding(error.finding, error.what, line=error.line, cause=error.cause or None, severity=_ERROR)

@@ -1,4 +1,4 @@
-"""The heads of a detector: detection layers, and whether their classes and filters agree."""
+"""The heads of a detector: detection layers, and a check that their classes and filters agree."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from bnorm.darknet.cfg import Section
 from bnorm.darknet.network import Network
 from bnorm.darknet.shape_rules import DETECTORS, boxes
 
-DEFAULT = 20  # classes of a detection layer that gives none
+DEFAULT = 20  # classes of a detection layer without the option
 
 
 class Head(NamedTuple):
@@ -22,7 +22,7 @@ class Head(NamedTuple):
 
     @property
     def filtered(self) -> bool:
-        """Whether the number of its channels is the number of filters of a convolution."""
+        """Return whether its number of channels is the number of filters of a convolution."""
         return self.before.type == "convolutional"
 
     @property
@@ -57,12 +57,12 @@ def disagreement(heads: Sequence[Head]) -> str:
 def head_findings(network: Network) -> Iterator[Finding]:
     """Yield a finding for heads with different numbers of classes.
 
-    Each fork reserves room for the classes of the last layer (`network.c: make_network_boxes`), and every head writes
-    its own number of them (`yolo_layer.c: get_yolo_detections`).
+    Each fork allocates room for the classes of the last layer (`network.c: make_network_boxes`), but every head writes
+    its own number of classes (`yolo_layer.c: get_yolo_detections`).
     """
     heads = heads_of(network.sections)
     last = heads[-1].classes if heads else 0
     odd = [head for head in heads if head.classes != last]
     if odd and disagreement(heads):
-        effect = f"{network.dialect.name} reserves room for the classes of the last layer alone"
+        effect = f"{network.dialect.name} reserves room only for the classes of the last layer"
         yield make_finding("cfg-heads", f"{disagreement(heads)}; {effect}", line=odd[0].section.line)

@@ -1,6 +1,6 @@
-"""Evidence that arrays are read at the wrong offset: numbers that cannot be rolling variances.
+"""Evidence that arrays are read at the wrong offset: values that cannot be rolling variances.
 
-Read there, half of the numbers are negative; a negative one here and there, or NaN, is what training may leave.
+At a wrong offset, half of the values are negative; training may leave only a few negative values or NaN.
 """
 
 from __future__ import annotations
@@ -25,5 +25,5 @@ def variances(weights: Weights, layout: Layout) -> Iterator[tuple[Array, Floats]
 
 
 def misread(variances: Vector | Floats) -> bool:
-    """Return whether over a tenth of the values are impossible, as when another array is read."""
+    """Return whether over a tenth of the values are impossible, as if another array were read."""
     return 10 * int(np.count_nonzero(impossible(variances))) > variances.size

@@ -1,8 +1,8 @@
-"""Why a weights file does not fit its cfg: the one most likely cause.
+"""The most likely cause for which a weights file does not fit its cfg.
 
-Three kinds of evidence. The size: another plan that has it explains it, see `misfit`. The rolling variances, see
-`variances`: the first layer with impossible ones is where cfg and file diverge. The bytes themselves: text, and zeros
-up to the end.
+There are three kinds of evidence. The size: another plan of the same size explains it, see `misfit`. The rolling
+variances, see `variances`: the first layer with impossible values is where cfg and file diverge. The bytes themselves:
+text, and zeros up to the end.
 """
 
 from __future__ import annotations
@@ -22,9 +22,9 @@ TEXT_SAMPLE = 1 << 16  # bytes at the start that show whether a file is text
 
 BACKWARDS = 1 << 20  # bytes that are read at a time from the end
 
-SECTOR = 512  # bytes of zeros at the end that training does not leave: a lost sector of a disk
+SECTOR = 512  # bytes of zeros at the end that training does not produce: a lost disk sector
 
-REPLACEMENT = b"\xef\xbf\xbd"  # U+FFFD, what decoders put in place of a byte that is not text
+REPLACEMENT = b"\xef\xbf\xbd"  # U+FFFD, by which decoders replace invalid bytes
 
 MOST_SEEN = 1 << 32  # more images than anyone has trained on
 
@@ -34,9 +34,9 @@ ACCEPTED = "then --trailing keep or --trailing drop of inspect, fold and run goe
 
 
 def file_findings(weights: Weights) -> tuple[Finding, ...]:
-    """Return the most likely reason why the file is not what the cfg plans, or two; none if nothing speaks against it.
+    """Return the most likely reason why the file is not as planned by the cfg, or two; empty if it seems to be.
 
-    Two are edits of the cfg that explain the size equally well.
+    There are two only if two edits of the cfg explain the size equally well.
     """
     damage = _reencoded(weights) or _zero_tail(weights)
     if damage:
@@ -47,13 +47,13 @@ def file_findings(weights: Weights) -> tuple[Finding, ...]:
         return (chance,) if chance else ()
     misplaced = [array for array, values in variances(weights, weights.layout) if misread(values)]
     given = _other_cfg(weights, misplaced[0]) if misplaced else _wrong_size(weights, mismatch)
-    from bnorm.checks.misfit.likeliest import likeliest  # a file that fits does not wait for it
+    from bnorm.checks.misfit.likeliest import likeliest  # a file that fits need not wait for this import
 
     return likeliest(weights, given)
 
 
 def header_findings(header: Header) -> Iterator[Finding]:
-    """Yield what is odd in the header of a file that fits."""
+    """Yield the findings in the header of a file that fits."""
     if not header.writers:
         yield make_finding("header-version", f"its version is {header.version}, which no known fork writes")
     if not 0 <= header.seen < MOST_SEEN:
@@ -64,7 +64,7 @@ def header_findings(header: Header) -> Iterator[Finding]:
 
 
 def _reencoded(weights: Weights) -> Finding | None:
-    """Return a finding for numbers that decode as UTF-8 although many of their bytes are beyond ASCII."""
+    """Return a finding for a file that decodes as UTF-8 although many of its bytes are not ASCII."""
     data = weights.bytes_at(0, TEXT_SAMPLE)
     beyond = sum(byte >= 0x80 for byte in data)
     try:
@@ -82,7 +82,7 @@ def _reencoded(weights: Weights) -> Finding | None:
 
 
 def _zero_tail(weights: Weights) -> Finding | None:
-    """Return a finding for zeros up to the end, unless a file that fits may hold them on purpose."""
+    """Return a finding for zeros up to the end, unless the file fits and the zeros may be intended."""
     layout, end = weights.layout, _end_of_data(weights)
     if weights.nbytes - end < SECTOR:
         return None
@@ -113,11 +113,11 @@ def _begins_row(array: Array, offset: int) -> bool:
     return offset >= array.offset and (offset - array.offset) % row == 0
 
 
-# --- the size fits, and the numbers do not ----------------------------------------------------------------------------
+# --- the size fits, but the values do not -----------------------------------------------------------------------------
 
 
 def _same_size_by_chance(weights: Weights) -> Finding | None:
-    """Return a finding if variances of most layers are impossible. One bad layer is a matter of `channel_rules`."""
+    """Return a finding if variances of most layers are impossible. `channel_rules` reports a single bad layer."""
     read = list(variances(weights, weights.layout))
     odd = [(array, where) for array, values in read if (where := np.flatnonzero(impossible(values))).size]
     if len(odd) < 2 or len(odd) * 2 < len(read):
@@ -142,11 +142,11 @@ EDGES = (
 )
 
 
-# --- the size does not fit, and no other plan has it ------------------------------------------------------------------
+# --- the size does not fit, and no other plan explains it -------------------------------------------------------------
 
 
 def _other_cfg(weights: Weights, first: Array) -> Finding:
-    """Return what it means that variances are impossible from this array on."""
+    """Return the finding for variances that are impossible from this array on."""
     header, layout = weights.model.header, weights.layout
     sizes = f"expected {layout.nbytes:,} bytes, got {weights.nbytes:,}"
     if not header.writers:
@@ -171,7 +171,7 @@ def _wrong_size(weights: Weights, mismatch: SizeMismatch) -> Finding:
 
 
 def _partial(fewest: int, most: int, difference: str) -> Finding:
-    """`partial` counts all layers, also those that store nothing: several numbers N give the same file."""
+    """Return the finding for a partial file; `partial` counts layers without arrays: several N give the same file."""
     same = "" if fewest == most else f" (N = {fewest} to {most} hold the same)"
     what = f"this is NAME.conv.{fewest}{same}, the first layers alone, to start a training from"
     return make_finding("weights-partial", f"{what}; it {difference}", layer=most)

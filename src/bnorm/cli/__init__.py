@@ -58,7 +58,7 @@ class Commands(click.Group):
         return super().resolve_command(ctx, args)
 
     def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
-        """Answer `bnorm` alone with its help on stdout and exit code 0, which click does in some of its versions."""
+        """Print help on stdout for `bnorm` without arguments, with exit code 0: only some versions of click do so."""
         if not args and not ctx.resilient_parsing:
             click.echo(ctx.get_help())
             ctx.exit()
@@ -69,7 +69,7 @@ class Commands(click.Group):
             formatter.write_dl(list(COMMANDS.items()))
 
     def invoke(self, ctx: click.Context) -> Any:
-        """Answer a command with `--format json` by a document, also where it fails; `main` tells people."""
+        """Run a command; if it fails with `--format json`, print an error document, otherwise leave that to `main`."""
         try:
             return super().invoke(ctx)
         except (BnormError, OSError) as error:
@@ -82,11 +82,11 @@ class Commands(click.Group):
 
     def main(self, *args: Any, **kwargs: Any) -> NoReturn:
         signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # so that temporary files are removed
-        if sys.stdout is None:  # it was closed before the start, which click before 8.2 does not expect
+        if sys.stdout is None:  # closed before the start, which click before 8.2 does not handle
             sys.stdout = os.fdopen(os.open(os.devnull, os.O_WRONLY), "w", encoding="utf-8")
         for stream in (sys.stdout, sys.stderr):
             if isinstance(stream, io.TextIOWrapper):
-                stream.reconfigure(errors="replace")  # a terminal that cannot show ε is not worth a failure
+                stream.reconfigure(errors="replace")  # a terminal that cannot show ε must not cause a failure
         try:
             code = super().main(*args, **kwargs | {"standalone_mode": False})
             if sys.stdout:

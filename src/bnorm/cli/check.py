@@ -65,7 +65,7 @@ def command(
 
 
 def _listing(for_people: bool) -> Page:
-    """Return the table of all kinds; for people as lines like those of findings, as it is too wide for a terminal."""
+    """Return the table of all kinds; for people as lines like findings, because a table is too wide for a terminal."""
     kinds = list(KINDS.values())
     columns = [Column(name, name, right=False) for name in Kind._fields]
     lines = [

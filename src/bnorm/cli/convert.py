@@ -130,7 +130,7 @@ def _check_options(
     unfold: bool,
     layers: tuple[range, ...],
 ) -> None:
-    """Reject combinations of options that mean nothing."""
+    """Reject contradictory or incomplete combinations of options."""
     tasks = (to, epsilon_from, epsilon_to, header, seen, unfold or None)
     refusals = (
         (output is None and not dry_run, "Missing option '-o'; only --dry-run does without it."),
@@ -189,7 +189,7 @@ def _headline(report: ConvertReport) -> str:
 
 
 def _header_lines(report: ConvertReport) -> Iterator[Line]:
-    """Yield the dialect and the header before and after, where they are not the same."""
+    """Yield the dialect and the header before and after, if they differ."""
     if report.dialect_before != report.dialect_after:
         yield Line("dialect", f"{report.dialect_before} → {report.dialect_after}")
     if report.header_before != report.header_after:

@@ -1,4 +1,4 @@
-"""`bnorm diff`: what is different between two weights files."""
+"""The command `bnorm diff`: the differences between two weights files."""
 
 from __future__ import annotations
 
@@ -86,7 +86,7 @@ def command(
 
 
 def _pairs(first: Path, second: Path, third: Path | None, cfg_b: Path | None) -> tuple[Files, Files]:
-    """Return cfg and weights of A and of B; two arguments are weights whose cfgs have their names."""
+    """Return cfg and weights of A and of B; two arguments are weights, whose cfgs are found by name."""
     if third is None and pair(first).weights is None:
         raise click.UsageError("Missing argument 'B'.")
     a = options.full_pair(first, None if third is None else second)
@@ -96,7 +96,7 @@ def _pairs(first: Path, second: Path, third: Path | None, cfg_b: Path | None) ->
 
 
 def _note(a: Model, b: Model) -> None:
-    """Say which dialects were chosen, once if it is the same for the same reason."""
+    """Print which dialects were chosen, only once if dialect and reason are the same."""
     terminal.note(a)
     if (a.dialect, a.reason) != (b.dialect, b.reason):
         terminal.note(b)
@@ -119,7 +119,7 @@ QUESTIONS = {"A": "is it the right cfg?", "B": "is it the right cfg? --cfg-b nam
 
 
 def _headers(report: DiffReport) -> Iterator[Line]:
-    """Yield both headers and the bytes after the last arrays, where they differ or should not be."""
+    """Yield both headers if they differ, and a note on unexpected bytes after the last array."""
     if report.a.header != report.b.header:
         for name, model in (("A", report.a), ("B", report.b)):
             header = model.header

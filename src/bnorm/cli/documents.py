@@ -82,7 +82,7 @@ def _error(error: BnormError | OSError) -> Document:
 def inspect_document(report: Inspection, layers: Iterable[Document]) -> Document:
     """Return the document of `bnorm inspect`, with layers as `layer_document` makes them.
 
-    It has an `error` where the pair does not fit, as that is one; the rest is what the file holds in spite of it.
+    It has an `error` if the pair does not fit; the other keys describe what the file still holds.
     """
     model = report.model
     entry = model.network.input
@@ -146,7 +146,7 @@ def _header(header: Header) -> Document:
 
 
 def layer_document(report: LayerReport, channels: Sequence[ChannelRow] | None = None) -> Document:
-    """Return one layer of it; `channels` are None where they were not asked for."""
+    """Return one layer of that document; `channels` is None if channels were not requested."""
     layer = report.layer
     return {
         "index": layer.index,
@@ -179,7 +179,7 @@ def _layer_statistics(report: LayerReport) -> Document | None:
 
 
 def _layer_weights(report: LayerReport) -> Document | None:
-    """Return what quantisation has to cover in any layer with weights, normalised or not."""
+    """Return the ranges for quantisation of a layer with weights, normalised or not."""
     whole = report.all_filters
     if whole is None:
         return None
@@ -268,7 +268,7 @@ def convert_document(report: ConvertReport, model: Model) -> Document:
         "dialect": report.dialect_before,
         "to": report.dialect_after,
         **_common(
-            fits=model.fits,  # only a header of the other length is read in spite of it
+            fits=model.fits,  # a file that does not fit is accepted only for a header of the other length
             header=_header(report.header_before),
             verified=report.verified,
             worst=_worst(report.worst),
@@ -293,7 +293,7 @@ def convert_document(report: ConvertReport, model: Model) -> Document:
 
 
 def diff_document(report: DiffReport, rows: Sequence[ArrayDifference]) -> Document:
-    """Return the document of `bnorm diff`, with these rows: what is said of B has keys that end in `_b`."""
+    """Return the document of `bnorm diff`, with these rows; keys about B end in `_b`."""
     epsilon, epsilon_b = report.epsilons if report.function else (None, None)
     trailing, trailing_b = report.left_over
     return {
@@ -353,7 +353,7 @@ def estimate_document(report: EstimateReport, results: Sequence[Document]) -> Do
 
 
 def _run_request(request: Request, arithmetic: str) -> Document:
-    """Return what both documents of `bnorm run` say of the layer and of what was asked for."""
+    """Return the keys about the layer and the request that both documents of `bnorm run` share."""
     source = request.model_layer
     return {
         "cfg": str(source.model.network.text.path) if source else None,
@@ -380,7 +380,7 @@ def ranked_arithmetic(ranked: RankedArithmetic) -> Document:
 
 
 def run_result(row: ResultRow) -> Document:
-    """Return one entry of `results`; max_abs, max_rel and channel are None for one that was not compared."""
+    """Return one entry of `results`; max_abs, max_rel and channel are None if it was not compared."""
     difference = row.difference
     return {
         "input": row.input,

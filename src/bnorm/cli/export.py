@@ -193,7 +193,7 @@ def _rounding_rows(roundings: Sequence[Rounding]) -> list[Mapping[str, object]]:
 
 
 def _remarks(report: ExportReport) -> Iterator[Line]:
-    """Yield what is to know beside the table."""
+    """Yield the remarks below the table."""
     if any(row.scale_per for row in report.roundings):
         yield BLANK
         yield Line(

@@ -23,7 +23,7 @@ FIELDS = ("name", "shape", "layer", "kind", "meaning")
 
 
 def onnx_page(report: ExportReport, graph: OnnxReport) -> Page:
-    """Return what the file takes and gives, and what was proven of it."""
+    """Return the inputs and outputs of the file, and the result of its checks."""
     rows = [output._asdict() | {"shape": shape_text(output.shape)} for output in graph.outputs]
     return Page(
         document=lambda: export_document(report) | {"onnx": graph_document(graph)},
@@ -41,7 +41,7 @@ def onnx_page(report: ExportReport, graph: OnnxReport) -> Page:
 
 
 def _remarks(report: ExportReport, graph: OnnxReport) -> Iterator[Line]:
-    """Yield what is left to the reader, and what was proven."""
+    """Yield the steps that are left to the user, and the result of the checks."""
     if any(output.kind == "boxes" for output in graph.outputs):
         yield Line("left out", "thresholds and non-maximum suppression: every cell and anchor has a row")
     if report.epsilon:
@@ -63,7 +63,7 @@ def _remarks(report: ExportReport, graph: OnnxReport) -> Iterator[Line]:
 
 
 def graph_document(graph: OnnxReport) -> Document:
-    """Return what an ONNX file takes and gives; a size of null is a batch of any size."""
+    """Return the inputs and outputs of an ONNX file; a size of null is a batch of any size."""
     proof = graph.proof
     return {
         "opset": graph.opset,

@@ -133,7 +133,7 @@ def _verdict(report: FoldReport) -> Iterator[Line]:
     yield Line("ε", _epsilon_text(report.epsilon))
 
 
-# Who computes with an ε of `RUNTIMES`.
+# The programs that compute with each ε of `RUNTIMES`.
 _WHOSE = {
     "darknet": "the one that the weights were trained with, unless by pjreddie's darknet on a CPU",
     "pjreddie-cpu": "the one of pjreddie's darknet on a CPU",
@@ -151,7 +151,7 @@ def _epsilon_text(epsilon: Epsilon) -> str:
 
 
 def _columns(runtimes: Sequence[str]) -> list[Column]:
-    """Return the columns of a folded layer; those of the runtimes are dropped from the last one on."""
+    """Return the columns of a folded layer; columns of runtimes are dropped from last to first."""
     return [
         Column("layer", "index"),
         Column("type", "type", right=False),
@@ -187,7 +187,7 @@ def _percent(change: float) -> str:
 
 
 def _change_lines(folded: Sequence[FoldedLayer], runtimes: Sequence[str]) -> Iterator[Line]:
-    """Yield what the columns of the other runtimes mean, and the largest change over all layers."""
+    """Yield an explanation of the runtimes' columns, and the largest change over all layers."""
     if not folded or not runtimes:
         return
     changes = {name: [layer.gain_change[name] for layer in folded] for name in runtimes}
@@ -201,7 +201,7 @@ def _change_lines(folded: Sequence[FoldedLayer], runtimes: Sequence[str]) -> Ite
 
 
 def _remarks(layers: Sequence[FoldedLayer]) -> Iterator[Line]:
-    """Yield a line for each layer that there is something to say about; those that were not selected are counted."""
+    """Yield a line for each layer with a remark, and the number of layers that were not selected."""
     for layer in layers:
         if layer.reason and layer.selected:
             text = f"layer {layer.index} {_name(layer)}: {layer.reason}"

@@ -1,4 +1,4 @@
-"""`bnorm import`: a weights file of the arrays of another program."""
+"""The command `bnorm import`: a weights file from the arrays of another program."""
 
 from __future__ import annotations
 
@@ -92,7 +92,7 @@ def _headline(report: ImportReport) -> str:
 
 
 def _is_telling(row: ImportedArray) -> bool:
-    """Return whether the table shows the array: one that has bnorm's own name and the same values is left out."""
+    """Return whether the table shows the array: unless it has bnorm's own name and the same values."""
     own = f"{row.layer}.{row.array}" == row.source and row.dtype == "float32"
     return not own or row.rescaled is not None
 
@@ -112,7 +112,7 @@ COLUMNS = (
 
 
 def _remarks(report: ImportReport) -> Iterator[Line]:
-    """Yield what is to know beside the table."""
+    """Yield the remarks below the table."""
     if any(map(_is_telling, report.arrays)):
         yield BLANK
     if report.ignored:

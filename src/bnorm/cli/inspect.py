@@ -1,4 +1,4 @@
-"""`bnorm inspect`: what is in a model, by layer or by channel."""
+"""The command `bnorm inspect`: the contents of a model, by layer or by channel."""
 
 from __future__ import annotations
 
@@ -109,12 +109,12 @@ def command(
         terminal.note(model)
     render.show(page, form, output)
     if report.misfit is not None and model.weights:
-        terminal.fail(misfit_error(model.weights, report.misfit))  # not raised: JSON on stdout is one document
+        terminal.fail(misfit_error(model.weights, report.misfit))  # not raised: stdout already has its JSON document
         context.exit(1)
 
 
 def _check_needs(files: Pair, of_values: Mapping[str, object], of_layers: Mapping[str, object]) -> None:
-    """Refuse options that show values of the weights where there are none, or layers where there is no cfg."""
+    """Refuse options that need weights if there are none, or layers if there is no cfg."""
     for option, value in of_values.items():
         if value and not files.weights:
             raise click.UsageError(f"{option} needs WEIGHTS")
@@ -146,7 +146,7 @@ def _by_layer(report: Inspection, sort: options.Sorting | None, top: int | None)
     )
 
 
-MOST_CHANNELS = 100_000  # rows; the largest network that any fork ships has about 96,000
+MOST_CHANNELS = 100_000  # rows; the largest network shipped with any fork has about 96,000
 
 
 def _by_channel(report: Inspection, sort: options.Sorting | None, top: int | None) -> Page:
@@ -165,7 +165,7 @@ def _by_channel(report: Inspection, sort: options.Sorting | None, top: int | Non
 
 
 def _check_count(report: Inspection) -> None:
-    """Refuse more rows than a person or a spreadsheet can use."""
+    """Refuse more rows than people or spreadsheets can use."""
     count = sum(channels.scale.size for layer in report.layers for channels in layer.channels.values())
     if count > MOST_CHANNELS:
         what = f"{count:,} normalised channels, expected at most {MOST_CHANNELS:,}: choose some with --layer"

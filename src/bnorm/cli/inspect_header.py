@@ -15,7 +15,7 @@ RECORD = ("weights", "version", "written_by", "seen", "header_bytes", "actual_by
 
 
 def header_page(report: HeaderReport) -> Page:
-    """Return what the file alone says, and what is needed for more."""
+    """Return the facts from the file alone, and a hint that a cfg gives more."""
     header = report.header
     row = (
         str(report.weights),

@@ -30,7 +30,7 @@ QUANTITIES = {"scale": "scale_magnitude", "variance": "rolling_variance", "gain"
 
 
 def layer_record(report: LayerReport) -> list[Cell]:
-    """Return the layer's row of the CSV, a value for each of `LAYER_RECORD`."""
+    """Return the layer's row of the CSV, one value for each column of `LAYER_RECORD`."""
     layer = report.layer
     values = {
         "index": layer.index,
@@ -63,7 +63,7 @@ def _spread(statistics: Statistics) -> dict[str, Cell]:
 
 
 def _widths(filters: Filters | None) -> dict[str, Cell]:
-    """Return the columns of a layer with weights; the range is empty where no channel counts."""
+    """Return the columns of a layer with weights; the range is empty if it has no usable channel."""
     if filters is None or not filters.largest.size:
         return {}
     before, after = filters.range
@@ -97,7 +97,7 @@ LAYER_TABLE = (
     Column(".01-10", "histogram", right=False, drop_order=7),
 )
 
-# Headings of the table with several columns of the CSV: the ones that they are sorted by, falling and rising.
+# Headings that stand for several columns of the CSV: the column to sort by in descending and in ascending order.
 SPANS = {
     "output": ("outputs", "outputs"),
     **{name: (f"{name}_max", f"{name}_min") for name in QUANTITIES},
@@ -139,11 +139,11 @@ def _numbers(statistics: Statistics | None, scales: Sequence[Vector]) -> dict[st
     return spans | {"dead": statistics.dead, "histogram": _histogram(np.abs(np.concatenate(scales)))}
 
 
-EDGES = (0, 0.0316, 0.1, 0.316, 1, 3.16, math.inf)  # half decades; the outer bins include what is beyond the axis
+EDGES = (0, 0.0316, 0.1, 0.316, 1, 3.16, math.inf)  # half decades; the outer bins include values beyond the axis
 
 
 def _histogram(values: Vector) -> str:
-    """Return a bar per half decade, the highest for the fullest."""
+    """Return one bar per half decade; the fullest bin has the highest bar."""
     counts = [int(np.count_nonzero((values >= low) & (values < high))) for low, high in pairwise(EDGES)]
     return "".join(terminal.BARS[math.ceil(8 * count / max(*counts, 1))] for count in counts)
 

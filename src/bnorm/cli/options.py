@@ -1,6 +1,6 @@
 """Arguments and options that several commands share, each defined once, and the types of their values.
 
-A type is a function from the text to a value, which raises click.BadParameter: click.ParamType is a generic class only
+A type is a function from text to a value that raises click.BadParameter: click.ParamType is a generic class only
 since click 8.4.
 """
 
@@ -32,7 +32,7 @@ STDOUT = Path("-")
 
 
 class Command(click.Command):
-    """A command that refuses an option of one value which is given more than once, instead of taking the last value."""
+    """A command that refuses an option of one value if it is given twice, instead of using the last value."""
 
     def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
         if not ctx.resilient_parsing:
@@ -45,7 +45,7 @@ class Command(click.Command):
 
 
 def takes_one_value(option: click.Option) -> bool:
-    """Return whether the option has a value, and a second one would replace the first."""
+    """Return whether the option has one value, which a second value would replace."""
     return not (option.multiple or option.is_flag or option.count)
 
 
@@ -71,7 +71,7 @@ class LayerPart(NamedTuple):
     part: str
 
     def __str__(self) -> str:
-        """Return it as `layer_part` takes it."""
+        """Return the text that `layer_part` parses."""
         return f"{self.layer}.{self.part}" if self.part else str(self.layer)
 
 
@@ -84,7 +84,7 @@ def layer_part(text: str) -> LayerPart:
 
 
 def layer_parts(text: str) -> tuple[LayerPart, ...]:
-    """Return one layer or part, or several with commas: `3,5,12`, each once."""
+    """Return one layer or part, or several separated by commas, without duplicates: `3,5,12`."""
     return tuple(dict.fromkeys(map(layer_part, text.split(","))))
 
 
@@ -104,7 +104,7 @@ def memory_size(text: str) -> int:
 
 
 class Sorting(NamedTuple):
-    """A column, and whether its smallest value comes first."""
+    """A column to sort by, and whether its smallest value comes first."""
 
     column: str
     ascending: bool
@@ -134,9 +134,9 @@ weights_argument = click.argument("weights", type=FILE, required=False)
 
 
 def given_pair(first: Path, second: Path | None, *, needs_weights: bool = False) -> Pair:
-    """Return which argument is the cfg and which the weights, and say on stderr what was not as the arguments say.
+    """Return the cfg and the weights among the arguments, and note on stderr if they were swapped or found by name.
 
-    `cfg` is None for weights that no cfg belongs to; UsageError without weights that are needed.
+    `cfg` is None for weights without a cfg; UsageError if weights are needed but missing.
     """
     files = pair(first, second)
     if files.weights is None and needs_weights:
@@ -149,7 +149,7 @@ def given_pair(first: Path, second: Path | None, *, needs_weights: bool = False)
 
 
 def full_pair(first: Path, second: Path | None) -> tuple[Path, Path]:
-    """Return a cfg and weights as `given_pair` does; UsageError or `WeightsError` without one of them."""
+    """Return a cfg and weights as `given_pair` does; UsageError or `WeightsError` if one is missing."""
     files = given_pair(first, second, needs_weights=True)
     if files.weights is None or files.cfg is None:
         raise cfg_missing(files.weights or first)
@@ -157,7 +157,7 @@ def full_pair(first: Path, second: Path | None) -> tuple[Path, Path]:
 
 
 def cfg_missing(weights: Path) -> WeightsError:
-    """Return the error of weights without a cfg; `WeightsError` at once for another kind of file."""
+    """Return the error for weights without a cfg; raise another `WeightsError` if the file is not weights."""
     inspect_header(weights)
     what = f"has no cfg of its name beside it or in ../cfg, expected {' or '.join(cfg_names(weights))}"
     return WeightsError(weights, what, cause="give CFG and WEIGHTS")
@@ -186,7 +186,7 @@ SUFFIXES = {".json": "json", ".csv": "csv", ".md": "markdown", ".markdown": "mar
 
 
 def _keep_setting(context: click.Context, parameter: click.Parameter, value: Any) -> Any:
-    """Keep an option's value where the group of commands and the notes find it, and return it."""
+    """Store an option's value in the context, where the group and the notes read it, and return it."""
     context.meta[f"bnorm.{parameter.name}"] = value
     return value
 

@@ -1,4 +1,4 @@
-"""A command's result before it has a format: lines and tables for people, records and a document for programs."""
+"""A command's result before formatting: lines and tables for people, records and a document for programs."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ class Column(NamedTuple):
     field: str
     show: Callable[[Any], str] = str
     right: bool = True  # aligned
-    drop_order: int | None = None  # in a table wider than the terminal 1 is dropped first, None never
+    drop_order: int | None = None  # if the table is wider than the terminal, 1 is dropped first, None never
 
 
 class Table(NamedTuple):
@@ -50,9 +50,9 @@ class Records(NamedTuple):
 
 
 class Page(NamedTuple):
-    """A command's result in every format: `records` is for CSV, `document` for JSON, the rest for people.
+    """A command's result for all formats: `records` is for CSV, `document` for JSON, the rest for people.
 
-    From top to bottom: `summary`, `table`, `footer`, `findings`, `totals`.
+    People see, from top to bottom: `summary`, `table`, `footer`, `findings`, `totals`.
     """
 
     document: Callable[[], object]

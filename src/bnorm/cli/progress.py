@@ -12,7 +12,7 @@ DELAY = 1.0  # seconds
 
 @contextmanager
 def progress(what: str) -> Iterator[Callable[[int, int], None] | None]:
-    """Yield a function that takes (done, total) and draws the bar; None where stderr is not a terminal."""
+    """Yield a function that takes (done, total) and draws the bar; None if stderr is not a terminal."""
     if not (sys.stderr and sys.stderr.isatty()):
         yield None
         return

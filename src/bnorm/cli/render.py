@@ -1,6 +1,6 @@
-"""What bnorm prints: tables for people, Markdown for pull requests, JSON and CSV for programs.
+"""The output of bnorm: tables for people, Markdown for pull requests, JSON and CSV for programs.
 
-Tables are aligned here and not by rich: importing rich.table takes about 40 ms, where all of `inspect` takes 150 ms,
+Tables are aligned here and not by rich: importing rich.table takes about 40 ms, while all of `inspect` takes 150 ms,
 and a table in a pipe must have the same bytes with any version of rich.
 """
 
@@ -35,17 +35,17 @@ MAX_ALIKE = 4  # findings of a kind that a table shows
 
 COLOURS = {"error": "red", "warning": "yellow", "note": "cyan"}
 
-PROGRAMS = ("json", "csv")  # formats for programs, which want every character
+PROGRAMS = ("json", "csv")  # formats for programs, which need every character
 
 
 def show(page: Page, format_: str, output: Path | None = None) -> None:
-    """Print the page on stdout; or write it to a file, without colours, and as wide as it is."""
+    """Print the page on stdout; or write it to a file, without colours and without a limit on its width."""
     text = FORMATS[format_](page, width() if output is None else None)
     if output is None:
         click.echo(text if format_ in PROGRAMS else spelled(text), nl=False)
         return
     with replacing(output) as (file,):
-        file.write(click.unstyle(text).encode(errors="replace"))  # the name of a file may hold bytes that are not text
+        file.write(click.unstyle(text).encode(errors="replace"))  # a file name may contain bytes that are not text
 
 
 # --- for programs -----------------------------------------------------------------------------------------------------
@@ -84,7 +84,7 @@ def _csv(page: Page, _width: int | None) -> str:
 
 
 def _table(page: Page, room: int | None) -> str:
-    """Return the page as text for a terminal of this width; None is as wide as the page is."""
+    """Return the page as text for a terminal of this width; None means any width."""
     lines = [
         *_wrapped(page.summary, room),
         *_aligned(page.table, room),
@@ -97,7 +97,7 @@ def _table(page: Page, room: int | None) -> str:
 
 
 def _wrapped(lines: Sequence[Line], room: int | None) -> Iterator[str]:
-    """Yield the lines, each on as many lines of the terminal as its words need; control characters are spelled out."""
+    """Yield the lines, wrapped to the terminal's width; control characters are escaped."""
     for line in lines:
         if line.label is None:
             yield printable(line.text)
@@ -116,7 +116,7 @@ def _filled(line: Line, room: int | None) -> list[str]:
 
 
 def _few(findings: Sequence[Finding]) -> list[Line]:
-    """Return a line per finding, in order; of a kind that many layers have, the first and how many more there are."""
+    """Return a line per finding, in order; for a kind with many findings, only the first and the number of the rest."""
     counts = Counter(finding.id for finding in findings)
     seen: Counter[str] = Counter()
     lines = []
@@ -135,7 +135,7 @@ def _finding_line(finding: Finding) -> Line:
 
 
 def _aligned(table: Table, room: int | None) -> list[str]:
-    """Return a heading, a rule and the rows, each column as wide as its widest cell; nothing without rows."""
+    """Return a heading, a rule and the rows, each column as wide as its widest cell; empty without rows."""
     if not table.rows:
         return []
     shown = [(column, _cells(column, table.rows)) for column in table.columns]
@@ -148,7 +148,7 @@ Shown = tuple[Column, list[str]]  # a column, its heading and cells
 
 
 def _fitting(shown: Sequence[Shown], room: int | None) -> list[Shown]:
-    """Return the columns without droppable ones that are empty, and without as many others as the room demands."""
+    """Return the columns that fit: droppable columns are left out if they are empty, or if there is no room."""
     kept = [pair for pair in shown if pair[0].drop_order is None or any(pair[1][1:])]
     droppable = [pair for pair in kept if pair[0].drop_order is not None]
     for pair in sorted(droppable, key=lambda pair: pair[0].drop_order or 0):
@@ -168,7 +168,7 @@ def _padded(column: Column, cells: Sequence[str]) -> list[str]:
 
 
 def _markdown(page: Page, _width: int | None) -> str:
-    """Return the lines as a list, the table, the other lines as a list, and the totals."""
+    """Return the lines as a list, the table, the footer lines as a list, and the totals."""
     findings = [Line(f"{finding.severity}:", f"{described(finding)} [{finding.id}]") for finding in page.findings]
     parts = [_items(page.summary), _grid(page.table), _items([*page.footer, *findings]), _grid(page.totals)]
     return "\n\n".join("\n".join(part) for part in parts if part) + "\n"

@@ -204,7 +204,7 @@ def _estimates(asked: RunOptions, model: Model | None, advance: Progress | None)
 
 @contextmanager
 def _workers(scheduler: str | None) -> Iterator[dict[str, Any]]:
-    """Yield the arguments of `estimate` for the workers of a cluster, none without a scheduler."""
+    """Yield the arguments of `estimate` for the workers of a cluster; empty without a scheduler."""
     if scheduler is None:
         yield {}
         return

@@ -1,4 +1,4 @@
-"""The options of `bnorm run` together: what goes with what, and the names of files for each layer."""
+"""The options of `bnorm run` together: valid combinations, and the names of files for each layer."""
 
 from __future__ import annotations
 
@@ -79,12 +79,12 @@ class RunOptions:
 
     @property
     def chosen(self) -> Sequence[options.LayerPart | None]:
-        """Return the layers to run, None for that of `--params`."""
+        """Return the layers to run; a single None for the layer of `--params`."""
         return self.layers or (None,)
 
     @property
     def shared_weights(self) -> Path | None:
-        """Return the one new weights file of several layers, None if there is one for each, or none."""
+        """Return the new weights file that several layers share; None if each layer has its own, or there is none."""
         path = self.update_weights
         return path if path and len(self.chosen) > 1 and LAYER not in str(path) else None
 

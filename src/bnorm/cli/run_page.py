@@ -1,4 +1,4 @@
-"""The page of `bnorm run`: the results of one layer or several, or all arithmetics by how near a reference they are."""
+"""The page of `bnorm run`: the results of one layer or several, or all arithmetics ranked against a reference."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ def _shape_text(shape: Sequence[int]) -> str:
 
 
 DIFFERENCE = (
-    Column("max_rel", "max_rel", render.number, drop_order=9),  # an empty column is dropped if it may be
+    Column("max_rel", "max_rel", render.number, drop_order=9),  # dropped if it is empty
     Column("max_abs", "max_abs", render.number, drop_order=8),
     Column("channel", "channel", drop_order=7),
 )
@@ -51,7 +51,7 @@ MOST_ROWS = 40  # of a table for people
 
 
 class Mapped(Sequence[R]):
-    """What a function returns for each item, when it is asked for: of thousands of results a table shows some."""
+    """A sequence that computes each item on access, because a table shows only some of thousands of results."""
 
     def __init__(self, function: Callable[[T], R], items: Sequence[T]) -> None:
         self._function, self._items = function, items

@@ -1,4 +1,4 @@
-"""Sentences that several commands print, made of the fields of their reports."""
+"""Sentences that several commands print, made from the fields of their reports."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from bnorm.darknet.header import Header
 from bnorm.darknet.model import Model, Rival
 from bnorm.darknet.size_mismatch import SizeMismatch, worded
 
-if TYPE_CHECKING:  # a command need not wait for the modules of the others
+if TYPE_CHECKING:  # a command need not import the modules of other commands
     from bnorm.reports.diff.diff import DiffReport
 
 
@@ -29,14 +29,14 @@ def described(finding: Finding) -> str:
 
 
 def fitting(model: Model, trailing_bytes: int = 0) -> str:
-    """Return that the file has the planned size, and what the size is made of."""
+    """Return the sentence that the file has the planned size, with the terms of its size."""
     layout = model.layout
     rest = f" + {trailing_bytes:,} after the last array" if trailing_bytes else ""
     total = layout.nbytes + trailing_bytes
     return f"fits: {total:,} bytes = {model.header.nbytes} + 4 × {layout.parameters:,} parameters{rest}"
 
 
-# What another dialect answers differently, see `darknet.rivals.Differs`; a refusal and another size need no more words.
+# The difference in another dialect, see `darknet.rivals.Differs`; a refusal and another size have no row.
 _DIFFERENCES = {
     "header": "reads another header",
     "order": "reads the arrays of {} in another order",
@@ -47,7 +47,7 @@ _DIFFERENCES = {
 
 
 def rival_text(model: Model, rival: Rival) -> str:
-    """Return why a dialect was not chosen, and what it answers differently."""
+    """Return why a dialect was not chosen, and what would be different with it."""
     layer = "" if rival.layer is None else f"layer {rival.layer} ([{model.network.layers[rival.layer].section.name}])"
     difference = _DIFFERENCES.get(rival.differs, "").format(layer)
     if not rival.why:
@@ -67,7 +67,7 @@ def not_fitting(mismatch: SizeMismatch) -> list[str]:
 
 
 def difference(report: DiffReport) -> str:
-    """Return what is different between two files, as one sentence."""
+    """Return the difference between two files as one sentence."""
     return DIFFERENCES[report.verdict.value](report)
 
 
@@ -84,7 +84,7 @@ def _rolling_alone(report: DiffReport) -> str:
 
 
 def _prefix(report: DiffReport) -> str:
-    """Return the last common layer, and which file ends there or that all that follows differs."""
+    """Return the last common layer, and whether a file ends there or all later layers differ."""
     later = [row.reason for row in report.arrays if not row.is_same]
     ends = next(
         (f"where {name} ends" for name in "AB" if all(reason.startswith(f"{name} ends") for reason in later)), ""
@@ -120,7 +120,7 @@ def _verb(report: DiffReport, single: bool = False) -> str:
 
 
 def _layers(numbers: Sequence[int]) -> str:
-    """Return `layer 3`, `layers 3, 5 and 6`, or the range of more than that: `layers 3 to 8`."""
+    """Return `layer 3`, `layers 3, 5 and 6`, or a range for more layers: `layers 3 to 8`."""
     if len(numbers) == 1:
         return f"layer {numbers[0]}"
     if len(numbers) <= 3:

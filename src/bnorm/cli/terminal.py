@@ -20,14 +20,14 @@ SPELLINGS = str.maketrans({"ε": "eps", "×": "x", "²": "^2", "→": "->", **di
 
 
 def width() -> int:
-    """Return the number of columns of the terminal, 80 where stdout is not one."""
+    """Return the number of columns of the terminal, 80 if stdout is not a terminal."""
     return shutil.get_terminal_size((80, 24)).columns
 
 
 def spelled(text: str) -> str:
-    """Return the text in characters that stdout can encode, where bnorm knows how to spell them.
+    """Return the text with characters that stdout cannot encode spelled out, as far as bnorm knows how.
 
-    Python's stdout is None where the process was started without one (`>&-`).
+    Python's stdout is None if the process was started without it (`>&-`).
     """
     try:
         text.encode((sys.stdout and sys.stdout.encoding) or "ascii")
@@ -37,9 +37,9 @@ def spelled(text: str) -> str:
 
 
 def styled(text: str, colour: str | None = None, *, bold: bool = False) -> str:
-    """Return the text with escape codes, which click.echo removes where stdout is not a terminal.
+    """Return the text with escape codes, which click.echo removes if stdout is not a terminal.
 
-    NO_COLOR, set to anything but an empty value, asks for none (https://no-color.org).
+    NO_COLOR with any value except an empty one turns them off (https://no-color.org).
     """
     return text if os.environ.get("NO_COLOR") else click.style(text, fg=colour, bold=bold or None)
 
@@ -57,6 +57,6 @@ def fail(error: Exception) -> None:
 
 
 def note(model: Model) -> None:
-    """Print on stderr which dialect `--dialect auto` chose and why, where another one gives another answer."""
+    """Print on stderr which dialect `--dialect auto` chose and why, if another dialect gives a different answer."""
     if model.rivals:
         say(f"dialect {model.dialect.name}: {'; '.join(rival_text(model, rival) for rival in model.rivals)}")

@@ -2,15 +2,15 @@
 
 With the dialect `auto`, every fork's rules are tried, and these steps decide:
 
-1. A fork that cannot read the cfg or the header is out, and one that reads the cfg only because an assertion was left
-   out when it was built, unless the file has the planned size. If the one that recognises most lines of the cfg is out,
-   its error is raised, because the others could read the cfg only by ignoring lines; unless another fork recognises as
+1. A fork is ruled out if it cannot read the cfg or the header, or if it reads the cfg only because assertions were left
+   out when it was built, unless the file has the planned size. If the fork that recognises most lines is ruled out,
+   its error is raised, because the others can read the cfg only by ignoring lines; unless another fork recognises as
    many lines, or its plan has the file's size.
-2. The clues in `CLUES` narrow the forks down, one after the other: the planned size; the header's version if the
-   network has gated layers, whose arrays have another order in each fork at the same size; the keys; the version again.
+2. The clues in `CLUES` narrow down the forks, one after the other: the planned size; the header's version if the
+   network has gated layers, whose arrays have the same size but a different order in each fork; the keys; the version.
 3. If several forks are left, the first of `DIALECTS` is taken.
-4. If the network has gated layers, and the version names one fork as the writer of the file, and that fork is out, its
-   error is raised, because the chosen one would mix up the gates. A fork that lacks one of the section types has not
+4. If the network has gated layers, and only one fork writes this version, and that fork is ruled out, its error is
+   raised, because the chosen fork would mix up the gates. A fork that lacks one of the section types cannot have
    written the file.
 """
 
@@ -75,7 +75,7 @@ def _read_all(
             continue
         failed = next(left_out(model.network.layers), None)
         if failed and not fork.asserts and not model.fits:
-            errors[fork.name] = failed  # it goes on by accident: an assertion was left out when it was built
+            errors[fork.name] = failed  # it continues only because assertions were left out of its build
         else:
             models.append(model)
     return models, errors
@@ -109,7 +109,7 @@ def _choose(text: CfgText, models: list[Model], errors: Errors) -> Model:
 
 
 def error_of_the_best_informed_fork(text: CfgText, models: Sequence[Model], errors: Errors) -> BnormError | None:
-    """Return the error of the fork that recognises most lines, unless another recognises as many, or fits the file."""
+    """Return the error of the fork that recognises most lines; None if another recognises as many or fits the file."""
     recognised = {name: recognised_lines(text, DIALECTS[name]) for name in DIALECTS}
     most = max((recognised[model.dialect.name] for model in models), default=-1)
     better = [name for name in errors if recognised[name] > most]
@@ -138,7 +138,7 @@ def recognised_lines(text: CfgText, dialect: Dialect) -> int:
 
 
 def narrow_down(models: list[Model], errors: Errors) -> Model:
-    """Let each clue in turn reduce the models, and take the first that is left; its `reason` says what decided."""
+    """Apply each clue in turn, and return the first model that remains; its `reason` says which clues decided."""
     why = {name: _refusal(name, error) for name, error in errors.items()}
     reasons = [why[name] for name, error in errors.items() if error.line]
     left = models
@@ -162,7 +162,7 @@ def _refusal(name: str, error: BnormError) -> str:
 
 
 class Clue(NamedTuple):
-    """One way to tell dialects apart: the models that it favours, and what to say of the others."""
+    """One way to tell dialects apart: the models that it selects, and the reason against the rest."""
 
     favoured: Callable[[list[Model]], list[Model]]
     wording: str
@@ -206,7 +206,7 @@ CLUES = (
 
 
 def error_of_the_writing_fork(model: Model, errors: Errors) -> BnormError | None:
-    """Return the error of the fork that wrote the file, if it has one and another fork would mix up the gates."""
+    """Return the error of the fork that wrote the file, if it has one and the chosen fork would mix up the gates."""
     writers = model.header.writers if model.weights else ()
     error = errors.get(writers[0]) if len(writers) == 1 else None
     if error is None or error.finding == "cfg-unknown-section" or not has_gates(model.network):

@@ -21,7 +21,7 @@ from bnorm.errors import CfgError
 from bnorm.files import open_regular
 from bnorm.text import plural, short
 
-MOST_BYTES = 512 << 10  # the largest cfg that any fork ships has 31 kB, and a few hundred lines and sections
+MOST_BYTES = 512 << 10  # the largest cfg shipped with any fork has 31 kB, and a few hundred lines and sections
 
 MOST_LINES = 50_000
 
@@ -75,7 +75,7 @@ class Section:
         return f"<Section: [{self.name}] at line {self.line}, {plural(len(self.options), 'option')}>"
 
     def find(self, key: str) -> Option | None:
-        """Return the option that the fork uses: None where it is absent, or where the fork never asks for the key."""
+        """Return the option that the fork uses, or None if it is absent or the fork never asks for the key."""
         if not self.knows(key):
             return None
         first = next((option for option in self.options if option.key == key and not option.is_dropped), None)
@@ -87,7 +87,7 @@ class Section:
         return default if value is None else value
 
     def integer(self, key: str, default: int, *, least: int = -INT_MAX) -> int:
-        """Return the option's value as the fork converts it; a `CfgError` below `least` or beyond a 32-bit int."""
+        """Return the option's value as the fork converts it; raise `CfgError` below `least` or beyond a 32-bit int."""
         read_number = self._convert(key, GRAMMARS[self.dialect.name].integer)
         number = default if read_number is None else read_number
         if number < least:
@@ -109,11 +109,11 @@ class Section:
         return self.integer(key, 0) != 0
 
     def integers(self, key: str) -> list[int] | None:
-        """Return the option's list as the fork splits it, None where it is absent."""
+        """Return the option's list as the fork splits it, or None if it is absent."""
         return self._convert(key, lambda _: GRAMMARS[self.dialect.name].integers(self.listed(key)))
 
     def count(self, key: str) -> int:
-        """Return how many numbers the fork finds in a list, 0 where the option is absent."""
+        """Return how many numbers the fork finds in a list; 0 if the option is absent."""
         return GRAMMARS[self.dialect.name].count(self.listed(key))
 
     def listed(self, key: str) -> str:
@@ -128,7 +128,7 @@ class Section:
     def error(
         self, what: str, key: str = "", *, cause: str = "", line: int | None = None, finding: str = ""
     ) -> CfgError:
-        """Return an error at this line, or by default at that of the option, or of the section."""
+        """Return an error at `line`, by default the line of the option if `key` is given, else of the section."""
         option = self.find(key) or next((option for option in self.options if key and option.key == key), None)
         line = line or (option.line if option else self.line)
         return CfgError(self.path, f"[{self.name}] {what}", line=line, cause=cause, finding=finding)
@@ -148,7 +148,7 @@ class Section:
 
 
 def read(path: Path) -> CfgText:
-    """Read a cfg's text; a `CfgError` unless it is UTF-8 text of a cfg's size."""
+    """Read a cfg's text; raise `CfgError` unless it is UTF-8 text of a plausible size."""
     with open_regular(path, CfgError) as file:
         data = file.read(MOST_BYTES + 1)
     refuse_foreign_cfg(path, data[:BEGINNING])
@@ -168,7 +168,7 @@ def parse(path: Path, data: bytes) -> CfgText:
 
 
 def _decoded(path: Path, data: bytes) -> str:
-    """Decode UTF-8 without a byte order mark or zero bytes; a `CfgError` names the line of the first other byte."""
+    """Decode UTF-8 without a byte order mark or zero bytes; a `CfgError` names the line of the first invalid byte."""
     if data.startswith(codecs.BOM_UTF8):
         what, cause = "begins with a UTF-8 byte order mark, expected [net]", "no fork accepts it: save without BOM"
         raise CfgError(path, what, line=1, cause=cause, finding="cfg-bom")
@@ -185,7 +185,7 @@ def _decoded(path: Path, data: bytes) -> str:
 
 
 def _encoding(data: bytes) -> str:
-    """Say what bytes that are not UTF-8 may be."""
+    """Return a guess at the encoding of bytes that are not UTF-8."""
     if data.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
         return "it is UTF-16: save it as UTF-8"
     return MIXED_UP if b"\0" in data else "save it as UTF-8"
@@ -225,14 +225,14 @@ def _raw_sections(text: CfgText, dialect: Dialect) -> list[_RawSection]:
             raw.append(_RawSection(name=entry.name, line=number, options=[]))
         elif entry and raw:
             raw[-1].options.append(Option(key=entry.key, value=entry.value, line=number))
-        elif entry and (entry.value or not dialect.strict):  # hank drops a line without value before it looks further
+        elif entry and (entry.value or not dialect.strict):  # hank drops a line without a value before any other check
             what = f"{short(line.strip())} appears before the first section, expected [net]"
             raise CfgError(text.path, what, line=number)
     return raw
 
 
 def _without_replaced(raw: list[_RawSection]) -> list[_RawSection]:
-    """Drop the first sections as long as they are empty: hank takes the next one in their place (`CfgFile::read`)."""
+    """Drop leading empty sections: hank uses the next section in their place (`CfgFile::read`)."""
     while len(raw) > 1 and raw[0].name in SECTIONS["hank"] and not any(option.value for option in raw[0].options):
         raw = raw[1:]
     return raw
@@ -284,7 +284,7 @@ def _unknown(text: CfgText, dialect: Dialect, raw: _RawSection, expected: str) -
 
 
 def _why_unknown(name: str, dialect: Dialect) -> str:
-    """Say what hides a known name in this heading; empty where nothing does."""
+    """Return why the fork does not recognise a known name in this heading; empty if the name is not known either."""
     if name.endswith("\r"):
         return "its line ends in CR, which pjreddie's darknet keeps"
     bare = name.lstrip("[").split("]")[0].strip()

@@ -1,4 +1,4 @@
-"""The same layer in two forks: which parts have the same task, and what is different."""
+"""A layer as two forks build it: the parts with the same task, and the differences."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from bnorm.darknet.shapes import Shape, size_text
 
 
 def counterparts(old: Layer, new: Layer) -> dict[str, str]:
-    """Return the part of the old layer for each part of the new one that has the same task, by their names."""
+    """Return, for each part of the new layer, the name of the part of the old layer with the same task."""
     mine = {role: name for name, role in _tasks(old).items()}
     return {name: mine[role] for name, role in _tasks(new).items() if role in mine}
 
@@ -19,12 +19,12 @@ def _tasks(layer: Layer) -> dict[str, str]:
 
 
 def task(layer: Layer, part: str) -> str:
-    """Return what a part is for, in words that every fork shares: that of a gate, or its name."""
+    """Return the task of a part in words that all forks share: the role of a gate, or the part's name."""
     return roles(layer.section.dialect, layer.type).get(part, part)
 
 
 def difference(old: Layer, new: Layer) -> str:
-    """Return what is different about a layer in the other fork, empty if nothing is."""
+    """Return the difference between a layer in two forks as text; empty if there is none."""
     theirs = new.section.dialect.name
     if not _same_shape(old.output, new.output):
         return f"has an output of {size_text(old.output)}, in {theirs} of {size_text(new.output)}"
@@ -46,7 +46,7 @@ def _part(old: Part, new: Part, theirs: str) -> str:
 
 
 def _same_shape(old: Shape, new: Shape) -> bool:
-    """Return whether two forks report the same, or one of them nothing but the number of outputs."""
+    """Return whether two shapes are equal, or one of them has only a number of outputs and that is equal."""
     return old.outputs == new.outputs and (old == new or not any(old[:3]) or not any(new[:3]))
 
 

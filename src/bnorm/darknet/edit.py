@@ -1,7 +1,7 @@
 """Edits of a cfg: values set, lines dropped, layers removed and the others renumbered.
 
-An `Edit` gives the new text of some lines. Most functions here derive one from a network or its sections; only `apply`
-changes a text, and keeps every other byte.
+An `Edit` gives the new text of some lines. Most functions here derive an edit from a network or its sections; only
+`apply` changes a text, and it keeps every other byte.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ Edit = Mapping[int, str]  # the new text of each changed line, by its number cou
 
 
 def apply(text: CfgText, *edits: Edit) -> CfgText:
-    """Return the text with all edits, a later one overriding an earlier one; a `CfgError` where it gets too long."""
+    """Return the text with all edits, later ones overriding earlier ones; raise `CfgError` if it gets too long."""
     changed = {number: line for edit in edits for number, line in edit.items()}
     lines = (changed.get(number, line) for number, line in enumerate(text.lines, 1))
     return cfg.parse(text.path, "".join(lines).encode())
@@ -60,11 +60,11 @@ class LayerNumber(NamedTuple):
 
     @property
     def target(self) -> int:
-        """Return the layer that the number refers to; some defaults, if written out, are far out of range."""
+        """Return the layer that the number refers to; a default that is written out may be far out of range."""
         return self.owner + self.written if self.written < 0 else self.written
 
     def moved(self, new_numbers: Mapping[int, int]) -> int:
-        """Return the number to write once the layers have new numbers; one that refers to no layer stays."""
+        """Return the number to write once the layers have new numbers; a number that refers to no layer is kept."""
         if self.target not in new_numbers:
             return self.written
         absolute = new_numbers[self.target]
@@ -103,7 +103,7 @@ def _references(layer: Layer) -> Iterator[Reference]:
 
 
 def readers(network: Network) -> dict[int, set[int]]:
-    """Return for each layer the layers that name it by number, in this dialect or in another one."""
+    """Return, for each layer, the layers that refer to it by number in any dialect."""
     by_target: dict[int, set[int]] = {}
     for reference in references(network):
         for target in reference.targets():
@@ -124,7 +124,7 @@ def without_layers(network: Network, removed: Mapping[int, int]) -> Edit:
 
 
 def renumbered(network: Network, new_numbers: Mapping[int, int], removed: Collection[int] = ()) -> Edit:
-    """Return the edit that rewrites the layer numbers in the sections that stay, where a layer gets another number."""
+    """Return the edit that rewrites layer numbers in the remaining sections."""
     return {
         reference.option.line: _rewritten(network.text, reference, new_numbers)
         for reference in references(network)
@@ -157,7 +157,7 @@ def _rewritten(text: CfgText, reference: Reference, new_numbers: Mapping[int, in
 
 
 def agree(old: Network, new: Network, removed: Mapping[int, int]) -> bool:
-    """Return whether every remaining layer reads the same layers by number, or their replacements."""
+    """Return whether every remaining layer still reads the same layers by number, or their replacements."""
     new_numbers = _new_numbers(len(old.layers), removed)
     expected = [
         [new_numbers.get(target) for target in reference.targets()]

@@ -1,4 +1,4 @@
-"""The embeddings that a [yolo] layer takes from another layer for tracking, and the layer that it takes them from."""
+"""The embeddings that a [yolo] layer takes from another layer for tracking, and the number of that layer."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ NO_EMBEDDING = 999_999  # the default of embedding_layer (AlexeyAB, `parser.c: p
 
 
 def embedding_layer(yolo: Layer) -> int | None:
-    """Return the number of the layer that gives a [yolo] its embeddings, which may be any; None without one."""
+    """Return the number of the layer that a [yolo] takes embeddings from, possibly out of range; None without one."""
     number = yolo.section.integer("embedding_layer", NO_EMBEDDING)
     index = yolo.index + number if number < 0 else number
     return None if index == NO_EMBEDDING else index
@@ -20,7 +20,8 @@ def embedding_layer(yolo: Layer) -> int | None:
 def embedding_size(yolo: Layer, earlier: Sequence[Layer]) -> tuple[int, int]:
     """Return the values per embedding, and the filters that are left over; (0, 0) without an embedding layer.
 
-    The filters of that layer divided by the boxes of the [yolo]. The fork reads zeros in a layer that follows.
+    These are the quotient and remainder of that layer's filters divided by the boxes of the [yolo]. For a layer that
+    comes after the [yolo], the fork reads zeros.
     """
     index = embedding_layer(yolo)
     if index is None or not 0 <= index < yolo.index:
@@ -46,7 +47,7 @@ def _boxes(layer: Layer) -> int:
     return boxes(layer.section)
 
 
-# The field `n` of a layer: its filters, the layers that it reads, or its boxes. It is 0 in all others.
+# The field `n` of a layer: its filters, the layers that it reads, or its boxes. It is 0 in all other types.
 _FILTERS: dict[str, Callable[[Layer], int]] = {
     "convolutional": _channels,
     "local": _channels,

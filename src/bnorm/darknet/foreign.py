@@ -1,4 +1,4 @@
-"""How other programs' files begin: files that are given as a cfg or as weights by mistake."""
+"""The first bytes of other programs' files, which are given as a cfg or as weights by mistake."""
 
 from __future__ import annotations
 
@@ -12,9 +12,9 @@ from bnorm.errors import CfgError, WeightsError
 
 
 class Foreign(NamedTuple):
-    """How another kind of file begins: one of `starts` at `offset`, in lower case, and `within` soon after.
+    """A kind of file, recognised by one of `starts` at `offset` in lower case, and by `within` soon after.
 
-    `finding` and `cfg_finding` are the ids that it is reported by, given as weights and given as a cfg.
+    `finding` is the id under which it is reported if given as weights, `cfg_finding` if given as a cfg.
     """
 
     kind: str
@@ -26,11 +26,11 @@ class Foreign(NamedTuple):
     cfg_finding: str = "cfg-not-text"
 
 
-BEGINNING = 512  # bytes in which every kind shows
+BEGINNING = 512  # bytes that are enough to recognise every kind
 
 SHORTEST = 16  # bytes of a header
 
-MOST_VERSION = 10_000  # more than the major or minor version of any file: 1000 means transposed weights
+MOST_VERSION = 10_000  # above the major and minor version of any real file, where 1000 means transposed weights
 
 _HEADING = re.compile(rb"^[ \t]*\[[ \t]*[A-Za-z_][^\]\n]*\]", re.MULTILINE)
 
@@ -46,7 +46,7 @@ _ONNX = tuple(
     bytes((8, version, tag)).lower() for version in range(1, 32) for tag in (0x12, 0x1A, 0x22, 0x28, 0x32, 0x3A, 0x42)
 )
 
-# No darknet header looks like any of these: its first int is 0 or small. No line of a cfg begins like those of text.
+# A darknet header cannot look like these, because its first int is small; nor can the first line of a cfg.
 FOREIGN = (
     Foreign(
         "a Git LFS pointer",
@@ -81,7 +81,7 @@ FOREIGN = (
 
 
 def refuse_foreign(path: Path, data: bytes) -> None:
-    """Raise a `WeightsError` where `data`, the beginning of the file, is another program's or text."""
+    """Raise `WeightsError` if `data`, the beginning of a file, comes from another program or is text."""
     row = foreign(data)
     if row:
         what = f"is {row.kind}, expected darknet's weights"
@@ -95,7 +95,7 @@ def refuse_foreign(path: Path, data: bytes) -> None:
 
 
 def refuse_foreign_cfg(path: Path, data: bytes) -> None:
-    """Raise a `CfgError` where `data`, the beginning of the file, is another program's, or that of weights."""
+    """Raise `CfgError` if `data`, the beginning of a file, comes from another program or from a weights file."""
     row = foreign(data)
     if row:
         raise CfgError(path, f"is {row.kind}, expected a cfg", cause=row.cause, finding=row.cfg_finding)
@@ -105,10 +105,10 @@ def refuse_foreign_cfg(path: Path, data: bytes) -> None:
 
 
 def foreign(data: bytes) -> Foreign | None:
-    """Return the row of another program's file that begins with `data`, None for any other."""
+    """Return the row of `FOREIGN` that matches `data`, the beginning of a file; None if no row does."""
     small = data[:BEGINNING].removeprefix(codecs.BOM_UTF8).lower()
     for row in FOREIGN:
-        # magic letters at an offset may be words of a text
+        # letters at an offset may also be part of a text
         if small[row.offset :].lstrip().startswith(row.starts) and row.within in small:
             return None if row.offset and _is_text(small) else row
     return None
@@ -128,7 +128,7 @@ def is_cfg(data: bytes) -> bool:
 
 
 def _is_text(data: bytes) -> bool:
-    """Return whether it is UTF-8 without control characters; the last character may be cut."""
+    """Return whether `data` is UTF-8 without control characters; its last character may be cut."""
     try:
         text = codecs.getincrementaldecoder("utf-8")().decode(data)
     except UnicodeDecodeError:

@@ -1,4 +1,4 @@
-"""The kernel, stride, groups and activation of a layer: what its section sets, and otherwise the defaults."""
+"""The kernel, stride, groups and activation of a layer, from its section or the fork's defaults."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ LINEAR = frozenset({"shortcut", "activation", "scale_channels", "sam", "conv_lst
 
 
 class Geometry(NamedTuple):
-    """What a layer slides over its input, and what it applies to its output; None where it has no such thing."""
+    """The window that a layer slides over its input, and the activation of its output; None for what it lacks."""
 
     kernel: int | None
     stride: str | None  # `2`, or across and down if they differ: `2x1`
@@ -24,7 +24,7 @@ class Geometry(NamedTuple):
 
 
 def geometry(layer: Layer) -> Geometry:
-    """Return the four of a layer; the activation is the name in the cfg, even one that the fork reads as another."""
+    """Return a layer's geometry; the activation is the name in the cfg, even if the fork reads it as another one."""
     section = layer.section
     has_kernel = layer.type in KERNELS or TYPES[layer.type].is_pool
     return Geometry(

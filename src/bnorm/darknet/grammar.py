@@ -1,10 +1,10 @@
-"""How each dialect's parser reads one line, one number and one list.
+"""The parsers of the dialects: one line, one number and one list.
 
 pjreddie and alexeyab (`parser.c: read_cfg`, `utils.c: strip`, `option_list.c`) remove blanks everywhere in a line, even
-inside names and values, then look at the first byte: `[` opens a section whose type is the whole line, `#` and `;`
-make the line a comment, anything else is `key=value`, split at the first `=`. There are no inline comments. If a key
-is duplicated, the first line counts; a key without `=` gets its default and hides later ones; `key=` is dropped.
-Integers are read by `atoi`.
+inside names and values, then look at the first byte: `[` opens a section whose type is the whole line, `#` and `;` make
+the line a comment, and anything else is `key=value`, split at the first `=`. There are no inline comments. If a key is
+duplicated, the first line counts; a key without `=` gets its default and hides later ones; `key=` is dropped. Integers
+are read by `atoi`.
 
 hank (`darknet_cfg.cpp: CfgFile::read`) trims the ends of a line and matches two patterns, so that `#` starts a comment
 anywhere and a line that matches neither is skipped. Duplicated and unknown keys and non-numeric numbers are fatal.
@@ -37,9 +37,9 @@ class Assignment(NamedTuple):
 
 
 class Grammar(NamedTuple):
-    """How a parser reads one line (None: a comment or blank), a number and a list, and how many numbers a list has.
+    """A parser's functions for one line (None: a comment or blank), a number, a list, and the length of a list.
 
-    Each function but `count` raises ValueError with the value that it expected.
+    Each function except `count` raises ValueError with the value that it expected.
     """
 
     read_line: Callable[[str], Heading | Assignment | None]
@@ -118,7 +118,7 @@ PLAIN_NUMBER = "a plain decimal number: hank refuses anything else"
 
 
 def is_plain_number(value: str) -> bool:
-    """Return whether hank takes this for a number: it has no other characters than digits, points and minus signs."""
+    """Return whether hank accepts this as a number: it consists of digits, points and minus signs only."""
     return _STOF.match(value) is not None and not value.strip(_NUMERIC)
 
 
@@ -134,7 +134,7 @@ def _hank_integer(value: str) -> int:
 
 
 def _hank_integers(value: str) -> list[int]:
-    """Return the number that each run of digits and minus signs begins with, up to the first run without one."""
+    """Return the leading number of each run of digits and minus signs, up to the first run that has none."""
     numbers: list[int] = []
     for run in re.findall(r"[-0-9]+", value):
         match = re.match(r"-?[0-9]+", run)
@@ -153,7 +153,7 @@ def _commas(value: str) -> int:
 
 
 def _hank_count(value: str) -> int:
-    """Return the number of runs that `find_float_array` converts, up to the first that it cannot."""
+    """Return the number of runs that `find_float_array` converts before the first that it cannot convert."""
     return sum(1 for _ in takewhile(_STOF.match, re.findall(r"[-.0-9]+", value)))
 
 

@@ -1,4 +1,4 @@
-"""What hank refuses beyond its grammar, where the other forks continue with a default.
+"""Options that hank refuses although its grammar accepts them; the other forks use a default instead.
 
 Sources: `darknet_cfg.cpp: find_unused_lines, parse_net_section`, `darknet_enums.cpp`.
 """
@@ -17,7 +17,7 @@ from bnorm.text import short
 
 
 class Condition(NamedTuple):
-    """Another key of [net], and the values with which hank asks for a key; no values: any number except 0."""
+    """Another key of [net] and the values for which hank asks for a key; no values: any number except 0."""
 
     key: str
     values: tuple[str, ...] = ()
@@ -27,7 +27,7 @@ _ADAM = Condition("adam")
 
 _LISTS = Condition("policy", ("steps", "sgdr"))
 
-# Keys of [net] that hank asks for under a condition only.
+# Keys of [net] that hank asks for only under a condition.
 CONDITIONS: dict[str, Condition] = {
     "B1": _ADAM,
     "B2": _ADAM,
@@ -63,7 +63,7 @@ def check(section: Section) -> None:
 
 
 class Refused(NamedTuple):
-    """An option that hank refuses, and the error; `removable` if its value does not matter, because it is not used."""
+    """An option that hank refuses, and the error; it is `removable` if its value is not used."""
 
     option: Option
     error: CfgError
@@ -95,7 +95,7 @@ def _refusal(section: Section, option: Option, value: str, *, again: bool) -> Cf
 
 
 def _unused(section: Section, key: str) -> str:
-    """Say that the condition for this key is not met; empty if it is."""
+    """Return the message that the condition for this key is not met; empty if it is met."""
     if section.type != "net" or key not in CONDITIONS:
         return ""
     decider, values = CONDITIONS[key]
@@ -104,7 +104,7 @@ def _unused(section: Section, key: str) -> str:
 
 
 def _wrong_value(key: str, value: str) -> str:
-    """Say which value was expected; empty if this one can be converted."""
+    """Return which value was expected instead; empty if hank can convert this one."""
     if key in NAMES:
         return "" if value in NAMES[key] else f"is {short(value)}, expected one of {', '.join(sorted(NAMES[key]))}"
     if key in TEXTS:

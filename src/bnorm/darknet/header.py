@@ -29,7 +29,7 @@ SIZES = (VERSION.size + NARROW.size, VERSION.size + WIDE.size)  # of the whole h
 
 TRANSPOSED_ABOVE = 1000
 
-NARROW_VERSION = (0, 1, 0)  # after which every fork reads 4 bytes
+NARROW_VERSION = (0, 1, 0)  # with which every fork reads a `seen` of 4 bytes
 
 # The dialects that write each (major, minor, revision); None matches any. pjreddie wrote 0.1 in the past.
 WRITERS: tuple[tuple[tuple[int | None, int | None, int | None], tuple[str, ...]], ...] = (
@@ -61,12 +61,12 @@ class Header(NamedTuple):
 
     @property
     def version(self) -> str:
-        """Return the version as darknet's users write it: `0.2.5`."""
+        """Return the version in the usual notation: `0.2.5`."""
         return f"{self.major}.{self.minor}.{self.revision}"
 
     @property
     def writers(self) -> tuple[str, ...]:
-        """Return the dialects that write this version; none for a version that no known fork writes."""
+        """Return the dialects that write this version; empty if no known fork writes it."""
         return next((writers for row, writers in WRITERS if _matches(self, row)), ())
 
 
@@ -86,7 +86,7 @@ def limit_of_seen(nbytes: int) -> int:
 
 
 def read_header(file: BinaryIO, path: Path, dialect: Dialect) -> Header:
-    """Read the header as `dialect` does; a `WeightsError` if the file is too short or of another kind."""
+    """Read the header as `dialect` does; raise `WeightsError` if the file is too short or of another kind."""
     file.seek(0)
     data = file.read(BEGINNING)
     refuse_foreign(path, data)
@@ -101,7 +101,7 @@ def read_header(file: BinaryIO, path: Path, dialect: Dialect) -> Header:
 
 
 def seen_type(major: int, minor: int, dialect: Dialect) -> struct.Struct:
-    """Return the type of `seen` after this version."""
+    """Return the type of the field `seen` in a header of this version."""
     number = (major * 10 + minor + 2**31) % 2**32 - 2**31  # a C int wraps around
     limit = dialect.narrow_seen_from
     if number >= 2 and (limit is None or (major < limit and minor < limit)):

@@ -1,7 +1,8 @@
-"""Where a fork's CPU path feeds other windows to a convolution than its cfg means: defects of `im2col` and around it.
+"""Convolutions whose input a fork's CPU path cuts into other windows than the cfg means: defects around `im2col`.
 
-The output has the planned size, so that nothing is noticed. Sources: pjreddie and AlexeyAB `convolutional_layer.c:
-forward_convolutional_layer`, the same in hank's `convolutional_layer.cpp`; AlexeyAB `im2col.c: im2col_cpu_ext`.
+The output still has the planned size, so the defect goes unnoticed. Sources: pjreddie and AlexeyAB
+`convolutional_layer.c: forward_convolutional_layer`, the same in hank's `convolutional_layer.cpp`; AlexeyAB `im2col.c:
+im2col_cpu_ext`.
 """
 
 from __future__ import annotations
@@ -9,13 +10,13 @@ from __future__ import annotations
 from bnorm.darknet.network import Layer
 from bnorm.darknet.shapes import kernel, strides
 
-# Forks that take the input as it is for any 1x1 kernel. The others do so where the stride across is 1.
+# Forks that use the input unchanged for any 1x1 kernel. The other forks do so only if the stride across is 1.
 ANY_STRIDE = frozenset({"pjreddie"})
-# forks that use the input as it is for every 1x1 kernel; others ask for stride_x=1
+# forks that use the input unchanged for every 1x1 kernel; the others require stride_x=1
 
 
 def misread_windows(layer: Layer) -> str:
-    """Return how the fork's CPU path misreads the input of a [convolutional]; an empty text if it does not."""
+    """Return how the fork's CPU path misreads the input of a [convolutional]; empty if it reads it correctly."""
     if layer.type != "convolutional":
         return ""
     section = layer.section

@@ -1,4 +1,4 @@
-"""What one fork takes for granted and another must be told: values to write into a cfg, by section type."""
+"""Values that one fork implies and another fork needs in the cfg, by section type."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ def _knows(layer: Layer, dialect: Dialect, key: str) -> bool:
 
 
 def _strides(layer: Layer, target: Dialect) -> dict[str, object]:
-    """A fork that knows one stride alone is told it if both are the same."""
+    """Return `stride` for a fork that knows only one stride, if both strides are equal."""
     across, down = strides(layer.section)
     if not layer.section.knows("stride_x") or _knows(layer, target, "stride_x") or across != down:
         return {}
@@ -27,14 +27,14 @@ def _strides(layer: Layer, target: Dialect) -> dict[str, object]:
 
 
 def _hidden(layer: Layer, target: Dialect) -> dict[str, object]:
-    """pjreddie's [rnn] has as many hidden values as outputs; the others have 1 by default."""
+    """Return `hidden`: pjreddie's [rnn] has as many hidden values as outputs, other forks have 1 by default."""
     if layer.section.knows("hidden") or not _knows(layer, target, "hidden"):
         return {}
     return {"hidden": layer.output.outputs}
 
 
 def _crnn_filters(layer: Layer, target: Dialect) -> dict[str, object]:
-    """pjreddie's [crnn] has other keys for its filters, and always pads by 1."""
+    """Return filters and padding: pjreddie's [crnn] has other keys for its filters, and always pads by 1."""
     if layer.section.knows("output") == _knows(layer, target, "output"):
         return {}
     output, hidden = layer.output.channels, layer.parts[0].channels
@@ -44,7 +44,7 @@ def _crnn_filters(layer: Layer, target: Dialect) -> dict[str, object]:
 
 
 def _added(layer: Layer, target: Dialect) -> dict[str, object]:
-    """pjreddie's [shortcut] reads the first of several layers; hank has no `per_layer`, another name of per_feature."""
+    """Return `from` and `weights_type`: pjreddie reads the first layer only; hank lacks `per_layer`, an alias."""
     numbers, told = layer.section.integers("from") or [], dict[str, object]()
     if len(numbers) > 1 == len(layer.reads) and layer.type not in target.reads_first_only:
         told["from"] = numbers[0]
@@ -63,7 +63,7 @@ IMPLIED: dict[str, Implied] = {
 
 
 def can_be_told(section: Section, key: str, target: Dialect) -> bool:
-    """Return whether the target has another way to say what a key says, or the shapes of the layer decide."""
+    """Return whether the target can express a key in another way, or derives its value from the layer's shapes."""
     if key in ("stride_x", "stride_y"):
         across, down = strides(section)
         return across == down
@@ -72,6 +72,6 @@ def can_be_told(section: Section, key: str, target: Dialect) -> bool:
 
 
 def implied(layer: Layer, target: Dialect) -> dict[str, object]:
-    """Return the values that the target must be told about a layer."""
+    """Return the values of a layer that the target needs in the cfg."""
     rule = IMPLIED.get(layer.type)
     return rule(layer, target) if rule else {}

@@ -1,4 +1,4 @@
-"""Keys and activations that mean something in one fork alone: what changes a layer, and what does not."""
+"""Keys and activations that have a meaning in only some forks, and whether they change a layer."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from bnorm.darknet.vocabulary import ACTIVATIONS
 Neutral = float | str | None
 
 # Keys that not every fork asks for, and that change what a layer computes or what its file holds: each with the value
-# that is the same as no such line; None where no value is. All other keys that differ concern training.
+# that means the same as no such line; None if there is no such value. All other keys that differ concern training.
 _EVERYWHERE: dict[str, Neutral] = {"numload": 0}
 
 _COMPUTES: dict[str, dict[str, Neutral]] = {
@@ -57,7 +57,7 @@ def effects(kind: str) -> Mapping[str, Neutral]:
 
 
 def is_neutral(section: Section, option: Option, neutral: Neutral) -> bool:
-    """Return whether an option has the value that is the same as no such line."""
+    """Return whether an option has the value that means the same as no such line."""
     value = option.value
     if value is None or value == neutral:
         return True
@@ -70,5 +70,5 @@ def is_neutral(section: Section, option: Option, neutral: Neutral) -> bool:
 
 
 def computed_activation(name: str, dialect: Dialect) -> str:
-    """Return the activation that a fork computes for this name: every one that it does not know is relu."""
+    """Return the activation that a fork computes for this name: relu for every name that it does not know."""
     return name if name in ACTIVATIONS[dialect.name] else "relu"

@@ -13,8 +13,8 @@ from bnorm.darknet.shapes import Shape, size_text
 class Layer:
     """One section after [net], with its shapes, inputs and parts.
 
-    Its inputs are the layer before it (of [route] too, which ignores it) and those in `reads`. `output` is the shape
-    that the fork reports; the next layer may receive a blurred one, see `shapes.passed_on`.
+    Its inputs are the layer before it (even for [route], which ignores it) and the layers in `reads`. `output` is the
+    shape that the fork reports; the next layer may receive a blurred output, see `shapes.passed_on`.
     """
 
     index: int
@@ -29,10 +29,10 @@ class Layer:
 
     @property
     def type(self) -> str:
-        """Return darknet's long name of the section's type."""
+        """Return the long name of the section's type, as darknet spells it."""
         return self.section.type
 
     @property
     def batch_normalize(self) -> bool:
-        """Return whether any part of it normalises."""
+        """Return whether any part of the layer normalises."""
         return any(part.batch_normalize for part in self.parts)

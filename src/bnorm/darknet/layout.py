@@ -89,7 +89,7 @@ class Layout:
         return {(array.layer, array.name): array for array in self.arrays}
 
     def array(self, layer: int, name: str) -> Array:
-        """Return one array; the KeyError of a wrong name or layer lists those that there are."""
+        """Return one array; the KeyError for a wrong name or layer lists the existing ones."""
         if (layer, name) in self.by_name:
             return self.by_name[layer, name]
         if names := [array.name for array in self.arrays if array.layer == layer]:
@@ -101,12 +101,12 @@ class Layout:
         return f"<Layout: {len(self.arrays):,} arrays, {self.nbytes:,} bytes>"
 
     def cut(self, nbytes: int) -> Array | None:
-        """Return the array in which, or before which, a file of `nbytes` ends; None if the file holds them all."""
+        """Return the array in which, or before which, a file of `nbytes` ends; None if the file holds every array."""
         return next((array for array in self.arrays if array.end > nbytes), None)
 
 
 def plan(network: Network, header: Header) -> Layout:
-    """Lay out every array after the header; a `CfgError` where the fork cannot load what the cfg asks for."""
+    """Lay out every array after the header; raise `CfgError` where the fork cannot load what the cfg asks for."""
     arrays: list[Array] = []
     offset = header.nbytes
     for layer in network.layers:
@@ -147,7 +147,7 @@ def _array(layer: Layer, part: Part, field: str, *, filters: int | None, transpo
 
 
 def _stored_filters(layer: Layer, part: Part) -> int | None:
-    """Return the number of filters in the file where `numload` gives it, else None.
+    """Return the number of filters in the file if `numload` gives it, else None.
 
     `load_convolutional_weights` overflows its heap for more filters than the layer has.
     """
@@ -194,7 +194,7 @@ FORMS = {
 def channel_axis(layer: Layer, array: Array) -> int:
     """Return the axis of `array.stored` that counts channels; in weights the axis of the filters, see `FORMS`."""
     if layer.type == "shortcut":
-        return 1  # axis 0 counts the layers that it adds
+        return 1  # axis 0 counts the layers that are added
     kind = next(part.kind for part in layer.parts if part.name == array.part)
     axis = FORMS[kind].filters if array.field == "weights" and kind in FORMS else 0
     return array.axes[axis] if array.axes else axis

@@ -12,9 +12,10 @@ from bnorm.darknet.network import Network
 
 
 class Rival(NamedTuple):
-    """A dialect that gives another answer than the chosen one.
+    """A dialect that gives a different answer from the chosen one.
 
-    `why` it was not chosen, what `differs` (a `rivals.Differs`), and in which `layer` first, None outside of layers.
+    `why` says why it was not chosen, `differs` is a `rivals.Differs`, and `layer` is the first layer that differs, None
+    if the difference is not in a layer.
     """
 
     dialect: str
@@ -26,7 +27,7 @@ class Rival(NamedTuple):
 class Model(NamedTuple):
     """A cfg as one dialect reads it, with the plan of its file.
 
-    If bnorm chose the dialect, `reason` says why, and `rivals` are the dialects that give another answer.
+    If bnorm chose the dialect, `reason` says why, and `rivals` are the dialects that give a different answer.
     """
 
     network: Network

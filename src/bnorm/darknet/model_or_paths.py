@@ -1,4 +1,4 @@
-"""Functions that take a model, or the paths of a cfg and its weights in its place, as `check` does."""
+"""A decorator for functions of a model: they also accept the paths of a cfg and its weights, as `check` does."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ R_co = TypeVar("R_co", covariant=True)
 
 
 class TakesModel(Protocol[P, R_co]):
-    """A function of a model and more; two paths may take the place of the model, and None where it may lack one."""
+    """A function whose first argument is a model, or in its place the paths of a cfg and of its weights (or None)."""
 
     @overload
     def __call__(self, model: Model | None = None, /, *args: P.args, **kwargs: P.kwargs) -> R_co: ...
@@ -31,7 +31,7 @@ class TakesModel(Protocol[P, R_co]):
 def model_or_paths(function: Callable[Concatenate[Model, P], R]) -> TakesModel[P, R]:
     """Decorate a function of a model: a cfg and its weights, as two paths, are read with the dialect `auto`.
 
-    The function raises TypeError for anything else in the place of the model.
+    The decorated function raises TypeError for any other first argument.
     """
 
     @wraps(function)
@@ -42,7 +42,7 @@ def model_or_paths(function: Callable[Concatenate[Model, P], R]) -> TakesModel[P
 
 
 def _with_model(name: str, args: tuple[Any, ...]) -> tuple[Any, ...]:
-    """Return the positional arguments with a model in the place of paths."""
+    """Return the positional arguments, with paths replaced by the model."""
     if not args or args[0] is None or isinstance(args[0], Model):
         return args
     cfg, weights, *others = (*args, None) if len(args) == 1 else args

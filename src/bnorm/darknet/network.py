@@ -15,7 +15,7 @@ from bnorm.darknet.parts import parts
 from bnorm.darknet.shape_rules import output_shape
 from bnorm.darknet.shapes import LayerContext, Shape, c_division, image, layers_read, passed_on, size_text
 
-MOST_PARTS = 2000  # of all layers together; the largest network that any fork ships has a few hundred
+MOST_PARTS = 2000  # of all layers together; the largest network shipped with any fork has a few hundred
 
 
 @dataclass(frozen=True, slots=True, repr=False)
@@ -39,7 +39,7 @@ class Network:
 
 
 def build(text: CfgText, dialect: Dialect) -> Network:
-    """Read the cfg as `dialect` does and infer every shape; a `CfgError` names the line where the fork would fail."""
+    """Read the cfg as `dialect` does and infer every shape; a `CfgError` has the line where the fork would fail."""
     net, *sections = cfg.sections(text, dialect)
     if dialect.strict:
         for section in (net, *sections):
@@ -114,7 +114,7 @@ def _images_per_batch(net: Section) -> int:
 
 
 def _check_counts(layer: Layer) -> None:
-    """Refuse arrays with more values than an int counts: the forks overflow before they read anything."""
+    """Refuse arrays with more values than a C int can count: the forks overflow before they read anything."""
     for part in layer.parts:
         count = prod(part.weights)
         if count > INT_MAX:

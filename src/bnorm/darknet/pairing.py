@@ -1,7 +1,7 @@
-"""Which of two files is the cfg and which the weights, and which cfg belongs to a weights file by its name.
+"""The cfg and the weights among two files, and the cfg that belongs to a weights file by its name.
 
 The content decides what a file is. darknet names weights after their cfg: `NAME_last.weights`, `NAME_1000.weights`,
-`NAME.backup`; AlexeyAB's takes NAME only up to its first dot. `darknet partial` writes `NAME.conv.15`.
+`NAME.backup`; AlexeyAB's fork cuts NAME at its first dot. `darknet partial` writes `NAME.conv.15`.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from bnorm.darknet.foreign import is_cfg, is_weights
 from bnorm.errors import BnormError, WeightsError
 from bnorm.files import open_regular
 
-SAMPLE = 1 << 16  # bytes at the start in which a cfg has its first heading
+SAMPLE = 1 << 16  # bytes at the start of a cfg that contain its first heading
 
 _EXTENSION = re.compile(r"\.(?:weights|backup)$")
 
@@ -24,7 +24,7 @@ _PARTIAL = re.compile(r"\.conv\.[0-9]+$")
 
 
 class Pair(NamedTuple):
-    """A cfg and its weights. `is_swapped`: given in the other order; `is_named`: the cfg was found by its name."""
+    """A cfg and its weights. `is_swapped`: given in reverse order; `is_named`: the cfg was found by its name."""
 
     cfg: Path | None
     weights: Path | None
@@ -33,9 +33,9 @@ class Pair(NamedTuple):
 
 
 def pair(first: Path, second: Path | None = None) -> Pair:
-    """Return which file is which; weights alone get the cfg that has their name, None without one.
+    """Return the pair; for weights alone, the cfg is the one with their name, None if there is none.
 
-    `WeightsError` where several have it.
+    `WeightsError` if several cfgs have that name.
     """
     if second is not None:
         swapped = _are_swapped(first, second)
@@ -55,14 +55,14 @@ def _are_swapped(first: Path, second: Path) -> bool:
 
 
 def _is_loose_weights(path: Path) -> bool:
-    """Return whether a single file is weights: by its content, or by its name where that tells nothing."""
+    """Return whether a single file is weights, by its content, or by its name if the content does not tell."""
     data = _sample(path)
     named = _EXTENSION.search(path.name) or _PARTIAL.search(path.name)
     return is_weights(data) or (bool(named) and not is_cfg(data))
 
 
 def _sample(path: Path) -> bytes:
-    """Return the beginning of a file; nothing where it cannot be read, which its reader reports."""
+    """Return the beginning of a file; empty if it cannot be read, which is reported later, when it is opened."""
     try:
         with open_regular(path, BnormError) as file:
             return file.read(SAMPLE)
@@ -71,11 +71,11 @@ def _sample(path: Path) -> bytes:
 
 
 def named_cfg(weights: Path) -> Path | None:
-    """Return the cfg that has the name of these weights, beside them or in `../cfg`; `WeightsError` for several."""
+    """Return the cfg named like these weights, in the same folder or in `../cfg`; `WeightsError` for several."""
     folders = (weights.parent, weights.parent / ".." / "cfg")
     cfgs = {
         path.resolve(): path
-        for folder in reversed(folders)  # of one file with two paths the shorter one is shown
+        for folder in reversed(folders)  # if one file has two paths, the shorter path is shown
         for path in sorted(folder.glob("*.cfg"))
         if _has_name(path, weights.name) and path.is_file()
     }

@@ -73,7 +73,7 @@ def _convolution(
 
 
 def groups_of(section: Section) -> int:
-    """Return a convolution's groups. AlexeyAB and hank replace values below 1 by 1, and do not group xnor layers."""
+    """Return a convolution's groups. AlexeyAB and hank replace values below 1 with 1, and do not group xnor layers."""
     groups = section.integer("groups", 1)
     return 1 if section.dialect.repairs_groups and (groups < 1 or section.flag("xnor")) else groups
 

@@ -16,7 +16,7 @@ from bnorm.text import short
 
 _PREFIX = re.compile(r"[ \t\n\v\f\r]*([+-]?(?:[0-9]+\.?[0-9]*|\.[0-9]+)(?:[eE][+-]?[0-9]+)?)")
 
-_OTHER = re.compile(r"[ \t\n\v\f\r]*[+-]?(?:0x|inf|nan)", re.IGNORECASE)  # which atof knows as well
+_OTHER = re.compile(r"[ \t\n\v\f\r]*[+-]?(?:0x|inf|nan)", re.IGNORECASE)  # which atof accepts as well
 
 _PLAIN = re.compile(r"-?(?:[0-9]+\.?[0-9]*|\.[0-9]+)")
 
@@ -25,7 +25,7 @@ Value = TypeVar("Value", float, list[float])
 
 
 class _Reader(NamedTuple):
-    """How a fork converts a value and a list; ValueError with what it expected."""
+    """A fork's conversions of a value and of a list; they raise ValueError with the value that was expected."""
 
     one: Callable[[str], float]
     several: Callable[[str], list[float]]
@@ -61,7 +61,7 @@ _READERS = {"pjreddie": _C, "alexeyab": _C, "hank": _Reader(one=_hank, several=_
 
 
 def real(section: Section, key: str, default: float) -> float:
-    """Return the option's value as the fork converts it; a `CfgError` for a value that it refuses."""
+    """Return the option's value as the fork converts it; raise `CfgError` for a value that it refuses."""
     option = section.find(key)
     if option is None or option.value is None:
         return default
@@ -69,7 +69,7 @@ def real(section: Section, key: str, default: float) -> float:
 
 
 def reals(section: Section, key: str) -> list[float]:
-    """Return the option's list as the fork splits it, empty where it is absent."""
+    """Return the option's list as the fork splits it; empty if it is absent."""
     if section.find(key) is None:
         return []
     return _converted(section, key, lambda: _READERS[section.dialect.name].several(section.listed(key)))

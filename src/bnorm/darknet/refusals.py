@@ -1,8 +1,8 @@
-"""What the forks refuse in a layer or in [net]: the checks of their own programs, as tables.
+"""Checks that the forks' own programs make on a layer or on [net], as tables.
 
-A row has the forks that make the check, the options that it is about, and a function that words the refusal; it
-returns "" where the fork goes on. What a fork's grammar refuses is in `grammar.py`, what hank refuses in a single
-option in `hank.py`, and what has no output shape in `shape_rules.py`.
+A row has the forks that make the check, the options that the check is about, and a function that words the refusal; it
+returns "" if the fork accepts them. Refusals by a fork's grammar are in `grammar.py`, hank's refusals of a single
+option in `hank.py`, and layers without a valid output shape in `shape_rules.py`.
 
 An `assert` stops pjreddie's and AlexeyAB's programs. hank's is built as a release, which leaves assertions out.
 """
@@ -25,7 +25,7 @@ Earlier = Sequence[Layer]  # all layers before this one
 
 
 class Refusal(NamedTuple):
-    """One check on layers of one type. The error has the line of the first of `keys` that is given."""
+    """One check on layers of one type. The error has the line of the first of the `keys` that the section has."""
 
     type: str
     forks: frozenset[str]
@@ -88,7 +88,7 @@ def _several_deformations(layer: Layer, _: Earlier) -> str:
 
 
 def _deformed_points(layer: Layer, _: Earlier) -> str:
-    """The same functions."""
+    """AlexeyAB `parser.c: parse_convolutional`, hank `darknet_cfg.cpp: parse_convolutional_section`."""
     given = [key for key in _DEFORMATIONS if layer.section.flag(key)]
     return f"{given[0]} with size=1, expected size=3 or more" if given and kernel(layer.section)[0] == 1 else ""
 
@@ -178,7 +178,7 @@ def _uneven_embedding(layer: Layer, earlier: Earlier) -> str:
 def _not_yolo(layer: Layer, earlier: Earlier) -> str:
     """AlexeyAB `parser.c: parse_contrastive`, hank `darknet_cfg.cpp: parse_contrastive_section`.
 
-    The number 0 leaves a pointer at NULL, which both read.
+    The number 0 leaves a pointer at NULL, which both forks dereference.
     """
     number = layer.section.integer("yolo_layer", 0)
     index = layer.index + number if number < 0 else number

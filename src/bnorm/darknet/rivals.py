@@ -1,4 +1,4 @@
-"""The dialects that would have given another answer than the chosen one, and what is different in it."""
+"""The dialects that would have given a different answer from the chosen one, and the first difference."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from bnorm.errors import BnormError
 
 
 class Differs(StrEnum):
-    """What another dialect answers differently."""
+    """The kind of answer in which another dialect differs."""
 
     REFUSED = "refused"  # it cannot read the cfg or the header
     SIZE = "size"  # whether the file fits
@@ -22,11 +22,11 @@ class Differs(StrEnum):
     ORDER = "order"  # the order of a layer's arrays, or of their axes
     ARRAYS = "arrays"  # the arrays of a layer
     SHAPE = "shape"  # the output of a layer, or the layers that it reads
-    ACTIVATION = "activation"  # it does not know a layer's activation, or alone knows it
+    ACTIVATION = "activation"  # only one of the two knows a layer's activation
 
 
 class Difference(NamedTuple):
-    """The first difference, and the layer where it is, if it is in one."""
+    """The first difference, and its layer; None if it is not in a layer."""
 
     differs: Differs
     layer: int | None = None
@@ -35,9 +35,9 @@ class Difference(NamedTuple):
 def rivals(
     chosen: Model, others: Sequence[Model], errors: Mapping[str, BnormError], why: Mapping[str, str]
 ) -> Iterator[Rival]:
-    """Yield the dialects with another answer: those that refuse the model, and those that read it differently.
+    """Yield the dialects with a different answer: those that refuse the model, and those that read it differently.
 
-    `why` says by name why a dialect was not chosen.
+    `why` gives, by name, the reason why a dialect was not chosen.
     """
     for name in errors:
         yield Rival(dialect=name, why=why[name], differs=Differs.REFUSED, layer=None)
@@ -49,7 +49,7 @@ def rivals(
 
 
 def first_difference(one: Model, two: Model) -> Difference | None:
-    """Return the first answer that is not the same for two dialects, None where all are."""
+    """Return the first answer that differs between two dialects, or None if all are the same."""
     if one.fits != two.fits:
         return Difference(Differs.SIZE)
     if one.weights and one.header != two.header:
@@ -63,7 +63,7 @@ def first_difference(one: Model, two: Model) -> Difference | None:
 
 
 def _in_layer(a: Layer, b: Layer, arrays: Sequence[Array], others: Sequence[Array]) -> Differs | None:
-    """Return what differs in a layer; offsets may differ by what differs before it, which was found before."""
+    """Return what differs in a layer. Offsets are ignored: they may differ because of earlier layers."""
     if list(map(_stored, arrays)) != list(map(_stored, others)):
         same = sorted(array.size for array in arrays) == sorted(array.size for array in others)
         return Differs.ORDER if same else Differs.ARRAYS
@@ -77,5 +77,5 @@ def _stored(array: Array) -> tuple[object, ...]:
 
 
 def _knows_activation(layer: Layer) -> bool:
-    """Return whether the fork knows the layer's activation: it computes relu for any other."""
+    """Return whether the fork knows the layer's activation; it computes relu for an unknown one."""
     return layer.section.text("activation", "logistic") in ACTIVATIONS[layer.section.dialect.name]

@@ -10,7 +10,7 @@ from typing import NamedTuple
 
 
 class SectionType(NamedTuple):
-    """One section type; `name` is darknet's long name of it, `short` a second spelling.
+    """One section type; `name` is its long name in darknet, `short` a second spelling.
 
     `numbers_in` is the option that holds layer numbers; negative ones count back from the layer itself.
     """
@@ -24,7 +24,7 @@ class SectionType(NamedTuple):
     needs_image: bool = False  # cannot follow a layer that reports no channels, height and width
     keeps_input_size: bool = True  # the fields w and h of the layer are those of its input
     is_pool: bool = False  # takes its strides as they are given
-    is_gated: bool = False  # its parts have the same size but another order in each fork's file
+    is_gated: bool = False  # its parts have the same size but a different order in each fork's file
     loads_filters: bool = False  # loaded by load_convolutional_weights, which reads numload
     skips_scales: bool = False  # its loader reads dontloadscales
     is_head: bool = False  # usually follows a layer without batch normalisation
@@ -76,7 +76,7 @@ _ROWS = (
     SectionType("shortcut", ALL, numbers_in="from", reads_numbered=True, reads_several=True),
     SectionType("scale_channels", NOT_PJREDDIE, numbers_in="from", reads_numbered=True),
     SectionType("sam", NOT_PJREDDIE, numbers_in="from", reads_numbered=True),
-    # layers that keep their input's shape, or bring values of their own
+    # layers that keep their input's shape, or have values of their own
     SectionType("dropout", ALL),
     SectionType("activation", NOT_HANK),
     SectionType("batchnorm", NOT_HANK),

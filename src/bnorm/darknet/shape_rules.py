@@ -1,7 +1,7 @@
 """The output shape of each section type: a table of small rules.
 
 Every rule is the arithmetic of the fork's `parse_*` and `make_*_layer`. C's integer division truncates towards zero, so
-a kernel larger than its padded input gives other sizes than Python's `//` would: `c_division` is used throughout. A key
+the size for a kernel larger than its padded input is not that of Python's `//`: `c_division` is used throughout. A key
 that a dialect never asks for has its default value here, so most differences between the forks need no branch.
 """
 
@@ -16,7 +16,7 @@ from bnorm.darknet.shapes import LayerContext, Shape, c_division, flat, image, k
 
 
 def output_shape(layer: LayerContext) -> Shape:
-    """Return the shape that this layer reports; a `CfgError` where the fork would fail."""
+    """Return the shape that this layer reports; raise `CfgError` where the fork would fail."""
     section = layer.section
     if TYPES[section.type].needs_image and not all(layer.incoming[:3]):
         raise section.error("follows a layer that has no channels, height and width, expected an image")
@@ -182,7 +182,7 @@ def _yolo_channels(extra: int) -> Callable[[Section], int]:
 
 
 def boxes(section: Section) -> int:
-    """Return the boxes of each cell of a detection layer: those in `mask`, or all."""
+    """Return the boxes of each cell of a detection layer: those in `mask`, or all of them."""
     return len(section.integers("mask") or ()) or section.natural("num", 1)
 
 

@@ -71,7 +71,7 @@ def passed_on(section: Section, output: Shape) -> Shape:
 def layers_read(section: Section, index: int) -> tuple[int, ...]:
     """Return the layers that layer `index` reads by number, in addition to the one before it.
 
-    `CfgError` without a number, and for one that is not that of an earlier layer.
+    `CfgError` if there is no number, or if a number is not that of an earlier layer.
     """
     kind = TYPES[section.type]
     if not kind.reads_numbered:
@@ -83,7 +83,7 @@ def layers_read(section: Section, index: int) -> tuple[int, ...]:
 
 
 def _numbers(section: Section, kind: SectionType) -> list[int]:
-    """Return the numbers as the fork reads them: a list, or one number (of which hank drops a fraction)."""
+    """Return the numbers as the fork reads them: a list, or one number (whose fraction hank drops)."""
     if reads_list(section):
         return section.integers(kind.numbers_in) or []
     return [section.integer(kind.numbers_in, 0)] if section.find(kind.numbers_in) else []

@@ -1,4 +1,4 @@
-"""Where and by how much the size of a weights file differs from its plan, as a value and in words."""
+"""The difference between the size of a weights file and its plan, as a value and in words."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ class Wording(NamedTuple):
 
     @property
     def sentence(self) -> str:
-        """Return where the file ends, how much is missing or left over, and both sizes."""
+        """Return one sentence: where the file ends, how much is missing or left over, and both sizes."""
         return f"{self.where}: {self.amount}, {self.sizes}"
 
 

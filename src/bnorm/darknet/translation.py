@@ -1,13 +1,13 @@
-"""The same cfg for another fork: lines that the target would read in another way are rewritten or dropped.
+"""A cfg translated for another fork: lines that the target would read differently are rewritten or dropped.
 
 A line, an option or a layer that the target cannot read the way the source does is an obstacle. The steps:
 
 1. Each line as both grammars read it: comments, blanks, line ends. Where they differ, the source's reading is written.
-2. Keys. One that only the source asks for is an obstacle if it changes what a layer computes or stores (`key_effects`).
-   One that only the target asks for is dropped in that case. A strict target loses every key that it refuses and the
-   source does not use.
-3. Activations: the other forks than hank take an unknown name for relu.
-4. What the source takes for granted and the target must be told, see `implied`.
+2. Keys. A key that only the source asks for is an obstacle if it changes what a layer computes or stores
+   (`key_effects`). A key that only the target asks for is dropped in that case. For a strict target, every key is
+   dropped that it refuses and the source does not use.
+3. Activations: all forks except hank read an unknown name as relu.
+4. Values that the source implies and the target needs in the cfg, see `implied`.
 5. The target builds the network, and every layer must have the shapes, inputs and parts that it has in the source.
 """
 
@@ -30,11 +30,11 @@ from bnorm.darknet.vocabulary import ACTIVATIONS
 from bnorm.errors import CfgError
 from bnorm.text import short
 
-BLANKS = str.maketrans("", "", " \t")  # inside values, which hank keeps and no fork reads
+BLANKS = str.maketrans("", "", " \t")  # inside values: hank keeps them, but no fork uses them
 
 
 class CfgChange(NamedTuple):
-    """A line of a cfg, by its number in the old one, that is dropped (`after` is empty) or has another text."""
+    """A line of a cfg, by its number in the old text, that is dropped (`after` is empty) or rewritten."""
 
     line: int
     before: str
@@ -43,7 +43,7 @@ class CfgChange(NamedTuple):
 
 
 class Obstacle(NamedTuple):
-    """Why the target cannot do what the source does; `layer` and `line` are None where it is about the whole cfg."""
+    """A reason why the target cannot do what the source does; `layer` and `line` are None for the cfg as a whole."""
 
     layer: int | None
     line: int | None
@@ -59,7 +59,7 @@ class Translation(NamedTuple):
 
 
 def translate(network: Network, target: Dialect) -> Translation:
-    """Return the network for another fork, or all that speaks against it."""
+    """Return the network translated for another fork, or every obstacle."""
     draft = _Draft(network, target)
     draft.rewrite_lines()
     for layer, section in enumerate(network.sections, -1):
@@ -73,7 +73,7 @@ def translate(network: Network, target: Dialect) -> Translation:
 
 
 class _Draft:
-    """The new text of lines, each with its reason, and the obstacles: filled by the steps one after the other."""
+    """The new text of lines, each with its reason, and the obstacles, filled by one step after the other."""
 
     def __init__(self, network: Network, target: Dialect) -> None:
         self.network, self.target = network, target
@@ -82,21 +82,21 @@ class _Draft:
         self.obstacles: list[Obstacle] = []
 
     def change(self, line: int, text: str, reason: str) -> None:
-        """Give a line another text; an empty one drops it."""
+        """Change the text of a line; an empty text drops the line."""
         self.lines[line] = text
         self.reasons.setdefault(line, reason)
 
     # --- step 1 -------------------------------------------------------------------------------------------------------
 
     def rewrite_lines(self) -> None:
-        """Rewrite every line that the target's grammar reads in another way."""
+        """Rewrite every line that the target's grammar reads differently."""
         for number, line in enumerate(self.network.text.lines, 1):
             entry = GRAMMARS[self.network.dialect.name].read_line(line)
             if not _same_entry(entry, self._read(line)):
-                self.change(number, _written(entry), f"{self.target.name} reads this line in another way")
+                self.change(number, _written(entry), f"{self.target.name} reads this line differently")
 
     def _read(self, line: str) -> Heading | Assignment | None:
-        """Return what the target reads in a line; a heading without a name where it refuses the line."""
+        """Return what the target reads in a line; a heading without a name if it refuses the line."""
         try:
             return GRAMMARS[self.target.name].read_line(line)
         except ValueError:
@@ -105,7 +105,7 @@ class _Draft:
     # --- steps 2 and 3 ------------------------------------------------------------------------------------------------
 
     def rewrite_options(self, layer: int | None, section: Section) -> None:
-        """Drop or rewrite the options of a section that the target would use in another way."""
+        """Drop or rewrite the options of a section that the target would use differently."""
         if section.type not in SECTIONS[self.target.name].values():
             reason = f"{self.target.name} has no [{section.name}]"
             self.obstacles.append(Obstacle(layer, section.line, reason))
@@ -143,7 +143,7 @@ class _Draft:
             self.change(option.line, f"activation={meant}\n", reason)
 
     def _drop_refused(self, layer: int | None, section: Section) -> None:
-        """Drop what the strict fork refuses; an obstacle where the source uses it."""
+        """Drop the options that a strict target refuses; an option that the source uses becomes an obstacle."""
         for refused in hank.refusals(replace(section, dialect=self.target)):
             option = refused.option
             if option.line in self.reasons and option.key == "activation":
@@ -157,7 +157,7 @@ class _Draft:
     # --- step 4 -------------------------------------------------------------------------------------------------------
 
     def tell(self, layer: Layer) -> None:
-        """Write the values that the source takes for granted and the target must be told."""
+        """Write the values that the source implies and the target needs."""
         for key, value in implied(layer, self.target).items():
             option = next((item for item in layer.section.options if item.key == key and not item.is_dropped), None)
             reason = f"{layer.section.dialect.name} means this without the line" if option is None else "as it is read"
@@ -169,7 +169,7 @@ class _Draft:
     # --- step 5 -------------------------------------------------------------------------------------------------------
 
     def built(self) -> tuple[Network | None, tuple[Obstacle, ...]]:
-        """Return the network that the target builds of the new text, or why it is another one."""
+        """Return the network that the target builds from the new text, or the obstacles if it differs."""
         try:
             text = apply(self.network.text, self.lines)
             new = build(text, self.target)
@@ -184,7 +184,7 @@ class _Draft:
         return (None if obstacles else new), obstacles
 
     def _old_line(self, number: int) -> int:
-        """Return the number in the old text of a line of the new one."""
+        """Return the number in the old text of a line of the new text."""
         count = 0
         for old, line in enumerate(self.network.text.lines, 1):
             count += self.lines.get(old, line).count("\n")
@@ -193,12 +193,12 @@ class _Draft:
         return len(self.network.text.lines)
 
     def _layer_at(self, line: int | None) -> int | None:
-        """Return the layer whose section this line is in."""
+        """Return the layer whose section contains this line."""
         earlier = [layer.index for layer in self.network.layers if line is not None and layer.section.line <= line]
         return earlier[-1] if earlier else None
 
     def changes(self) -> tuple[CfgChange, ...]:
-        """Return the changed lines in their order."""
+        """Return the changed lines in order."""
         old = self.network.text.lines
         return tuple(
             CfgChange(
@@ -212,7 +212,7 @@ class _Draft:
 
 
 def _same_entry(mine: Heading | Assignment | None, theirs: Heading | Assignment | None) -> bool:
-    """Return whether two grammars read a line alike: blanks do not count, nor whether a dropped line has a key."""
+    """Return whether two grammars read a line alike, ignoring blanks and the key of a line that is dropped."""
     if isinstance(mine, Assignment) and isinstance(theirs, Assignment) and mine.value and theirs.value:
         return (mine.key, mine.value.translate(BLANKS)) == (theirs.key, theirs.value.translate(BLANKS))
     if isinstance(mine, Heading) and isinstance(theirs, Heading):
@@ -225,7 +225,7 @@ def _is_dropped(entry: Heading | Assignment | None) -> bool:
 
 
 def _written(entry: Heading | Assignment | None) -> str:
-    """Return the line that every fork reads as this entry, empty for none."""
+    """Return the line that every fork reads as this entry; empty for None."""
     if isinstance(entry, Heading):
         return f"[{entry.name}]\n"
     if entry is None or not entry.value:

@@ -30,11 +30,11 @@ Floats = NDArray[np.float32]
 
 BLOCK = 1 << 17  # values of a streamed block, unless a single row is longer
 
-STRIP = 1 << 22  # values of a strip of an array that is read in another order than it is stored
+STRIP = 1 << 22  # values of a strip of an array that is not read in the order in which it is stored
 
 
 class Arrays(Protocol):
-    """Arrays by the plan of a file, whether that is written or not."""
+    """Arrays by the plan of a file, which may not exist yet."""
 
     @property
     def layout(self) -> Layout:
@@ -51,7 +51,7 @@ class Arrays(Protocol):
 
 
 class Trailing(StrEnum):
-    """What to do with bytes after the last array, which pjreddie's and AlexeyAB's programs do not look at."""
+    """The treatment of bytes after the last array, which pjreddie's and AlexeyAB's programs ignore."""
 
     ERROR = "error"  # the file does not fit
     KEEP = "keep"  # read the arrays, and copy the bytes into what is written
@@ -102,7 +102,7 @@ class Weights:
     def __getitem__(self, key: Any) -> Floats:
         """Return an array as `read` does: `weights[12, "rolling_mean"]`, `weights[0, "wf.scales"]`.
 
-        The KeyError of another name or layer lists those that there are.
+        The KeyError for a wrong name or layer lists the existing ones.
         """
         if key in self.layout.by_name:
             return self.read(self.layout.by_name[key])
@@ -122,8 +122,8 @@ class Weights:
     def blocks(self, array: Array) -> Iterator[Floats]:
         """Yield the array as it is stored, float32, in blocks of whole rows of its first axis.
 
-        A block is valid until the next one is read into the same memory, because new pages for each would cost more
-        than reading it: copy what is kept.
+        A block is valid until the next one is read into the same memory, because allocating each block would cost more
+        than reading it: copy a block to keep it.
         """
         length, *rest = array.stored
         row = int(np.prod(rest, dtype=np.int64))
@@ -134,9 +134,9 @@ class Weights:
             yield self._fill(buffer[: rows * row], array.offset + start * row * FLOAT, array).reshape(rows, *rest)
 
     def blocks_as(self, array: Array, axes: tuple[int, ...] | None) -> Iterator[Floats]:
-        """Yield the array as a file with these `Array.axes` stores it, in blocks of whole rows of its first axis there.
+        """Yield the array in the order of a file with these `Array.axes`, in blocks of whole rows of that file.
 
-        Rows of the other file lie across this one, which is then read once for each strip of them.
+        Rows of the other file may be spread over this file, which is then read once for each strip of rows.
         """
         if axes == array.axes:
             yield from self.blocks(array)
@@ -181,11 +181,11 @@ class Weights:
         return self.bytes_at(0, self.model.header.nbytes)
 
     def mismatch(self) -> SizeMismatch | None:
-        """Return where and by how much the file's size differs from the plan; None if it does not."""
+        """Return the difference between the file's size and the plan; None if they are equal."""
         return size_mismatch(self.layout, self.nbytes)
 
     def misfit(self) -> SizeMismatch | None:
-        """Return the mismatch, None also for trailing bytes that are accepted."""
+        """Return the mismatch; None also if it consists of trailing bytes that are accepted."""
         accepts = self.trailing is not Trailing.ERROR and self.nbytes > self.layout.nbytes
         return None if accepts else self.mismatch()
 
@@ -229,14 +229,14 @@ def misfit_error(path: Path, mismatch: SizeMismatch) -> WeightsError:
 
 @model_or_paths
 def open_weights(model: Model, trailing: Trailing | str = Trailing.ERROR, *, allow_misfit: bool = False) -> Weights:
-    """Open the model's weights file, for the caller to close.
+    """Open the model's weights file; the caller closes it.
 
-    In place of the model, the paths of a cfg and its weights: `open_weights("net.cfg", "net.weights")`.
+    The paths of a cfg and its weights can replace the model: `open_weights("net.cfg", "net.weights")`.
     `trailing` says what to do with bytes after the last array: see `Trailing`. `allow_misfit` opens a file of any
-    size: its arrays may hold the values of others, and reading one that it lacks is a `WeightsError`.
+    size: its arrays may hold values of other arrays, and reading an array that is missing raises `WeightsError`.
 
     `WeightsError` if the file does not have the planned size, or if its size has changed since the model was read;
-    ValueError for another name, and for a model without weights.
+    ValueError for an unknown `trailing`, and for a model without weights.
     """
     choice = trailing_by_name(trailing)
     if model.weights is None:
@@ -256,7 +256,8 @@ def open_weights(model: Model, trailing: Trailing | str = Trailing.ERROR, *, all
 def save(path: Path, header: Header, layout: Layout, arrays: Iterable[Floats]) -> None:
     """Write a whole file: the header, then `arrays` in the order of `layout`, each in its shape in memory.
 
-    Arrays are taken one at a time, so a generator needs no more memory than its largest. ValueError for a wrong shape.
+    Arrays are consumed one at a time, so a generator needs only the memory of its largest array. ValueError for a wrong
+    shape.
     """
     with replacing(path) as (file,):
         file.write(header.pack())
@@ -321,7 +322,7 @@ def same_bits(one: Iterable[Floats], other: Iterable[Floats]) -> bool:
 
 
 def aligned(one: Iterable[Floats], other: Iterable[Floats]) -> Iterator[tuple[Floats, Floats]]:
-    """Yield two streams of blocks in flat pieces of the same size; a piece without a partner has an empty one."""
+    """Yield two streams of blocks as pairs of flat pieces of equal size; where one has ended, its piece is empty."""
     streams = [iter(one), iter(other)]
     rest = [np.empty(0, np.float32)] * 2
     while True:

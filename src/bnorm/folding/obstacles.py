@@ -1,6 +1,6 @@
-"""Why a layer cannot be folded, or a `[batchnorm]` not into a layer beside it: by the cfg alone.
+"""Reasons in the cfg against folding a layer, or against folding a `[batchnorm]` into a layer next to it.
 
-The obstacles are texts, empty where there is none.
+An obstacle is a text, empty if there is none.
 """
 
 from __future__ import annotations
@@ -18,20 +18,20 @@ from bnorm.folding.fates import Kept
 
 
 class Constraints(NamedTuple):
-    """What decides about the layers of a network."""
+    """The facts about a network that decide which layers can be folded."""
 
     layers: tuple[Layer, ...]
-    readers: Mapping[int, Collection[int]]  # the layers that name each layer by number
-    groups: Mapping[int, tuple[int, ...]]  # for layers that share their arrays: all that use the same
+    readers: Mapping[int, Collection[int]]  # for each layer, the layers that refer to it by number
+    groups: Mapping[int, tuple[int, ...]]  # for each layer that shares arrays: all layers that use the same arrays
     fixed: Mapping[int, Kept]  # the layers that must stay as they are
 
     def group(self, layer: int) -> tuple[int, ...]:
-        """Return the layers with the same arrays, first the one that has them in the file."""
+        """Return the layers with the same arrays, beginning with the layer that stores them in the file."""
         return self.groups.get(layer, (layer,))
 
 
 def constraints(network: Network, fixed: Mapping[int, Kept]) -> Constraints:
-    """Return what decides about the layers of a network; those in `fixed` stay as they are, for these reasons."""
+    """Return the constraints of a network; the layers in `fixed` stay unchanged, for the given reasons."""
     odd = {
         layer.index: Kept((reason,)) for layer in network.layers if (reason := unread(layer) or _uneven_groups(layer))
     }
@@ -41,7 +41,7 @@ def constraints(network: Network, fixed: Mapping[int, Kept]) -> Constraints:
 
 
 def obstacle_after(cfg: Constraints, layer: Layer, target: int) -> str:
-    """Return why a `[batchnorm]` cannot go into `target`, a layer before it; an empty text if it can."""
+    """Return why a `[batchnorm]` cannot be folded into `target`, a layer before it; empty if it can."""
     if target < 0:
         return "no layer precedes it"
     linear = cfg.layers[target]
@@ -61,7 +61,7 @@ def obstacle_after(cfg: Constraints, layer: Layer, target: int) -> str:
 
 
 def obstacle_before(cfg: Constraints, layer: Layer, target: int) -> str:
-    """Return why a `[batchnorm]` cannot go into `target`, a layer after it; an empty text if it can."""
+    """Return why a `[batchnorm]` cannot be folded into `target`, a layer after it; empty if it can."""
     if target == len(cfg.layers):
         return "no layer follows it"
     linear = cfg.layers[target]
@@ -83,7 +83,7 @@ def _not_linear(layer: Layer) -> str:
 
 
 def _untouchable(cfg: Constraints, target: int) -> str:
-    """Return why nothing from outside can be folded into a linear layer; an empty text if something can."""
+    """Return why no `[batchnorm]` can be folded into this linear layer; empty if one can."""
     if target in cfg.groups:
         return f"layer {target} shares its weights"
     if target in cfg.fixed:
@@ -92,10 +92,10 @@ def _untouchable(cfg: Constraints, target: int) -> str:
 
 
 def unread(layer: Layer) -> str:
-    """Return why the file does not hold what a layer computes with; an empty text if it does.
+    """Return why the file lacks values that a layer computes with; empty if it has them all.
 
-    `dontloadscales` leaves known values, see `statistics.normalisers`. A layer that shares another one's arrays has
-    none in the file anyway.
+    With `dontloadscales` the values are known, see `statistics.normalisers`. A layer that shares another layer's arrays
+    has none in the file in any case.
     """
     if shares_arrays(layer):
         return ""
@@ -116,7 +116,7 @@ def shares_arrays(layer: Layer) -> bool:
 
 
 def _sharing(network: Network) -> dict[int, tuple[int, ...]]:
-    """Return for each layer that shares its arrays all that use the same, first the one that has them in the file."""
+    """Return, for each layer that shares arrays, all layers that use them, first the layer that stores them."""
     root: dict[int, int] = {}
     groups: dict[int, list[int]] = {}
     for layer in network.layers:
@@ -128,9 +128,9 @@ def _sharing(network: Network) -> dict[int, tuple[int, ...]]:
 
 
 def _uneven_groups(layer: Layer) -> str:
-    """Return why the rows of a grouped convolution's weights are not its filters; an empty text if they are.
+    """Return why the rows of a grouped convolution's weights are not its filters; empty if they are.
 
-    See `transforms.response.Rows`: where groups divide both filters and channels, row and filter are the same.
+    See `transforms.response.Rows`: if the groups divide both filters and channels, each row is one filter.
     """
     for part in layer.parts:
         for count, what in ((part.channels, "filters"), (part.inputs, "input channels")):

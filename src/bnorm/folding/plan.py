@@ -1,12 +1,12 @@
-"""Which batch normalisation can go into which layer exactly, and why the rest stays: decided from the cfg alone.
+"""The plan of a fold, from the cfg alone: which batch normalisation is folded into which layer, and why others stay.
 
 The batch normalisation of a part is folded into the part itself. A stand-alone `[batchnorm]` goes into the linear layer
-before it or, where that is not exact, into the convolution or fully connected layer after it:
+before it or, if that is not exact, into the convolution or fully connected layer after it:
 
     after     y = gain · (W·x + b) + offset = (gain·W)·x + (gain·b + offset)     if nothing else reads W·x + b
     before    y = W·(gain·x + offset) + b   = (W·gain)·x + (b + Σ W·offset)      if no padding adds plain zeros
 
-The names are those of the `[batchnorm]`: `after` the linear layer that it goes into, or `before` it.
+The names say where the `[batchnorm]` is: `after` the linear layer that it is folded into, or `before` it.
 """
 
 from __future__ import annotations
@@ -29,10 +29,10 @@ from bnorm.folding.obstacles import (
 
 
 class Fold(NamedTuple):
-    """A linear part and what is folded into it, in this order: `[batchnorm]` layers before it, its `own`, those after.
+    """A linear part and the batch normalisation folded into it: layers `before` it, its `own`, and layers `after` it.
 
-    `binary` says how its weights count: as they are, or by their signs and the mean magnitude of each filter's; in both
-    ways where layers that share them differ.
+    `binary` says how its weights are used: as they are, or as signs times the mean magnitude of the filter; in both
+    ways if layers that share them differ.
     """
 
     layer: int
@@ -44,9 +44,9 @@ class Fold(NamedTuple):
 
 
 class Folds(NamedTuple):
-    """The fate of every normalised layer, and what that means for each linear part.
+    """The fate of every normalised layer, and the resulting fold of each linear part.
 
-    `shared` are the layers that use the arrays of another one, which is folded with them.
+    `shared` maps layers that use the arrays of another layer to that layer, which is folded together with them.
     """
 
     fates: Mapping[int, Fate]
@@ -55,17 +55,17 @@ class Folds(NamedTuple):
 
     @property
     def kept(self) -> dict[int, Kept]:
-        """The layers that keep their batch normalisation."""
+        """Return the layers that keep their batch normalisation."""
         return {layer: fate for layer, fate in self.fates.items() if isinstance(fate, Kept)}
 
     @property
     def removed(self) -> dict[int, int]:
-        """The `[batchnorm]` layers that are removed, and the layers that they go into."""
+        """Return the `[batchnorm]` layers that are removed, each with the layer that it is folded into."""
         return _removed(self.fates)
 
 
 def plan_folds(network: Network, fixed: Mapping[int, Kept]) -> Folds:
-    """Decide for every normalised layer; those in `fixed` stay as they are, for the reasons given there."""
+    """Decide the fate of every normalised layer; the layers in `fixed` stay unchanged, for the reasons given there."""
     cfg = constraints(network, fixed)
     fates = _own_fates(cfg)
     fates |= _fates_after(cfg)
@@ -79,7 +79,7 @@ def plan_folds(network: Network, fixed: Mapping[int, Kept]) -> Folds:
 
 
 def without_normalisation(network: Network, folds: Folds, layers: Collection[int] | None = None) -> bytes:
-    """Return the cfg without its folded `[batchnorm]` sections, and without the lines that switch it on or off.
+    """Return the cfg without folded `[batchnorm]` sections and without lines that turn batch normalisation on or off.
 
     Those lines stay in layers that keep their batch normalisation, and in layers that are not among `layers`.
     """
@@ -92,7 +92,7 @@ def without_normalisation(network: Network, folds: Folds, layers: Collection[int
 
 
 def _own_fates(cfg: Constraints) -> dict[int, Fate]:
-    """Return the fates of the layers that normalise their own output. Those that share arrays share their fate."""
+    """Return the fates of the layers that normalise their own output. Layers that share arrays share their fate."""
     own = [layer.index for layer in cfg.layers if layer.batch_normalize and layer.type != "batchnorm"]
     return {layer: _own_fate(cfg, layer) for layer in own}
 
@@ -110,9 +110,9 @@ def _own_fate(cfg: Constraints, layer: int) -> Fate:
 
 
 def _fates_after(cfg: Constraints) -> dict[int, Fate]:
-    """Return the fates of the `[batchnorm]` layers if each goes into the layer before it.
+    """Return the fates of the `[batchnorm]` layers if each is folded into the layer before it.
 
-    Where that is a `[batchnorm]` that is folded as well, both have the same target.
+    If that layer is a `[batchnorm]` that is folded as well, both have the same target.
     """
     fates: dict[int, Fate] = {}
     for layer in _alone(cfg):
@@ -123,7 +123,7 @@ def _fates_after(cfg: Constraints) -> dict[int, Fate]:
 
 
 def _fates_before(cfg: Constraints, fates: Mapping[int, Fate]) -> dict[int, Fate]:
-    """Return new fates of `[batchnorm]` layers that stayed: each goes into the layer after it if it can."""
+    """Return new fates of `[batchnorm]` layers that were kept: each is folded into the layer after it if possible."""
     changed = dict(fates)
     for layer in reversed(_alone(cfg)):
         fate = fates[layer.index]
@@ -140,19 +140,19 @@ def _alone(cfg: Constraints) -> list[Layer]:
 
 
 def _target(fates: Mapping[int, Fate], neighbour: int) -> int:
-    """Return the layer next to a `[batchnorm]`, or the one that this neighbour goes into."""
+    """Return the layer next to a `[batchnorm]`, or the layer that this neighbour is folded into."""
     fate = fates.get(neighbour)
     return fate.target if isinstance(fate, Into) else neighbour
 
 
 def _removed(fates: Mapping[int, Fate]) -> dict[int, int]:
-    """Return the layers that go into another one, and those targets."""
+    """Return the layers that are folded into another layer, each with its target."""
     return {layer: fate.target for layer, fate in fates.items() if isinstance(fate, Into)}
 
 
 def _folds(cfg: Constraints, fates: Mapping[int, Fate]) -> Iterator[Fold]:
-    """Yield a fold for every part that something is folded into."""
-    around: dict[int, list[int]] = {}  # the [batchnorm] layers that go into each layer
+    """Yield a fold for every part that any batch normalisation is folded into."""
+    around: dict[int, list[int]] = {}  # the [batchnorm] layers that are folded into each layer
     for gone, target in sorted(_removed(fates).items()):
         around.setdefault(target, []).append(gone)
     for layer in cfg.layers:

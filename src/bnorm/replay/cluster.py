@@ -26,7 +26,7 @@ PATIENCE = 10  # seconds to wait for a scheduler's answer, and for its first wor
 
 RETRIES = 2  # of a task whose worker died
 
-COMPARED = ("bnorm", "numpy")  # packages of which scheduler and workers need the versions that are here
+COMPARED = ("bnorm", "numpy")  # packages that must have the same version here, on the scheduler and on the workers
 
 MOST_FILE = 1 << 20  # bytes of a scheduler file
 
@@ -43,8 +43,8 @@ class Workers(NamedTuple):
 def cluster_workers(scheduler: str) -> Iterator[Workers]:
     """Yield the workers of a scheduler: "local", which starts one for each processor, an address, or FILE.json.
 
-    Raises `ClusterError` if none answers within `PATIENCE`, if versions differ, and if it goes away later. At the end
-    tasks are cancelled, and what was started here is stopped; a scheduler that the user started goes on.
+    Raises `ClusterError` if none answers within `PATIENCE`, if versions differ, or if it disappears later. At the end
+    tasks are cancelled, and processes started here are stopped; a scheduler that the user started keeps running.
     """
     _silence()
     with ExitStack() as stack:
@@ -56,21 +56,21 @@ def cluster_workers(scheduler: str) -> Iterator[Workers]:
         try:
             yield Workers(executor=executor, at_once=at_once, dashboard=client.dashboard_link or None)
         except CancelledError:
-            raise ClusterError(scheduler, "the scheduler went away, expected it to answer until the end") from None
+            raise ClusterError(scheduler, "the scheduler stopped answering, expected answers until the end") from None
         except distributed.KilledWorker as error:
             what = f"workers died {RETRIES + 1} times with the same files, expected one to finish"
-            raise ClusterError(scheduler, what, cause="have they enough memory? --memory sets it for each") from error
+            raise ClusterError(scheduler, what, cause="too little memory? --memory sets it for each worker") from error
 
 
 def _silence() -> None:
-    """Keep `distributed` from writing on stderr what the errors here say."""
+    """Keep `distributed` from logging errors to stderr that are reported here."""
     for name in logging.root.manager.loggerDict:
         if name.split(".")[0] in ("distributed", "tornado", "asyncio"):
             logging.getLogger(name).setLevel(logging.CRITICAL + 1)
 
 
 def _client(scheduler: str, stack: ExitStack) -> distributed.Client:
-    """Return a client, which the stack closes, and with it a cluster that was started here."""
+    """Return a client, which the stack closes together with a cluster that was started here."""
     if scheduler == LOCAL:
         folder = stack.enter_context(tempfile.TemporaryDirectory(prefix="bnorm-"))
         where: Any = stack.enter_context(_local_cluster(folder))
@@ -81,7 +81,7 @@ def _client(scheduler: str, stack: ExitStack) -> distributed.Client:
 
 
 def _check_answer(scheduler: str, address: str) -> None:
-    """Raise `ClusterError` where no scheduler answers: a client that found none would take longer to be closed."""
+    """Raise `ClusterError` if no scheduler answers: a client without a scheduler would take longer to close."""
 
     async def connect() -> None:
         arguments = distributed.Security().get_connection_args("client")
@@ -90,16 +90,16 @@ def _check_answer(scheduler: str, address: str) -> None:
 
     try:
         asyncio.run(connect())
-    except Exception as error:  # of any kind: another program may have answered, with bytes that mean nothing
+    except Exception as error:  # of any kind: another program may have answered with arbitrary bytes
         known = isinstance(error, OSError | ValueError)
-        cause = str(error).partition("\n")[0] if known else "what answers there is not a Dask scheduler"
+        cause = str(error).partition("\n")[0] if known else "the program that answers there is not a Dask scheduler"
         what = f"no Dask scheduler answers, expected one within {PATIENCE} seconds"
         raise ClusterError(scheduler, what, cause=cause) from None
 
 
 @contextmanager
 def _local_cluster(folder: str) -> Iterator[distributed.LocalCluster]:
-    """Start a worker for each processor; they end with the `with` statement, and write in no other folder."""
+    """Start a worker for each processor; they end with the `with` statement, and write only to this folder."""
     with _uninterrupted():
         cluster = distributed.LocalCluster(
             n_workers=processors(),
@@ -115,7 +115,7 @@ def _local_cluster(folder: str) -> Iterator[distributed.LocalCluster]:
 
 @contextmanager
 def _uninterrupted() -> Iterator[None]:
-    """Ignore Ctrl-C, as do processes started meanwhile: it reaches them as well, and they would print a traceback."""
+    """Ignore Ctrl-C, also in processes started meanwhile, which it reaches as well: they would print a traceback."""
     if threading.current_thread() is not threading.main_thread():  # only the main thread may
         yield
         return
@@ -147,7 +147,7 @@ def _wait_for_a_worker(scheduler: str, client: distributed.Client) -> None:
 
 
 def _compare(scheduler: str, versions: Mapping[str, Any]) -> None:
-    """Raise `ClusterError` where the scheduler or a worker has another version: bits could change, or tasks fail."""
+    """Raise `ClusterError` if the scheduler or a worker has another version: bits could change, or tasks fail."""
     here = versions["client"]["packages"]
     others = {"the scheduler": versions["scheduler"], **versions["workers"]}
     for name, other in others.items():

@@ -1,4 +1,4 @@
-"""`bnorm.estimate`: the rolling statistics that training on many saved mini-batches would leave, and nothing else."""
+"""`bnorm.estimate`: only the rolling statistics after training on many saved mini-batches."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ from bnorm.text import plural
 
 @dataclass(frozen=True, slots=True, kw_only=True, repr=False)
 class EstimateReport:
-    """Rolling statistics, and how many mini-batches and values per channel they were estimated from.
+    """Rolling statistics, and the numbers of mini-batches and values per channel that they were estimated from.
 
     `results` has a row for each of the two, as they are written.
     """
@@ -82,7 +82,7 @@ def estimate(
     workers: int | None = None,
     progress: Progress | None = None,
 ) -> EstimateReport:
-    """Return the rolling statistics after training on the mini-batches: those of `run`, to the bit, without its y.
+    """Return the rolling statistics after training on the mini-batches: bit for bit those of `run`, without its y.
 
     model, layer, params, inputs, arithmetic, layout, shape, update_weights, force, epsilon, bad_variance, trailing,
     memory, threads, engine: as in `run`
@@ -173,7 +173,7 @@ def _plan(request: Request, save_moments: Path | None) -> OutputPlan:
 
 
 def _check(files: Sequence[MomentsFile], request: Request, stored: StoredLayer) -> None:
-    """Raise `TensorError` for moments of another layer, or of other inputs than were named."""
+    """Raise `TensorError` for moments of another layer, or of inputs other than the named ones."""
     layer, channels = request.source.name, len(stored.parameters.scales)
     for file in files:
         if file.layer != layer:
@@ -192,7 +192,7 @@ def _check(files: Sequence[MomentsFile], request: Request, stored: StoredLayer) 
 
 
 def _distinct(files: Sequence[MomentsFile]) -> Generator[PartialMoments, None, None]:
-    """Yield the moments of each input; raises `TensorError` for an input that two of the files have."""
+    """Yield the moments of each input; raises `TensorError` for an input that is in two of the files."""
     earlier: dict[tuple[str, bytes], Path] = {}
     for file in files:
         own = {}
@@ -200,7 +200,7 @@ def _distinct(files: Sequence[MomentsFile]) -> Generator[PartialMoments, None, N
             key = (name, sha256(moments.mean.tobytes() + moments.m2.tobytes()).digest())
             if key in earlier:
                 cause = "each mini-batch is merged once"
-                raise TensorError(file.path, f"has {name}, which {earlier[key]} has, too", cause=cause)
+                raise TensorError(file.path, f"has {name}, which {earlier[key]} has as well", cause=cause)
             own[key] = file.path
             yield moments
         earlier |= own
@@ -243,7 +243,7 @@ def _estimated(
     partials: Iterable[PartialMoments],
     progress: Progress | None,
 ) -> tuple[Seen, Rolling]:
-    """Apply the rule to the moments in their order, and write what the plan says."""
+    """Apply the rule to the moments in order, and write the planned outputs."""
     arithmetic = request.formulas()
     rule = request.training.rule(arithmetic, connected=stored.connected)
     estimator = Estimator(stored.rolling, rule, arithmetic)
@@ -254,7 +254,7 @@ def _estimated(
                 save(moments)
                 if progress:
                     progress(done, len(request.inputs))
-        assert estimator.seen  # there is one input or more
+        assert estimator.seen  # there is at least one input
         _write(request, plan, outputs, _as_written(request, estimator.rolling))
     return estimator.seen, estimator.rolling
 
@@ -263,7 +263,7 @@ def _estimated(
 def _saving(
     request: Request, plan: OutputPlan, outputs: Outputs, channels: int
 ) -> Iterator[Callable[[PartialMoments], None]]:
-    """Yield a function that writes the moments of the next input, or does nothing where they are not asked for."""
+    """Yield a function that writes the moments of the next input, or does nothing if they were not requested."""
     if plan.moments is None:
         yield lambda _moments: None
         return

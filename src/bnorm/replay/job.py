@@ -52,11 +52,11 @@ from bnorm.tensors.npy import write_npy
 from bnorm.tensors.open import open_tensor
 from bnorm.tensors.tensor import FileTensor, Tensor
 
-ALL = "all"  # as the name of an arithmetic: each in turn
+ALL = "all"  # as the name of an arithmetic: every arithmetic in turn
 
 
 class ResultRow(NamedTuple):
-    """One result of one input, or of all together. `difference` is that from its reference, None without one."""
+    """One result of one input, or of all together. `difference` is from its reference, None without a reference."""
 
     input: str | None
     name: str
@@ -78,8 +78,8 @@ class RankedArithmetic(NamedTuple):
 class RunReport:
     """The results of a run: a `ResultRow` for each result of each input, and the vectors of the last input.
 
-    `other_sizes` are inputs of another height and width than the cfg says. `ranking` has all arithmetics, nearest
-    first, if they were compared; the rest of the report is then that of the nearest.
+    `other_sizes` are inputs whose height and width differ from the cfg. `ranking` has all arithmetics, nearest
+    first, if they were compared; the rest of the report is then for the nearest.
     """
 
     request: Request
@@ -197,7 +197,7 @@ def _mode(train: bool, rolling: str, keep: float | None) -> Inference | Training
 def rank(request: Request, team: Team, progress: Progress | None = None) -> RunReport:
     """Compare every arithmetic with the reference, and return the report of the nearest.
 
-    The nearest has the smallest of all largest relative differences; if some are the same, the second largest decide,
+    The nearest has the smallest largest relative difference; if there is a tie, the second largest differences decide,
     and so on. ValueError without a reference, or with outputs.
     """
     if request.against is None or request.output or request.update_weights:
@@ -222,7 +222,7 @@ def _relative(row: ResultRow) -> float:
 
 @quiet
 def execute(request: Request, team: Team, progress: Progress | None = None) -> RunReport:
-    """Check everything, run, write; raises a `BnormError` before any output exists if something does not fit."""
+    """Check everything, run and write; raises a `BnormError` before any output exists if something does not fit."""
     arithmetic = request.formulas()
     wanted = wanted_results(arithmetic, train=request.train, backward=bool(request.deltas), stages=request.stages)
     plan = plan_outputs(
@@ -259,9 +259,9 @@ def execute(request: Request, team: Team, progress: Progress | None = None) -> R
 
 
 def _check(request: Request, stored: StoredLayer) -> list[Tensor]:
-    """Return shape, dtype and layout of each input; raises `TensorError` for one that does not fit, or whose delta.
+    """Return shape, dtype and layout of each input; raises `TensorError` if an input or its delta does not fit.
 
-    Each is closed again: there may be more of them than a process may have open files.
+    Each file is closed again: there may be more inputs than a process may have open files.
     """
     inputs: list[Tensor] = []
     for number in range(len(request.inputs)):
@@ -273,7 +273,7 @@ def _check(request: Request, stored: StoredLayer) -> list[Tensor]:
 
 
 def _pairs(request: Request, checked: Sequence[Tensor]) -> Iterator[tuple[FileTensor, FileTensor | None]]:
-    """Yield each input and its delta, open until the next; raises `TensorError` for one that was replaced meanwhile."""
+    """Yield each input and its delta, open until the next pair; raises `TensorError` if one was replaced meanwhile."""
     for number, expected in enumerate(checked):
         with ExitStack() as stack:
             x, delta = _open(request, number, stack)
@@ -295,7 +295,7 @@ def _open(request: Request, number: int, stack: ExitStack) -> tuple[FileTensor, 
 def _read_references(
     references: References, wanted: Wanted, inputs: Sequence[Tensor]
 ) -> list[dict[str, NDArray[np.float64]]]:
-    """Check the reference of every tensor, and return those of the vectors, for each input."""
+    """Check the reference of every tensor, and return the references of the vectors, for each input."""
     vectors = []
     for files, x in zip(references.files, inputs, strict=True):
         for name in wanted.tensors:
@@ -329,7 +329,7 @@ def _write_final(
 def _measured(
     vectors: Mapping[str, NDArray[np.floating]], references: Mapping[str, NDArray[np.float64]]
 ) -> Iterator[tuple[str, Measured]]:
-    """Yield name and measures of each vector."""
+    """Yield the name and the measures of each vector."""
     for name, values in vectors.items():
         difference = vector_difference(values, references[name]) if name in references else None
         yield name, Measured(values.dtype, values.shape, value_range(values), difference)

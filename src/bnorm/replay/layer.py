@@ -28,7 +28,7 @@ class Size(NamedTuple):
 
 
 class OtherSize(NamedTuple):
-    """An input whose height and width are not those that the cfg says for the output of the layer."""
+    """An input whose height and width differ from the layer's output in the cfg."""
 
     input: str
     size: Size
@@ -41,13 +41,13 @@ class StoredLayer(NamedTuple):
     parameters: Parameters
     rolling: Rolling
     connected: bool
-    size: Size | None = None  # of its output in the cfg, if there is one
+    size: Size | None = None  # of its output in the cfg, if known
 
 
 def layer_from_model(
     model: Model, layer: int, part: str = "", trailing: Trailing | str = Trailing.ERROR
 ) -> StoredLayer:
-    """Return the batch normalisation of a layer, or of its part; raises `CfgError` where it has none."""
+    """Return the batch normalisation of a layer, or of its part; raises `CfgError` if it has none."""
     normalisation_arrays(model, layer, part)
     with open_weights(model, trailing) as weights:
         item = next(item for item in model.network.layers[layer].parts if item.name == part)
@@ -59,12 +59,12 @@ def layer_from_model(
         parameters=normaliser.parameters,
         rolling=normaliser.rolling,
         connected=connected,
-        size=size if min(size) > 0 else None,  # darknet reports no size of some recurrent layers
+        size=size if min(size) > 0 else None,  # darknet reports no size for some recurrent layers
     )
 
 
 def judged(stored: StoredLayer, policy: BadVariance, guards: Sequence[Epsilon]) -> StoredLayer | BadChannels:
-    """Return the layer to run, with bad variances clamped or left by the policy; those that are an error otherwise.
+    """Return the layer to run, with bad variances clamped or unchanged, or the bad channels if the policy is an error.
 
     `guards` are the ε that the variances are used with.
     """
@@ -76,7 +76,7 @@ def judged(stored: StoredLayer, policy: BadVariance, guards: Sequence[Epsilon]) 
 
 
 def normalisation_arrays(model: Model, layer: int, part: str) -> dict[str, Array]:
-    """Return the stored arrays of a batch normalisation by field; raises `CfgError` where there is none."""
+    """Return the stored arrays of a batch normalisation by field; raises `CfgError` if there is none."""
     path, layers = model.network.text.path, model.network.layers
     if not 0 <= layer < len(layers):
         raise CfgError(path, f"has no layer {layer}, expected 0 to {len(layers) - 1}")
@@ -107,7 +107,7 @@ def layer_from_params(path: Path) -> StoredLayer:
 def check_tensors(x: FileTensor, delta: FileTensor | None, channels: int, train: bool) -> None:
     """Raise `TensorError` for an input that does not fit the layer, and for a delta that does not fit its input."""
     if x.channels != channels:
-        what = f"has {x.channels} channels in {x.shape}, expected {channels}, as the layer's own output has"
+        what = f"has {x.channels} channels in {x.shape}, expected {channels}, as in the layer's own output"
         cause = f"{OWN_OUTPUT}; or is --layout wrong?" if len(x.shape) > 2 else OWN_OUTPUT
         raise TensorError(x.path, what, cause=cause)
     if train and x.length == 1:
@@ -117,7 +117,7 @@ def check_tensors(x: FileTensor, delta: FileTensor | None, channels: int, train:
 
 
 def other_sizes(names: Sequence[str], inputs: Sequence[Tensor], expected: Size | None) -> tuple[OtherSize, ...]:
-    """Return the inputs of another height and width than expected: perhaps they are not the layer's output."""
+    """Return the inputs whose height and width are not as expected: perhaps they are not the layer's output."""
     if expected is None:
         return ()
     sizes = zip(names, map(_size, inputs), strict=True)
@@ -125,7 +125,7 @@ def other_sizes(names: Sequence[str], inputs: Sequence[Tensor], expected: Size |
 
 
 def _size(x: Tensor) -> Size:
-    """Return height and width of a tensor: 1 each of an (N, C)."""
+    """Return height and width of a tensor: 1 and 1 for shape (N, C)."""
     if len(x.shape) == 2:
         return Size(height=1, width=1)
     return Size(*(x.shape[-3:-1] if x.layout == "nhwc" else x.shape[-2:]))

@@ -1,4 +1,4 @@
-"""The moments of many saved mini-batches, computed by any executor, and taken in the order of the inputs."""
+"""The moments of many saved mini-batches, computed by any executor, and returned in the order of the inputs."""
 
 from __future__ import annotations
 
@@ -17,11 +17,11 @@ from bnorm.errors import TensorError
 from bnorm.replay.layer import check_tensors
 from bnorm.tensors.open import file_of, open_tensor
 
-TASK_BYTES = 64 << 20  # of the files of one task: about a tenth of a second, and a scheduler takes 4 ms for a task
+TASK_BYTES = 64 << 20  # total size of the files of one task: about 0.1 s of work, where a scheduler needs 4 ms per task
 
-TASK_FILES = 256  # at most, where they are small: opening one takes about as long as reading 100 kB
+TASK_FILES = 256  # the limit for small files: opening a file takes about as long as reading 100 kB
 
-IN_FLIGHT = 4  # tasks for each worker that are sent and whose results are not taken yet
+IN_FLIGHT = 4  # tasks per worker that have been sent and whose results have not been fetched
 
 Task = TypeVar("Task")
 
@@ -29,7 +29,7 @@ Answer = TypeVar("Answer")
 
 
 class Stamp(NamedTuple):
-    """What changes with a file's content: its size in bytes, and when it was written, in nanoseconds."""
+    """The stamp of a file, which changes with its content: size in bytes, and time of writing in nanoseconds."""
 
     size: int
     written: int
@@ -43,9 +43,9 @@ class Stamp(NamedTuple):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class MomentsTask:
-    """Some inputs of one layer, for one worker: only text and numbers, so that another process can be given it.
+    """Some inputs of one layer, for one worker: only text and numbers, so that it can be sent to another process.
 
-    `threads` work on each input; `stamps` are those of the files, as whoever made the task saw them.
+    `threads` work on each input; `stamps` are those of the files when the task was made.
     """
 
     channels: int
@@ -61,8 +61,8 @@ class MomentsTask:
 def task_moments(task: MomentsTask) -> list[PartialMoments]:
     """Return the moments of each input of the task.
 
-    Raises `TensorError` for a tensor that does not fit the layer, and for a file that is not there or is another one
-    than `task.stamps` say; OSError for one that cannot be read.
+    Raises `TensorError` for a tensor that does not fit the layer, and for a file that is missing or differs from
+    `task.stamps`; OSError for a file that cannot be read.
     """
     with Team(task.threads) as team:
         return [_input_moments(name, stamp, task, team) for name, stamp in zip(task.names, task.stamps, strict=True)]
@@ -84,7 +84,7 @@ def _check_stamp(name: str, expected: Stamp) -> None:
         found = Stamp.of(name)
     except FileNotFoundError:
         cause = "every worker needs the files under the same paths"
-        raise TensorError(path, "was there a moment before, and is not for a worker", cause=cause) from None
+        raise TensorError(path, "exists here, but not for a worker", cause=cause) from None
     if found.size != expected.size:
         what = f"has {found.size:,} bytes, expected {expected.size:,}, as when the run began"
         raise TensorError(path, what, cause="it was changed, or a worker has another file of this name")
@@ -94,9 +94,9 @@ def _check_stamp(name: str, expected: Stamp) -> None:
 
 
 def moments_tasks(names: Sequence[str], like: MomentsTask, workers: int) -> list[MomentsTask]:
-    """Return tasks for the inputs, in their order: `like`, with names and stamps. OSError for a file that is not there.
+    """Return tasks for the inputs in order: copies of `like` with names and stamps. OSError for a missing file.
 
-    Each has files of `TASK_BYTES` together, or less so that there are some for each worker.
+    The files of each task have `TASK_BYTES` together, or less, so that there are several tasks for each worker.
     """
     stamps = [Stamp.of(name) for name in names]
     most = min(TASK_BYTES, sum(stamp.size for stamp in stamps) // (IN_FLIGHT * workers))
@@ -107,7 +107,7 @@ def moments_tasks(names: Sequence[str], like: MomentsTask, workers: int) -> list
 
 
 def _groups(stamps: Sequence[Stamp], most: int) -> Iterator[tuple[int, int]]:
-    """Yield the ranges of consecutive files that are one task."""
+    """Yield the range of consecutive files of each task."""
     start, size = 0, 0
     for number, stamp in enumerate(stamps):
         if number > start and (size + stamp.size > most or number - start >= TASK_FILES):
@@ -120,9 +120,9 @@ def _groups(stamps: Sequence[Stamp], most: int) -> Iterator[tuple[int, int]]:
 def in_order(
     executor: Executor, workers: int, function: Callable[[Task], Answer], tasks: Iterable[Task]
 ) -> Iterator[Answer]:
-    """Yield what the function returns for each task, in the order of the tasks.
+    """Yield the result of the function for each task, in the order of the tasks.
 
-    `IN_FLIGHT` tasks for each worker are with the executor at a time; after an error no more, and those are cancelled.
+    The executor has `IN_FLIGHT` tasks for each worker at a time; after an error, pending tasks are cancelled.
     """
     sent: deque[Future[Answer]] = deque()
     try:

@@ -1,4 +1,4 @@
-"""A file of moments: those of consecutive mini-batches of one layer, which another process may merge.
+"""A file with the moments of consecutive mini-batches of one layer, which another process may merge.
 
 A .npz archive, uncompressed, that NumPy reads:
 
@@ -28,13 +28,13 @@ ABOUT = "inputs.json"
 
 MOST_ABOUT = 64 << 20  # bytes of it: the names of half a million inputs
 
-MOST_COUNT = 1 << 53  # values per channel, the last whole number that float64 is sure to hold
+MOST_COUNT = 1 << 53  # values per channel: float64 holds all whole numbers up to this
 
 NOT_MOMENTS = "expected a file that --moments wrote"
 
 
 class MomentsWriter:
-    """Writes a file of moments for so many inputs, one after the other, without holding them in memory."""
+    """A writer of the moments of a given number of inputs, one after the other, without holding them in memory."""
 
     def __init__(self, path: Path, file: BinaryIO, layer: str, names: Sequence[str], channels: int) -> None:
         self._archive = NpzWriter(path, file)
@@ -56,7 +56,7 @@ class MomentsWriter:
 
 
 class MomentsFile(NamedTuple):
-    """What a file of moments says of its inputs, before any moments are read."""
+    """An open file of moments: its facts about the inputs, before any moments are read."""
 
     path: Path
     layer: str
@@ -76,7 +76,7 @@ class MomentsFile(NamedTuple):
 
 
 def read_moments(path: Path) -> MomentsFile:
-    """Return what a file of moments holds; raises `TensorError` for any other file."""
+    """Open a file of moments; raises `TensorError` for any other file."""
     layer, names = _about(path)
     (counts,) = read_vectors(path, ("count",))
     with open_tensor(f"{path}:mean") as mean, open_tensor(f"{path}:m2") as m2:

@@ -1,4 +1,4 @@
-"""All outputs of a run, planned once: what is checked is what is written, and what is removed."""
+"""All outputs of a run, planned once, so that the checked files are exactly those that are written or removed."""
 
 from __future__ import annotations
 
@@ -38,9 +38,9 @@ class OutputPlan:
         return str(self.folders[number] / f"{name}.npy") if self.folders else None
 
     def check(self, inputs: Iterable[Path], *, force: bool) -> None:
-        """Raise `OutputError` where an output is impossible, is one of the inputs, is another output, or exists.
+        """Raise `OutputError` if an output is impossible, is one of the inputs, equals another output, or exists.
 
-        A folder may exist, with any files except the results of an earlier run; `force` allows those, too.
+        A folder may exist, with any files except the results of an earlier run; `force` allows those as well.
         """
         inputs = list(inputs)
         files = [path for path in (self.archive, self.updated_weights, self.moments) if path]
@@ -78,7 +78,7 @@ class OutputPlan:
 def plan_outputs(
     output: Path | None, updated_weights: Path | None, names: tuple[str, ...], *, inputs: int, train: bool
 ) -> OutputPlan:
-    """Return the outputs of this many inputs: a folder or FILE.npz, or for several inputs a folder of folders."""
+    """Return the outputs for this many inputs: a folder or FILE.npz, or for several inputs a folder of folders."""
     if output is None:
         return OutputPlan(updated_weights=updated_weights)
     if output.suffix == ".npz":

@@ -1,4 +1,4 @@
-"""Results of another program, to compare those of a run with: a folder or a .npz archive with the same names."""
+"""Results of another program, for comparison with a run: a folder or a .npz archive with the same names."""
 
 from __future__ import annotations
 
@@ -15,14 +15,14 @@ from bnorm.tensors.npz import names_in
 from bnorm.tensors.open import file_of, open_tensor, open_vector
 from bnorm.tensors.tensor import Doubles, FileTensor, Span, Tensor, Values, buffer_view
 
-SMALLEST = 2.0**-23  # of an array's largest value: a channel is compared with no less, where a rounding error is all
+SMALLEST = 2.0**-23  # of an array's largest value: the least that a channel is compared with
 
 
 class Difference(NamedTuple):
     """The largest differences of a result from its reference, and the channel of the largest relative one.
 
-    `max_rel` is the largest difference in a channel ÷ the channel's largest reference value, infinite where only one of
-    the two is a number.
+    `max_rel` is the largest difference in a channel ÷ the channel's largest reference value, infinite if only one of
+    two values is finite.
     """
 
     max_abs: float
@@ -31,13 +31,13 @@ class Difference(NamedTuple):
 
 
 class References(NamedTuple):
-    """What a reference holds: the file of each result, for each input."""
+    """The contents of a reference: the file of each result, for each input."""
 
     path: Path
     files: tuple[dict[str, str], ...]
 
     def names(self) -> set[str]:
-        """Return the results that there are."""
+        """Return the names of the results in the reference."""
         return {name for files in self.files for name in files}
 
     def paths(self) -> list[Path]:
@@ -45,16 +45,16 @@ class References(NamedTuple):
         return [*{file_of(name) for files in self.files for name in files.values()}]
 
     def require(self, wanted: tuple[str, ...]) -> None:
-        """Raise `TensorError` if there is none of the results that the run has."""
+        """Raise `TensorError` if the reference has none of the run's results."""
         if not self.names() & set(wanted):
             held = ", ".join(sorted(self.names())) or "none of the results"
             raise TensorError(self.path, f"holds {held}, expected one or more of {', '.join(wanted)}")
 
 
 def find_references(path: Path, inputs: int) -> References:
-    """Return what there is for this many inputs: `REF.npz`, `DIR/y.npy`, or for several `DIR/000/y.npy`.
+    """Return the references for this many inputs: `REF.npz`, `DIR/y.npy`, or for several `DIR/000/y.npy`.
 
-    Raises `TensorError` for a path that is neither, FileNotFoundError for one that does not exist.
+    Raises `TensorError` for any other path, FileNotFoundError if it does not exist.
     """
     if path.is_dir():
         folders = input_folders(path, inputs)
@@ -85,7 +85,7 @@ class Deviation:
             np.maximum(part, largest, out=part)
 
     def difference(self) -> Difference:
-        """Return the difference of all that was written."""
+        """Return the difference over all written values."""
         return _worst(*self._largest)
 
 
@@ -95,7 +95,7 @@ def vector_difference(values: NDArray[np.floating], reference: Doubles) -> Diffe
 
 
 def _compared(values: Values, reference: Values) -> tuple[Doubles, Doubles]:
-    """Return |difference| and |reference|. Where one is not finite they differ by infinity, or are the same."""
+    """Return |difference| and |reference|. Values that are not finite differ by 0 if equal, otherwise by infinity."""
     wanted = reference.astype(np.float64)
     with np.errstate(all="ignore"):
         difference = np.abs(values - wanted)
@@ -108,7 +108,7 @@ def _compared(values: Values, reference: Values) -> tuple[Doubles, Doubles]:
 
 
 def _worst(difference: Doubles, size: Doubles) -> Difference:
-    """Return the worst of the channels, from the largest difference and reference value of each, (C,)."""
+    """Return the difference of the worst channel, from the largest difference and reference value per channel, (C,)."""
     with np.errstate(all="ignore"):
         relative = difference / np.maximum(size, SMALLEST * size.max())
     relative[difference == 0] = 0
@@ -116,7 +116,7 @@ def _worst(difference: Doubles, size: Doubles) -> Difference:
 
 
 def open_reference(name: str, like: Tensor) -> FileTensor:
-    """Open the reference of a tensor, for the caller to close; raises `TensorError` for another shape."""
+    """Open the reference of a tensor, which the caller closes; raises `TensorError` for another shape."""
     tensor = open_tensor(name, layout=like.layout)
     if tensor.shape != like.shape:
         tensor.close()

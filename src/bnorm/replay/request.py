@@ -34,7 +34,7 @@ TensorNames = str | os.PathLike[str] | Sequence[str | os.PathLike[str]]
 
 @dataclass(frozen=True, slots=True)
 class ModelLayer:
-    """A layer of a model, or a part of one: `wf`. `trailing`: what to do with bytes after the file's last array."""
+    """A layer of a model, or a part of a layer: `wf`. `trailing` decides about bytes after the file's last array."""
 
     model: Model
     layer: int
@@ -106,7 +106,7 @@ def layer_source(
     params: str | os.PathLike[str] | None,
     trailing: Trailing | str,
 ) -> ModelLayer | ParamsFile:
-    """Return the layer of a model, or the file of parameters; ValueError unless there is one of the two."""
+    """Return the layer of a model, or the file of parameters; ValueError unless exactly one is given."""
     trailing_by_name(trailing)
     if params is not None and model is None and layer is None:
         return ParamsFile(Path(params))
@@ -117,7 +117,7 @@ def layer_source(
 
 @dataclass(frozen=True, slots=True)
 class Inference:
-    """Normalise by the rolling statistics, and leave them as they are."""
+    """Normalise by the rolling statistics, and leave them unchanged."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -141,7 +141,7 @@ class Training:
 
     @property
     def forgets(self) -> bool:
-        """Return whether the old rolling statistics have no part in the new ones."""
+        """Return whether the new rolling statistics are independent of the old ones."""
         return self.rolling != "ema" or self.keep == 0
 
     def rule(self, arithmetic: Arithmetic, *, connected: bool) -> RollingRule:
@@ -221,7 +221,7 @@ class Request:
         return arithmetic_by_name(name, self.epsilon)
 
     def guards(self) -> tuple[Epsilon, ...]:
-        """Return every ε that the layer's rolling variances are used with; none where they are not used."""
+        """Return every ε that the layer's rolling variances are used with; empty if they are not used."""
         arithmetic = self.formulas()
         if self.train:
             return () if self.training.forgets else (arithmetic.forward,)
@@ -232,7 +232,7 @@ class Request:
         return self.source.files() + [file_of(name) for name in (*self.inputs, *self.deltas)]
 
     def references(self, names: tuple[str, ...]) -> References:
-        """Return the results to compare with; raises `TensorError` if there is none of these names."""
+        """Return the results to compare with; raises `TensorError` if none has one of these names."""
         if self.against is None:
             return References(path=Path(), files=({},) * len(self.inputs))
         references = find_references(self.against, len(self.inputs))
@@ -247,7 +247,7 @@ class Request:
         if isinstance(layer, StoredLayer):
             return layer
         raise self.source.error(
-            f"{layer}, expected finite values ≥ 0", "--bad-variance clamp or skip runs the layer; bnorm check says more"
+            f"{layer}, expected finite values ≥ 0", "--bad-variance clamp or skip runs it anyway; bnorm check says more"
         )
 
 
@@ -265,7 +265,7 @@ def parse_layer(layer: int | str | tuple[int, str]) -> tuple[int, str]:
 def tensor_names(tensors: str | os.PathLike[str] | Iterable[str | os.PathLike[str]]) -> tuple[str, ...]:
     """Return the names of one tensor or several; a pattern such as `x*.npy` becomes the files that it matches.
 
-    Numbers in these are in the order of their values: x2.npy before x10.npy. Raises `TensorError` for a pattern that
+    Numbers in names sort by value: x2.npy comes before x10.npy. Raises `TensorError` for a pattern that
     matches nothing.
     """
     names = (tensors,) if isinstance(tensors, (str, os.PathLike)) else tensors
@@ -276,7 +276,7 @@ MOST_LIST = 64 << 20  # bytes of a list of names
 
 
 def listed_names(path: str | os.PathLike[str]) -> tuple[str, ...]:
-    """Return the names in a text file, one on each line; empty lines and those that begin with # are left out.
+    """Return the names in a text file, one per line; empty lines and lines that begin with # are skipped.
 
     Raises `TensorError` for a file that is not a list of names.
     """

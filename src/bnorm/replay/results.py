@@ -1,4 +1,4 @@
-"""The results of a run: stored in folders, in an archive or not at all, and measured on the way."""
+"""The results of a run: stored in folders, in an archive or not at all, and measured as they are written."""
 
 from __future__ import annotations
 
@@ -125,7 +125,7 @@ class NoResults(NamedTuple):
 
 
 class NothingWritten(NamedTuple):
-    """The writer of no files."""
+    """A writer that stores nothing."""
 
     tensors: Mapping[str, Tensor]
 
@@ -133,7 +133,7 @@ class NothingWritten(NamedTuple):
         """Do nothing: the caller has the batch."""
 
 
-# --- what is measured while results are computed ----------------------------------------------------------------------
+# --- measures of results ----------------------------------------------------------------------------------------------
 
 
 class ValueRange(NamedTuple):
@@ -147,7 +147,7 @@ class ValueRange(NamedTuple):
 def value_range(values: NDArray[np.floating]) -> ValueRange:
     """Return the range of an array of any shape."""
     low, high = float(values.min()), float(values.max())
-    if np.isfinite(low) and np.isfinite(high):  # neither is NaN if a value is
+    if np.isfinite(low) and np.isfinite(high):  # both are NaN if a value is NaN
         return ValueRange(low=low, high=high, not_finite=0)
     finite = values[np.isfinite(values)]
     low, high = (float(finite.min()), float(finite.max())) if finite.size else (np.nan, np.nan)
@@ -205,7 +205,7 @@ class MeasuredWriter(NamedTuple):
     tensors: Mapping[str, Tensor]
 
     def finish(self, batch: Batch) -> None:
-        """Pass the results per channel on."""
+        """Forward the results per channel."""
         self.writer.finish(batch)
 
 

@@ -1,4 +1,4 @@
-"""What a weights file says without its cfg: the header, and the number of floats after it."""
+"""The report on a weights file without its cfg: the header, and the number of floats after it."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from bnorm.files import open_regular
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class HeaderReport:
-    """The header of a weights file, the size of the file, and what is odd in the header."""
+    """The header of a weights file, the size of the file, and the findings in the header."""
 
     weights: Path
     header: Header
@@ -25,17 +25,17 @@ class HeaderReport:
 
     @property
     def floats(self) -> int:
-        """Number of whole float32 values after the header."""
+        """Return the number of whole float32 values after the header."""
         return (self.nbytes - self.header.nbytes) // FLOAT
 
     @property
     def rest(self) -> int:
-        """Number of bytes after the last whole value: a sound file has none."""
+        """Return the number of bytes after the last whole value: 0 in a valid file."""
         return (self.nbytes - self.header.nbytes) % FLOAT
 
 
 def inspect_header(path: Path | str, dialect: str = AUTO) -> HeaderReport:
-    """Read the header as `dialect` does, by default as the fork that wrote it; `WeightsError` where there is none."""
+    """Read the header as `dialect` does, by default as the fork that wrote it; `WeightsError` if there is none."""
     path = Path(path)
     fork = candidates(dialect)[0]
     with open_regular(path, WeightsError) as file:

@@ -48,7 +48,7 @@ class LayerReport:
 
     @property
     def all_filters(self) -> Filters | None:
-        """Return the filters of all parts as one; None without any."""
+        """Return the filters of all parts together; None if there are none."""
         return Filters.concatenate(self.filters.values()) if self.filters else None
 
     @property
@@ -61,7 +61,7 @@ class LayerReport:
 
 
 class ChannelRow(NamedTuple):
-    """One normalised channel; its values are those of `statistics.channels.Channels`, its state is a word, or empty."""
+    """One normalised channel; its values are from `statistics.channels.Channels`, its state is a word or empty."""
 
     layer: int
     part: str
@@ -81,7 +81,7 @@ class ChannelRow(NamedTuple):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Inspection:
-    """Everything that `bnorm inspect` shows. `misfit` is how the file's size differs from the plan, None if it fits.
+    """Everything that `bnorm inspect` shows. `misfit` is the difference of the file's size from the plan, or None.
 
     It is also None if the difference is `trailing_bytes` that were accepted.
     """
@@ -95,7 +95,7 @@ class Inspection:
 
     @property
     def fits(self) -> bool | None:
-        """Whether the file holds what the cfg plans, and nothing more than was accepted; None without a file."""
+        """Return whether the file has the planned size, apart from accepted trailing bytes; None without a file."""
         return None if self.model.weights is None else self.misfit is None
 
     @property
@@ -134,11 +134,11 @@ def inspect(
 ) -> Inspection:
     """Report on the selected layers, by default all. `epsilon` sets the gains; its default is the dialect's CPU path.
 
-    In place of the model, the paths of a cfg and its weights, or of a cfg alone: `inspect("net.cfg", "net.weights")`.
-    The findings are those on the cfg and on the channels shown; of a file that does not fit, its likeliest cause.
-    Only the arrays of batch normalisation are read; with `weights` also the weights of all layers, which norms and
-    ranges need. With `trailing` keep or drop, bytes after the last array are accepted. ValueError for layers
-    that the network lacks, and for an unknown `epsilon` or `trailing`; TypeError if `weights` is not a bool.
+    The paths of a cfg and its weights, or of a cfg alone, can replace the model: `inspect("net.cfg", "net.weights")`.
+    The findings are on the cfg and on the channels shown; for a file that does not fit, they include the likeliest
+    cause. Only the arrays of batch normalisation are read; with `weights` also the weights of all layers, which norms
+    and ranges need. With `trailing` keep or drop, bytes after the last array are accepted. ValueError for layers that
+    the network lacks, and for an unknown `epsilon` or `trailing`; TypeError if `weights` is not a bool.
     """
     if weights not in (True, False):
         raise TypeError(f"weights={weights!r}, expected True or False; the path of a file is the second argument")

@@ -1,9 +1,9 @@
-"""One figure of a model: scale, rolling variance and gain of its channels, and what quantisation has to cover.
+"""One figure of a model: scale, rolling variance and gain of its channels, and the ranges for quantisation.
 
 By layer or part, from the first to the last: a light bar from the 10th to the 90th percentile of the channels, a dark
 bar from the 25th to the 75th, a tick at the median, and a dot for each channel outside the light bar. The last panel
 has the range of the weights of every layer, normalised or not, before and after folding. A report of one layer has a
-bar for each channel instead. What an axis cannot show is in `plot_marks`.
+bar for each channel instead. `plot_marks` handles values that an axis cannot show.
 """
 
 from __future__ import annotations
@@ -65,7 +65,7 @@ class Column(NamedTuple):
 def save(report: Inspection, path: Path) -> None:
     """Draw the figure into a .png, .svg or .pdf.
 
-    ValueError for another suffix; an `OutputError` where matplotlib is missing or there is nothing to draw.
+    ValueError for another suffix; `OutputError` if matplotlib is missing or there is nothing to draw.
     """
     suffix = path.suffix.lower()
     if suffix not in SUFFIXES:
@@ -136,12 +136,12 @@ def _title(report: Inspection, by_channel: bool) -> str:
 
 
 class Slots(NamedTuple):
-    """The places on the common axis, rising, what each is called, and what they are."""
+    """The places on the common axis in ascending order, their names, and the title of the axis."""
 
     places: tuple[int, ...]
     names: tuple[str, ...]
     noun: str
-    numbered: bool  # names are the places
+    numbered: bool  # the names are the numbers of the places
 
     @property
     def span(self) -> int:
@@ -150,7 +150,7 @@ class Slots(NamedTuple):
 
 
 def _layer_slots(columns: Sequence[Column]) -> Slots:
-    """Place layers at their numbers; parts, which have none, one after the other with the layers between them."""
+    """Place layers at their numbers; if there are parts, place parts and layers one after the other."""
     names = tuple(f"{column.layer} {column.part}".strip() for column in columns)
     numbered = not any(column.part for column in columns)
     places = tuple(column.layer for column in columns) if numbered else tuple(range(len(columns)))
@@ -198,7 +198,7 @@ def _draw_panel(axis: Axes, panel: Panel, columns: Sequence[Column], slots: Slot
 
 
 def _draw_weights(axis: Axes, columns: Sequence[Column], slots: Slots) -> set[str]:
-    """Draw what quantisation has to cover: a range per layer, or the largest weight of each filter."""
+    """Draw the ranges for quantisation: a range per layer, or the largest weight of each filter."""
     if slots.noun == "channel":
         (filters,) = (column.filters for column in columns if column.filters)
         return draw_bars(axis, Series(filters.folded, filters.dead), slots.span, before=filters.largest)

@@ -28,13 +28,13 @@ NOTHING = (0.1, 10.0)  # the limits of an axis without values
 
 EXTREMES = 3  # values of a panel that are labelled
 
-THICKEST = 6.0  # points: the width of a bar, where there is room
+THICKEST = 6.0  # points: the width of a bar, if there is room
 
-POINTS = 1200.0  # points of the width of the widest figure that bars share
+POINTS = 1200.0  # points: the width of the widest figure, which all bars share
 
 
 class Mark(NamedTuple):
-    """A row of the legend: its name here, what it says, and how it looks."""
+    """A row of the legend: its name in the code, its text, and its style."""
 
     name: str
     label: str
@@ -88,7 +88,7 @@ class Extreme(NamedTuple):
 
 
 def draw_spreads(axis: Axes, series: Mapping[int, Series], names: Mapping[int, str], span: int) -> set[str]:
-    """Draw bars for the channels that are not dead, and crosses for the others; return the marks used."""
+    """Draw bars for the channels that are not dead, and crosses for dead channels; return the marks used."""
     low, high = _limits(np.concatenate([found.values[found.living] for found in series.values()]))
     _scale(axis, low, high)
     bars = {place: np.clip(found.values[found.living], low, high) for place, found in series.items()}
@@ -159,7 +159,7 @@ def draw_bars(axis: Axes, series: Series, span: int, *, before: Vector | None = 
 
 
 def draw_ranges(axis: Axes, ranges: Mapping[int, Range], names: Mapping[int, str], span: int) -> set[str]:
-    """Draw the range of each layer after folding as a dot, and a bar from what it is before."""
+    """Draw the range of each layer after folding as a dot, and a bar to it from the range before folding."""
     known = {place: found for place, found in ranges.items() if np.isfinite(found).all()}
     values = np.array([*known.values()], np.float64).reshape(-1)
     low, high = _limits(values)
@@ -179,7 +179,7 @@ def draw_ranges(axis: Axes, ranges: Mapping[int, Range], names: Mapping[int, str
     return marks | _label(axis, "widest", widest)
 
 
-# --- what they share --------------------------------------------------------------------------------------------------
+# --- shared by all panels ---------------------------------------------------------------------------------------------
 
 
 def _showable(values: Vector) -> Mask:
@@ -208,7 +208,7 @@ def _scale(axis: Axes, low: float, high: float) -> None:
     margin = max(high / low, 10) ** 0.06
     axis.set_yscale("log")
     axis.set_ylim(low / margin, high * margin)
-    few = high < 10 * low  # less than a decade: equal steps, or there would be one number or none
+    few = high < 10 * low  # less than a decade: equal steps, because a logarithmic axis would have at most one number
     many = LogLocator(subs=(1, 2, 5) if high < 100 * low else (1,))
     axis.yaxis.set_major_locator(MaxNLocator(5) if few else many)
     axis.yaxis.set_major_formatter("{x:g}")
@@ -219,7 +219,7 @@ def _scale(axis: Axes, low: float, high: float) -> None:
 
 
 def _thickness(span: int) -> float:
-    """Return the width of a bar in points, less where there are many places."""
+    """Return the width of a bar in points: narrower if there are many places."""
     return min(THICKEST, 0.8 * POINTS / span)
 
 
@@ -235,7 +235,7 @@ def _draw_crosses(axis: Axes, places: Vector, values: Vector) -> set[str]:
 
 
 def _label(axis: Axes, mark: str, candidates: Iterable[Extreme], *, above: bool = False) -> set[str]:
-    """Label the furthest above their marks, or beside them towards the middle of the axis; return the mark if used."""
+    """Label the furthest values above or beside their marks, towards the middle; return the mark if used."""
     middle = sum(axis.get_xlim()) / 2
     chosen = sorted(candidates, reverse=True)[:EXTREMES]
     for extreme in chosen:

@@ -1,4 +1,4 @@
-"""What to do with bad rolling variances (see `variance_rule`): the policies of `--bad-variance`."""
+"""The policies of `--bad-variance` for bad rolling variances (see `variance_rule`)."""
 
 from __future__ import annotations
 
@@ -14,11 +14,11 @@ LARGEST = float(np.finfo(np.float32).max)
 
 
 class BadVariance(StrEnum):
-    """What to do with a rolling variance that is bad for the ε in use."""
+    """The policy for a rolling variance that is bad for the ε in use."""
 
     ERROR = "error"  # fail
     CLAMP = "clamp"  # take the nearest variance that a float32 can hold; 0 for NaN
-    SKIP = "skip"  # leave the layer as it is: not folded, or run with the variance that the file has
+    SKIP = "skip"  # leave the layer unchanged: not folded, or run with the variance in the file
 
 
 POLICIES = tuple(policy.value for policy in BadVariance)
@@ -38,7 +38,7 @@ class BadChannels(NamedTuple):
     first: float
 
     def __str__(self) -> str:
-        """Return the sentence that reports use."""
+        """Return the clause that reports print."""
         more = f" and {len(self.channels) - 1} more" if len(self.channels) > 1 else ""
         return f"rolling_variance is {self.first:g} in channel {self.channels[0]}{more}"
 
@@ -50,7 +50,7 @@ def bad_channels(variance: Vector, *guards: Epsilon) -> BadChannels | None:
 
 
 def clamped(variance: Vector, bad: BadChannels) -> Vector:
-    """Return the variances, shape (C,), with each bad one as the nearest that a float32 can hold; 0 for NaN."""
+    """Return the variances, shape (C,), each bad value replaced by the nearest that a float32 can hold; 0 for NaN."""
     variance, channels = variance.copy(), list(bad.channels)
     variance[channels] = np.clip(np.nan_to_num(variance[channels]), 0.0, LARGEST)
     return variance

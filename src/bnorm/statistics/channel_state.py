@@ -1,6 +1,6 @@
-"""What makes a channel dead, near-dead or constant.
+"""The states of a channel: dead, near-dead, constant or alive.
 
-A channel is dead if its output does not depend on its input. Its rolling statistics promise an output with the
+A channel is dead if its output does not depend on its input. Its rolling statistics predict an output with the
 standard deviation spread = |gain| · √variance. With a unit Gaussian z as the normalised input:
 
     dead        spread < DEAD_BELOW
@@ -67,9 +67,9 @@ def channel_states(
 
 
 def is_rectified(layer: Layer, part: str) -> bool:
-    """Return whether nothing but a relu comes between these channels and the next layer.
+    """Return whether only a relu comes between these channels and the next layer.
 
-    An activation that the fork does not know is a relu to it, and a missing one is logistic.
+    The fork computes a relu for an activation that it does not know, and logistic for a missing one.
     """
     activation = layer.section.text("activation", "logistic")
     relu = activation in RECTIFIERS or activation not in ACTIVATIONS[layer.section.dialect.name]

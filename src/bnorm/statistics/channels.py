@@ -1,9 +1,9 @@
-"""What batch normalisation does to each channel, by part and by layer.
+"""Measures of the normalised channels, by part and by layer.
 
 For one channel, with `deviation` as in `batchnorm.epsilon.Epsilon`:
 
     gain = scale / deviation(variance)       offset = bias − mean · gain       output = gain · input + offset
-    spread = |gain| · √variance, the standard deviation of the output that the statistics promise
+    spread = |gain| · √variance, the standard deviation of the output that the statistics predict
     above_zero = P(scale · z + bias > 0) for a unit Gaussian z
     weight_norm, weight_max and folded_max as in `filters`
 """
@@ -40,7 +40,7 @@ class ByPart(dict[str, T]):
 
 @dataclass(frozen=True, slots=True, eq=False, kw_only=True, repr=False)
 class Channels:
-    """The normalised channels of one part: vectors of shape (C,). Those of the weights are None if not read."""
+    """The normalised channels of one part: vectors of shape (C,). Measures of weights are None if not read."""
 
     scale: Vector
     bias: Vector
@@ -53,7 +53,7 @@ class Channels:
     weight_norm: Vector | None
     weight_max: Vector | None
     folded_max: Vector | None
-    rectified: Mask  # nothing but a relu comes between the channel and the next layer
+    rectified: Mask  # only a relu comes between the channel and the next layer
     state: States
 
     def __repr__(self) -> str:
@@ -61,22 +61,22 @@ class Channels:
 
     @property
     def dead(self) -> Mask:
-        """The channels whose output does not depend on their input: the dead ones, and among them the constant ones."""
+        """Return the channels whose output does not depend on their input; constant channels are among them."""
         return np.greater_equal(self.state, ChannelState.DEAD)
 
     @property
     def near_dead(self) -> Mask:
-        """The channels whose output hardly varies."""
+        """Return the channels whose output hardly varies."""
         return np.equal(self.state, ChannelState.NEAR_DEAD)
 
     @property
     def constant(self) -> Mask:
-        """The dead channels whose output is not 0."""
+        """Return the dead channels whose output is not 0."""
         return np.equal(self.state, ChannelState.CONSTANT)
 
     @classmethod
     def concatenate(cls, parts: Collection[Channels]) -> Channels:
-        """Return the channels of all parts as one; a vector that one of them lacks is None."""
+        """Return the channels of all parts together; a vector that any part lacks is None."""
         columns = {field.name: [getattr(part, field.name) for part in parts] for field in fields(cls)}
         return cls(**{name: _joined(vectors) for name, vectors in columns.items()})
 
@@ -87,7 +87,7 @@ def _joined(vectors: list[Any]) -> Any:
 
 
 class Statistics(NamedTuple):
-    """Over normalised channels: quantiles by quantity, and how many are dead, near-dead and constant."""
+    """Statistics of channels: quantiles by quantity, and the numbers of dead, near-dead and constant channels."""
 
     channels: int
     quantiles: dict[str, Quantiles]
@@ -100,14 +100,14 @@ class Statistics(NamedTuple):
 def channels_of(weights: Weights, layer: Layer, epsilon: Epsilon, *, measure: bool = False) -> dict[str, Channels]:
     """Return the channels of each part of a layer whose batch normalisation is in the file, by the part's name.
 
-    The name is empty where the layer is its only part. `measure` also reads the weights that the file holds, block
+    The name is empty if the layer is its only part. `measure` also reads the weights that the file holds, block
     by block.
     """
     channels = {}
     for part in layer.parts:
         if normalises(part) and (normaliser := read_normaliser(weights, layer.index, part)).stored:
             array = weights.layout.by_name.get((layer.index, array_name(part.name, "weights")))
-            held = array is not None and array.end <= weights.nbytes  # a cut file may end before them
+            held = array is not None and array.end <= weights.nbytes  # a cut file may end before the weights
             sizes = magnitudes(weights, layer, array) if measure and array and held else None
             channels[part.name] = _channels(normaliser, epsilon, sizes, is_rectified(layer, part.name))
     return channels
@@ -141,7 +141,7 @@ def _channels(normaliser: Normaliser, epsilon: Epsilon, sizes: Magnitudes | None
 
 
 def summary(channels: Channels) -> Statistics:
-    """Return quantiles and counts, what JSON and tables show of a layer or of a part."""
+    """Return the quantiles and counts that JSON and tables show for a layer or a part."""
     columns = {
         "scale_magnitude": np.abs(channels.scale),
         "bias": channels.bias,
@@ -185,8 +185,8 @@ def _filters(channels: Channels) -> Filters | None:
 def filters_of(weights: Weights, layer: Layer, channels: Mapping[str, Channels]) -> dict[str, Filters]:
     """Return the filters of each part that has weights in the file, by the part's name.
 
-    `channels` are those of the parts that normalise, with their weights measured. Weights that a cut file lacks, and
-    those of a part whose batch normalisation the file lacks, are left out.
+    `channels` are the channels of the parts that normalise, with their weights measured. Weights that a cut file lacks
+    and weights of a part whose batch normalisation the file lacks are left out.
     """
     filters = {}
     for part in layer.parts:

@@ -1,7 +1,7 @@
-"""What quantisation has to cover: the weights of each filter of a part, as stored and once gains are folded in.
+"""The range that quantisation has to cover: the weights of each filter, as stored and with the gain folded in.
 
 norm = √Σw²  and  largest = max |w|  over the weights of the filter
-folded = largest · |gain|, the largest magnitude once the gain is folded into the weights
+folded = largest · |gain|, the largest magnitude with the gain folded into the weights
 """
 
 from __future__ import annotations
@@ -27,13 +27,13 @@ class Magnitudes(NamedTuple):
 
 
 class Range(NamedTuple):
-    """How many times larger the widest channel's weights are than the narrowest's, without dead and empty channels.
+    """The ratio of the widest channel's weights to the narrowest's, without dead and empty channels.
 
-    It is what one quantisation of the whole tensor has to cover: INT8 has 127 steps.
+    A single scale for the whole tensor has to cover this ratio: INT8 has 127 steps.
     """
 
     before: float
-    after: float  # once gains are folded in
+    after: float  # with gains folded in
 
 
 class Filters(NamedTuple):
@@ -57,7 +57,7 @@ class Filters(NamedTuple):
 
     @classmethod
     def concatenate(cls, parts: Collection[Filters]) -> Filters:
-        """Return the filters of all parts as one."""
+        """Return the filters of all parts together."""
         return cls(*map(np.concatenate, zip(*parts, strict=True)))
 
 
@@ -68,7 +68,7 @@ def magnitudes(weights: Weights, layer: Layer, array: Array) -> Magnitudes:
     largest = np.zeros(array.stored[axis])
     start = 0
     for block in weights.blocks(array):
-        rows = np.moveaxis(block, axis, 0).reshape(block.shape[axis], -1)  # (channels, weights of each)
+        rows = np.moveaxis(block, axis, 0).reshape(block.shape[axis], -1)  # (channels, weights per channel)
         here = slice(start, start + len(rows)) if axis == 0 else slice(None)
         with np.errstate(all="ignore"):
             doubles = rows.astype(np.float64)  # a third faster than a product that converts, and no BLAS: the same bits
@@ -81,6 +81,6 @@ def magnitudes(weights: Weights, layer: Layer, array: Array) -> Magnitudes:
 
 
 def _ratio(values: Vector) -> float:
-    """Return the largest over the smallest; NaN if there are no values, infinity where the smallest is 0."""
+    """Return largest / smallest value; NaN if there are no values, infinity if the smallest is 0."""
     with np.errstate(all="ignore"):
         return float(np.divide(values.max(), values.min())) if values.size else math.nan

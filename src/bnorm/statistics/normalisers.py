@@ -1,14 +1,14 @@
-"""The learned parameters and the rolling statistics of every part of a model that normalises: the one reader of them.
+"""The learned parameters and rolling statistics of every part that normalises, read here only.
 
-One rule holds for every array of them that the file lacks: the value is the one that darknet's `make_*_layer` puts
+One rule holds for every array that the file lacks: its value is the one that darknet's `make_*_layer` puts
 there, see `INITIAL`. Three things leave arrays out:
 
     pjreddie's [batchnorm]   stores no biases
-    dontloadscales           stores biases alone
+    dontloadscales           stores only biases
     dontload                 stores nothing
 
-With `numload` the file holds fewer channels than the layer has, and so do the vectors. A part that uses another layer's
-arrays (`share_index`) has none of its own, and so no normaliser.
+With `numload` the file and the vectors have fewer channels than the layer. A part that uses another layer's
+arrays (`share_index`) has none of its own, and therefore no normaliser.
 """
 
 from __future__ import annotations
@@ -33,8 +33,8 @@ Key = tuple[int, str]  # the number of a layer, and the name of its part
 class Normaliser(NamedTuple):
     """The batch normalisation of one part: vectors of shape (C,), float64.
 
-    `kind` is that of the part, a row of `layout.ORDER`. `stored` says whether scales and rolling statistics are in the
-    file; otherwise they are the initial ones.
+    `kind` is the kind of the part, a row of `layout.ORDER`. `stored` says whether scales and rolling statistics are in
+    the file; otherwise they have their initial values.
     """
 
     layer: int
@@ -45,7 +45,7 @@ class Normaliser(NamedTuple):
     stored: bool
 
     def gain_offset(self, epsilon: Epsilon) -> tuple[Vector, Vector]:
-        """Return gain and offset of `y = gain·x + offset`, what the part does at inference."""
+        """Return gain and offset of `y = gain·x + offset`, the part's batch normalisation at inference."""
         return gain_offset(self.parameters, self.rolling, epsilon)
 
 
@@ -56,7 +56,7 @@ def normalisers(weights: Weights) -> dict[Key, Normaliser]:
 
 
 def normalised_parts(network: Network) -> Iterator[tuple[int, Part]]:
-    """Yield every part that normalises with arrays of its own, after the number of its layer."""
+    """Yield the layer number and the part, for every part that normalises with arrays of its own."""
     for layer in network.layers:
         for part in layer.parts:
             if normalises(part):
@@ -69,7 +69,7 @@ def normalises(part: Part) -> bool:
 
 
 def read_normaliser(weights: Arrays, layer: int, part: Part) -> Normaliser:
-    """Read the normaliser of one part of a layer, one for which `normalises` holds."""
+    """Read the normaliser of one part of a layer, for which `normalises` must hold."""
     arrays = weights.layout.by_name
     stored = {field: arrays.get((layer, array_name(part.name, field))) for field in INITIAL}
     vectors = {

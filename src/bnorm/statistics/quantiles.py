@@ -1,8 +1,8 @@
-"""Quantiles of the channels of a part: the one definition that tables, rules and figures use.
+"""Quantiles of the channels of a part, by the one definition that tables, rules and figures use.
 
-A quantile is a value of one channel: where it falls between two channels, the lower one (NumPy's method `lower`). The
+A quantile is a value of one channel: if it falls between two channels, the lower one (NumPy's method `lower`). The
 `median` of the rules is the upper one of the two. NumPy's own `quantile` and `median` import `numpy.ma`, which takes
-longer than all the rest of `bnorm inspect`.
+longer than everything else in `bnorm inspect`.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from bnorm.batchnorm.epsilon import Vector
 
 
 class Quantiles(NamedTuple):
-    """The quantiles of one quantity, each a value of one channel; NaN where any channel is NaN."""
+    """The quantiles of one quantity, each a value of one channel; NaN if any channel is NaN."""
 
     low: float
     q10: float
@@ -32,7 +32,7 @@ LEVELS = Quantiles(0.0, 0.1, 0.25, 0.5, 0.75, 0.9, 1.0)
 
 
 def quantiles(columns: Mapping[str, Vector]) -> dict[str, Quantiles]:
-    """Return the quantiles of each of some vectors of one shape (C,), C > 0."""
+    """Return the quantiles of each vector; all have the same shape (C,), C > 0."""
     ordered = np.sort(np.stack(list(columns.values())), axis=1)  # (columns, C)
     ordered[np.isnan(ordered[:, -1])] = np.nan  # NaN is sorted after all numbers
     values = ordered[:, [int(level * (ordered.shape[1] - 1)) for level in LEVELS]].tolist()  # (columns, levels)

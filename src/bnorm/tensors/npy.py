@@ -60,7 +60,7 @@ def read_header(path: Path, file: IO[bytes]) -> tuple[tuple[int, ...], DType]:
 
 
 def _text(file: IO[bytes], length_format: str) -> str:
-    """Return the header's text, or an empty text if it is cut, or longer than any real one."""
+    """Return the header's text, or an empty text if it is cut, or longer than any real header."""
     data = file.read(struct.calcsize(length_format))
     if len(data) < struct.calcsize(length_format):
         return ""
@@ -107,7 +107,7 @@ def vector_values(
 
 
 def npy_header(shape: tuple[int, ...], dtype: DType) -> bytes:
-    """Return the bytes of a .npy file before its values."""
+    """Return the bytes of a .npy file that precede its values."""
     header = io.BytesIO()
     np.lib.format.write_array_header_1_0(header, {"descr": dtype.str, "fortran_order": False, "shape": shape})
     return header.getvalue()
@@ -116,7 +116,7 @@ def npy_header(shape: tuple[int, ...], dtype: DType) -> bytes:
 def new_npy(path: Path, file: BinaryIO, like: Tensor, offset: int = 0) -> FileTensor:
     """Begin a .npy file of the same shape, dtype and layout, at its full length; return the tensor to fill.
 
-    With an `offset` it is a part of a file that ends with it.
+    With an `offset` it is the last part of a larger file.
     """
     header = npy_header(like.shape, like.dtype)
     file.seek(offset)

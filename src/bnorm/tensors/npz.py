@@ -34,7 +34,7 @@ MOST_RATIO = 100  # unpacked bytes per packed byte: DEFLATE reaches 1000 for zer
 
 
 def open_member(path: Path, file: BinaryIO, key: str, layout: str) -> FileTensor:
-    """Return the array `key` of an open archive, or its only one if the key is empty; raises `TensorError`.
+    """Return the array `key` of an open archive, or its only array if the key is empty; raises `TensorError`.
 
     A stored array is read in place, from `file`; a packed one is first unpacked into a temporary file.
     """
@@ -78,7 +78,7 @@ def check_compression(path: Path, archive: zipfile.ZipFile) -> None:
 
 @contextmanager
 def damaged_archives(path: Path) -> Iterator[None]:
-    """Turn what `zipfile` and `zlib` raise for a damaged archive into a `TensorError`."""
+    """Turn an exception of `zipfile` or `zlib` for a damaged archive into a `TensorError`."""
     try:
         yield
     except (zipfile.BadZipFile, zlib.error, EOFError, ValueError, RuntimeError) as error:
@@ -91,7 +91,7 @@ def damaged_archives(path: Path) -> Iterator[None]:
 
 
 def _member(path: Path, archive: zipfile.ZipFile, key: str) -> zipfile.ZipInfo:
-    """Return the member of this name, or the only one; raises `TensorError` for one made to fill memory or disk."""
+    """Return the member of this name, or the only one; raises `TensorError` if it was made to fill memory or disk."""
     members = {info.filename.removesuffix(".npy"): info for info in archive.infolist()}
     wanted = key or (next(iter(members)) if len(members) == 1 else "")
     if wanted not in members:
@@ -150,11 +150,11 @@ def names_in(path: Path) -> tuple[str, ...]:
 
 
 def read_text(path: Path, name: str, most: int) -> str:
-    """Return a text of up to `most` bytes that is a member of an archive; raises `TensorError`."""
+    """Return a member of an archive that is a text of up to `most` bytes; raises `TensorError`."""
     with open_regular(path, TensorError) as file, _archive(path, file) as archive:
         info = next((info for info in archive.infolist() if info.filename == name), None)
         if info is None or info.file_size > most:
-            raise TensorError(path, f"holds no {name} of up to {most:,} bytes, expected one")
+            raise TensorError(path, f"has no {name} of at most {most:,} bytes, expected one")
         check_unpacked(path, info)
         with archive.open(info) as stream:
             return stream.read(info.file_size).decode()  # without a count, of as many bytes as are said to be packed
@@ -174,10 +174,10 @@ ZIP64_FIELD = 20  # bytes of the extra field that holds the sizes of a member, i
 
 
 class NpzWriter:
-    """A new archive, uncompressed and without times, so that the same arrays give the same bytes.
+    """A new archive, uncompressed and without timestamps, so that the same arrays give the same bytes.
 
-    Tensors are filled in place: a copy of them into the archive would take as long as everything else. `tensor` makes
-    each of them, in the order of the archive; `finish` writes the headers around them, and the other arrays after them.
+    Tensors are filled in place: copying them into the archive would double the time. `tensor` creates
+    each tensor, in the order of the archive; `finish` writes the headers around them, and the other arrays after them.
     """
 
     def __init__(self, path: Path, file: BinaryIO) -> None:
@@ -194,7 +194,7 @@ class NpzWriter:
         return tensor
 
     def finish(self, arrays: Mapping[str, NDArray[np.floating]], texts: Mapping[str, str] | None = None) -> None:
-        """Complete the archive with these arrays as its last members, and texts, by name with a suffix, after them."""
+        """Complete the archive with these arrays, and then `texts`, whose names include a suffix."""
         self._file.seek(0)
         file = _InPlace(self._file)
         with zipfile.ZipFile(file, "w", zipfile.ZIP_STORED) as archive:  # type: ignore[call-overload]  # only as a file
@@ -211,7 +211,7 @@ class NpzWriter:
 
 
 class _InPlace:
-    """A file for `zipfile` to write, which leaves the bytes of some members as they are."""
+    """A file for `zipfile` that skips writes of members whose bytes are already there."""
 
     def __init__(self, file: BinaryIO) -> None:
         self._file = file
@@ -220,7 +220,7 @@ class _InPlace:
 
     @contextmanager
     def holding(self) -> Iterator[None]:
-        """Move over what is written, which is there already."""
+        """Skip over the bytes that are written, which are already there."""
         self._held = True
         try:
             yield
@@ -228,7 +228,7 @@ class _InPlace:
             self._held = False
 
     def write(self, data: bytes | memoryview) -> int:
-        """Write the bytes, or move over as many."""
+        """Write the bytes, or skip over as many."""
         if not self._held:
             return self._file.write(data)
         self._file.seek(len(data), os.SEEK_CUR)
@@ -245,14 +245,14 @@ def new_member(archive: zipfile.ZipFile, name: str) -> IO[bytes]:
 
 
 def _new_file(archive: zipfile.ZipFile, name: str) -> IO[bytes]:
-    """Begin a member, without the time of day, and return the file to write it to."""
+    """Begin a member without a timestamp, and return the file to write it to."""
     info = zipfile.ZipInfo(name)
     info.create_system = 3  # Unix, on every system: the same arrays give the same bytes
     return archive.open(info, "w", force_zip64=True)
 
 
 def _chunks(file: BinaryIO, start: int, end: int) -> Iterator[memoryview]:
-    """Yield the bytes of a part of the file, whose position stays the same."""
+    """Yield the bytes of a part of the file, and leave the file's position unchanged."""
     buffer = memoryview(bytearray(CHUNK))
     while start < end:
         view, position = buffer[: min(CHUNK, end - start)], file.tell()

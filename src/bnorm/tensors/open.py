@@ -18,7 +18,7 @@ ZIP_SIGNATURE = b"PK\x03\x04"  # of a local file header
 
 
 def open_tensor(name: str, shape: tuple[int, ...] | None = None, layout: str = "nchw") -> FileTensor:
-    """Open `X.npy`, `X.npz` of one array, `X.npz:key`, or with a `shape` a file of raw little-endian float32.
+    """Open `X.npy`, `X.npz` of one array, `X.npz:key`, or, if `shape` is given, a file of raw little-endian float32.
 
     No values are read. Raises `TensorError` for any other content, dtype or shape, ValueError for an unknown layout.
     """

@@ -25,7 +25,7 @@ Doubles = NDArray[np.float64]
 
 
 class Span(NamedTuple):
-    """Channels `first` to before `last`, and their values `start` to before `stop`: whole images, or a part of one."""
+    """Channels `first` up to `last`, and their values `start` up to `stop`, exclusive: whole images, or part of one."""
 
     first: int
     last: int
@@ -43,7 +43,7 @@ class Span(NamedTuple):
         return (self.last - self.first) * (self.stop - self.start)
 
     def part(self, span: Span) -> Span:
-        """Return a span that is counted from the beginning of this one, as a span of the tensor."""
+        """Return the span of the tensor for a span that is relative to this one."""
         return Span(self.first + span.first, self.first + span.last, self.start + span.start, self.start + span.stop)
 
 
@@ -68,7 +68,7 @@ class Extent(Protocol):
 
 
 class View(NamedTuple):
-    """An array of shape (N, C, L) to work on, in either order in memory."""
+    """An array of shape (N, C, L) to compute with, in either order in memory."""
 
     array: Values
     channels_last: bool
@@ -127,7 +127,7 @@ class Geometry(NamedTuple):
         rest = shape if len(shape) == 3 else shape[1:]
         channels = rest[-1] if layout == "nhwc" else rest[0]
         places = prod(rest) // channels
-        if channels == 1:  # both layouts are the same then, and all images together are contiguous
+        if channels == 1:  # both layouts are then the same, and all images together are contiguous
             return cls(images=1, channels=1, places=images * places, channels_last=False)
         last = layout == "nhwc" and places > 1
         return cls(images=images, channels=channels, places=places, channels_last=last)
@@ -170,7 +170,7 @@ class Tensor:
         raise NotImplementedError
 
     def read(self, span: Span, values: Values) -> None:
-        """Fill `values`, the span's part of the buffer. Threads may read and write different spans at once."""
+        """Fill `values`, the span's part of the buffer. Threads may read and write different spans concurrently."""
         raise NotImplementedError
 
     def write(self, span: Span, values: Values) -> None:
@@ -202,7 +202,7 @@ class MemoryTensor(Tensor):
 
 
 def buffer_view(buffer: Values, span: Span, tensor: Tensor) -> View:
-    """Return a buffer as the view of a span of the tensor: whole images, or a part of one."""
+    """Return a buffer as a view of a span of the tensor: whole images, or part of one."""
     length, places = span.stop - span.start, tensor.places
     images = length // places or 1
     return as_view(buffer, images, span.last - span.first, length // images, tensor.channels_last)
@@ -212,8 +212,8 @@ class FileTensor(Tensor):
     """Values in a file, from `offset` (bytes) on: close it, or use it in a `with` statement.
 
     `buffer` holds the values of one span at a time; `read` and `write` move parts of it from and to the file, one
-    system call for each run of values that are contiguous there. They do not use the file's own position, so that
-    threads may call them at once. They raise `TensorError` for a file that ends early, and for a failing device an
+    system call for each run of contiguous values. They do not use the file's own position, so
+    threads may call them concurrently. They raise `TensorError` for a file that ends early, and for a failing device an
     OSError that names the file.
     """
 
@@ -248,11 +248,11 @@ class FileTensor(Tensor):
             self._transfer(at, run, write_at)
 
     def _runs(self, span: Span, array: Values) -> Iterator[tuple[int, Values]]:
-        """Yield each contiguous run: where it begins in the file, counted in values, and its part of `array`."""
+        """Yield each contiguous run: its offset in the file, counted in values, and its part of `array`."""
         _, channels, places, last = self.geometry
         image, place = divmod(span.start, places)
         if last:
-            rows = array.transpose(0, 2, 1).reshape(-1, array.shape[1])  # a row per place
+            rows = array.transpose(0, 2, 1).reshape(-1, array.shape[1])  # one row per place
             if array.shape[1] == channels:
                 yield span.start * channels, rows
             else:
@@ -267,7 +267,7 @@ class FileTensor(Tensor):
                 yield (image * channels + channel) * places + place, run
 
     def _transfer(self, at: int, values: Values, move: Transfer) -> None:
-        """Move all of the bytes between the file and the values."""
+        """Transfer all of the bytes between the file and the values."""
         data = np.frombuffer(values, np.uint8).data  # raises ValueError unless the values are contiguous
         done = 0
         while done < data.nbytes:

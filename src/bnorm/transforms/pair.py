@@ -19,7 +19,7 @@ Progress = Callable[[int, int], None]  # called with the number of finished valu
 
 
 class Targets(NamedTuple):
-    """The paths of a pair. The weights come first: a cfg that exists belongs to them."""
+    """The paths of a pair. The weights are renamed first, so that an existing cfg belongs to them."""
 
     weights: Path
     cfg: Path
@@ -47,7 +47,7 @@ class Writer(Protocol):
         """Open the written weights to be read by the plan of `model`; None if nothing is written."""
 
     def sync(self) -> None:
-        """Wait until both files are on disk; raises OSError for a disk error, which the system reports only once."""
+        """Wait until both files are on disk; raise OSError for a disk error, which the system reports only once."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,7 +78,7 @@ class PairWriter:
         return open_weights(model._replace(weights=Path(self.weights.name)), Trailing.KEEP)  # they were copied
 
     def sync(self) -> None:
-        """Wait until both files are on disk; raises OSError for a disk error, which the system reports only once."""
+        """Wait until both files are on disk; raise OSError for a disk error, which the system reports only once."""
         for file in (self.weights, self.cfg):
             os.fsync(file.fileno())
 
@@ -111,11 +111,11 @@ def writing(paths: Targets) -> Iterator[PairWriter]:
 
 @contextmanager
 def while_syncing(writer: Writer) -> Iterator[Executor]:
-    """Let the disk take both files while the threads that are given check what was written."""
+    """Sync both files in the background, while the yielded threads check what was written."""
     with ThreadPoolExecutor(processors() + 1) as pool:
         synced = pool.submit(writer.sync)
         yield pool
-        synced.result()  # the system tells an error of writing once
+        synced.result()  # the system reports a write error only once
 
 
 class Meter:

@@ -1,4 +1,4 @@
-"""Scales for a program with another ε: what it computes with them is what the first program computed."""
+"""Scales for a program with another ε, so that it computes the same as the first program."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from bnorm.batchnorm.epsilon import Epsilon, Vector
 def rescaled(scales: Vector, variance: Vector, old: Epsilon, new: Epsilon) -> Vector:
     """Return scales · g_new(variance) / g_old(variance), (C,), where g is ε's `deviation`.
 
-    With them the new ε gives the gain that the old one gave; biases and mean stay. Zero scales stay zero, also where
+    With these scales the gain stays the same; biases and mean do not change. Zero scales stay zero, even where
     both deviations are 0.
     """
     ratio = new.deviation(variance) / old.deviation(variance)

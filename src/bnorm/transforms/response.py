@@ -1,6 +1,6 @@
 """The response of a part's weights to windows of its input: the linear operation that folding must leave unchanged.
 
-A convolution, a fully connected layer and similar layers multiply a window x of the input with the weights: for each
+A convolution, a fully connected layer and similar layers multiply a window x of the input by the weights: for each
 filter the sum Σ w·x over one window. The weights are read as the C programs read them in memory, each in its
 `forward_*_layer`, which is a product of matrices (`gemm`) with these operands:
 
@@ -47,9 +47,9 @@ def signs(values: Doubles, /, *, out: Doubles) -> None:
 
 
 class Probe(NamedTuple):
-    """Windows of input to multiply with the weights, or with the function `of` each weight.
+    """Windows of input to multiply by the weights, or by the function `of` each weight.
 
-    `windows` has the shape (1, window, W) for W windows, or (groups, window, W) where each group of filters has
+    `windows` has the shape (1, window, W) for W windows, or (groups, window, W) if each group of filters has
     windows of its own.
     """
 
@@ -73,16 +73,16 @@ class Slices(NamedTuple):
 
 
 def window_size(part: Part) -> int:
-    """Return how many inputs each output of the part sees."""
+    """Return how many inputs each output of the part depends on."""
     if part.kind == "convolutional":
         return part.weights[-1] ** 2 * part.inputs // part.groups
     return prod(part.weights[axis] for axis in FORMS[part.kind].window)
 
 
 def channels_seen(part: Part, channels: int) -> Indices:
-    """Return the channel of the input to which each value of a window belongs, (groups, window), of so many channels.
+    """Return the input channel of each value of a window, (groups, window), for an input of `channels` channels.
 
-    Group j of a convolution reads from channel j·c/groups on, and `im2col` gives it size² rows of each. The input of a
+    Group j of a convolution reads from channel j·c/groups on, with size² rows of each (`im2col`). The input of a
     fully connected layer is one channel after the other.
     """
     values = np.arange(window_size(part))
@@ -97,8 +97,8 @@ class Rows(NamedTuple):
     """The rows of a grouped convolution's weights, as `forward_convolutional_layer` reads them (all three forks).
 
     Row i of group j makes filter j·m + i, of k values from weights + j·nweights/groups + i·k. If groups divide filters
-    and channels, that is filter after filter. Otherwise rows overlap or leave gaps, the last filters have none, and a
-    row may end after the array: 0 here for what lies there in memory.
+    and channels, each row is one filter. Otherwise rows overlap or leave gaps, the last filters have no row, and a
+    row may extend past the end of the array: the values there are taken as 0.
     """
 
     starts: Indices  # (m·groups,)
@@ -114,7 +114,7 @@ class Rows(NamedTuple):
         return cls(starts, group, length)
 
     def add(self, values: Doubles, first: int, windows: Doubles, sums: Doubles) -> None:
-        """Add Σ w·x to sums, (filters, W), for the weights from number `first` on that these values are."""
+        """Add Σ w·x to sums, (filters, W), where `values` are the weights from number `first` on."""
         here = np.flatnonzero((self.starts < first + values.size) & (self.starts + self.length > first))
         index = self.starts[here, np.newaxis] - first + np.arange(self.length)  # (rows, k)
         inside = (index >= 0) & (index < values.size)
@@ -135,7 +135,7 @@ def probe(weights: Stored, part: Part, probes: list[Probe]) -> list[Doubles]:
     start = 0
     for block in weights.blocks():
         if block.size > buffer.size:
-            buffer = np.empty(block.size)  # one for all blocks: new pages for each would cost more than the sums
+            buffer = np.empty(block.size)  # reused for all blocks: allocating each would cost more than the sums
         values = buffer[: block.size].reshape(block.shape)
         at = _slices(part, weights.array, start, start + len(block))
         for (windows, of), sums in zip(probes, answers, strict=True):
@@ -177,7 +177,7 @@ def _outputs(part: Part, array: Array) -> tuple[int, int]:
 
 
 def _places(part: Part) -> list[int]:
-    """Return the axes of the weights in memory that are neither filters nor a window's."""
+    """Return the axes of the weights in memory that belong neither to the filters nor to a window."""
     form = FORMS[part.kind]
     return [axis for axis in range(len(part.weights)) if axis != form.filters and axis not in form.window]
 
@@ -185,10 +185,10 @@ def _places(part: Part) -> list[int]:
 def _slices(part: Part, array: Array, start: int, stop: int) -> Slices:
     """Return the part of the matrix that the rows `start` to `stop` of the array in the file fill.
 
-    Rows that count an axis of the window count its first one, so that they are one slice of the flattened window.
+    Rows along an axis of the window are along its first axis, so they are one slice of the flattened window.
     """
     form, everything = FORMS[part.kind], slice(None)
-    axis = array.axes.index(0) if array.axes else 0  # the axis in memory that the file's rows count
+    axis = array.axes.index(0) if array.axes else 0  # the axis in memory along which the file has its rows
     if axis == form.filters:
         return Slices(everything, slice(start, stop), everything)
     if axis in form.window:
@@ -209,8 +209,8 @@ def _matrix(values: Doubles, part: Part, array: Array) -> Doubles:
 
 
 def _sums(matrix: Doubles, windows: Doubles) -> Doubles:
-    """Multiply a piece of the matrix with its piece of the windows, (window, W): (places, filters, W)."""
-    # One product of two matrices: BLAS adds in another order for a stack of them.
+    """Multiply a piece of the matrix by its piece of the windows, (window, W); return (places, filters, W)."""
+    # One product of two matrices: for a stack of matrices, BLAS adds in another order.
     places, rows, window = matrix.shape
     product: Doubles = np.dot(matrix.reshape(places * rows, window), windows)
     return product.reshape(places, rows, windows.shape[-1])

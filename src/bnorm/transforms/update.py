@@ -28,7 +28,7 @@ def update_weights(
 ) -> None:
     """Write the model's weights to a new file, with some arrays replaced; the header is copied.
 
-    In place of the model, the paths of a cfg and its weights. `arrays` are named as in `open_weights`:
+    The paths of a cfg and its weights can replace the model. `arrays` are named as in `open_weights`:
     `{(12, "rolling_mean"): values}`, each in its shape in memory; they are written as float32. With `force` an existing
     output is replaced; an input never is. `trailing` is that of `open_weights`; with "keep" the bytes are copied.
 

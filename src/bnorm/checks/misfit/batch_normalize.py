@@ -1,4 +1,4 @@
-"""Batch normalisation in more sections of the cfg than of the file, or in fewer."""
+"""Batch normalisation in too many or too few sections of the cfg."""
 
 from __future__ import annotations
 
@@ -20,9 +20,9 @@ from bnorm.folding.plan import Folds, plan_folds, without_normalisation
 
 NAMED = 3  # lines that a message lists
 
-STEPS = 20_000  # layers that the search looks at
+STEPS = 20_000  # layers that the search visits
 
-PLANNED = 2  # steps per layer of a set that is planned, and whose values are then read
+PLANNED = 2  # steps per layer of a set that is planned, and whose values are read
 
 MOST = 24  # sets of sections that are proposed
 
@@ -42,7 +42,7 @@ def folded_weights(model: Model) -> Iterator[Candidate]:
 
 
 def _stored_by_normalisation(model: Model, folds: Folds) -> int:
-    """Return how many bytes are in the file for what is folded."""
+    """Return how many bytes the folded batch normalisation takes in the file."""
     removed, kept = folds.removed, folds.kept
     return sum(
         FLOAT * array.size
@@ -87,14 +87,14 @@ def some_sections(model: Model, evidence: Evidence) -> Iterator[Candidate]:
 
 
 class _Stored(NamedTuple):
-    """What a layer stores: its size, and the offset within it and the number of each array of rolling variances."""
+    """The stored bytes of a layer: their size, and offset and number of each array of rolling variances."""
 
     nbytes: int
     variances: tuple[tuple[int, int], ...]
 
 
 class _Row(NamedTuple):
-    """A layer as the cfg has it, and with its batch normalisation turned on or off, if it can be."""
+    """A layer as in the cfg, and with its batch normalisation turned on or off, if that is possible."""
 
     given: _Stored
     other: _Stored | None
@@ -123,7 +123,7 @@ def _other(layer: Layer) -> Layer:
 
 
 def _change(row: _Row) -> int:
-    """Return how many bytes more the other form stores."""
+    """Return how many more bytes the other form stores."""
     return row.other.nbytes - row.given.nbytes if row.other else 0
 
 
@@ -188,7 +188,7 @@ def _switches(section: Section) -> list[cfg.Option]:
 
 
 def _fits_without(layers: Sequence[Layer]) -> Finding:
-    """Return what it means that the file fits if these layers do not normalise."""
+    """Return the finding that the file fits if these layers do not normalise."""
     message = f"fits without batch_normalize in the {_sections(layers)}"
     lines = [option.line for layer in layers for option in _switches(layer.section)]
     cause = f"trained without it there, or folded: delete {_lines(lines)}"
@@ -197,7 +197,7 @@ def _fits_without(layers: Sequence[Layer]) -> Finding:
 
 
 def _lost(model: Model, layers: Sequence[Layer]) -> Finding:
-    """Return what it means that the file fits if these layers normalise."""
+    """Return the finding that the file fits if these layers normalise."""
     message = f"fits with batch_normalize=1 in the {_sections(layers)}"
     some = any(layer.batch_normalize for layer in model.network.layers)
     why = "these lines were lost" if some else "the cfg has been folded, or its lines were lost"
@@ -214,6 +214,6 @@ def _sections(layers: Sequence[Layer]) -> str:
 
 
 def _lines(lines: Sequence[int]) -> str:
-    """Return the numbers of some lines; of many, the first."""
+    """Return the numbers of the lines as text; if there are many, only the first."""
     more = f" and {len(lines) - NAMED} others" * (len(lines) > NAMED)
     return f"line{'s' * (len(lines) > 1)} {', '.join(map(str, lines[:NAMED]))}{more}"

@@ -1,7 +1,7 @@
-"""A candidate: an edit of the cfg by which a weights file would have its size, as each module beside this one proposes.
+"""A candidate: an edit of the cfg that would explain a weights file's size. The other modules here propose them.
 
-A file has exactly one size for a cfg, a header and a dialect, so that a candidate is a small edit of one of them, the
-plan that follows from it, and the finding that names the edit. Where several have the file's size, `likeliest` chooses.
+A cfg, a header and a dialect determine the size of a file. A candidate is a small edit of one of the three, the
+plan that follows from it, and the finding that names the edit. If several explain the size, `likeliest` chooses.
 """
 
 from __future__ import annotations
@@ -21,18 +21,18 @@ from bnorm.darknet.network import build
 from bnorm.darknet.weights import Weights
 from bnorm.errors import CfgError
 
-SETTING = 3.0  # nats: how much less likely an edit is than none, by the number of edits of its kind that there are
+SETTING = 3.0  # nats: how much less likely an edit of a setting is than no edit; edits with more variants cost more
 
-ONE_OF_MANY = 6.0  # nats of an edit of one of the layers
+ONE_OF_MANY = 6.0  # nats of an edit in any one of the layers
 
-FREE_NUMBER = 5.0  # nats of a number that is free, besides
+FREE_NUMBER = 5.0  # further nats of a number that may have any value
 
 
 class Candidate(NamedTuple):
     """Another plan that has the file's size, and the finding that says what was edited to get it.
 
-    `edits` is the number of sections that it edits, where all of a kind count as one; `nats` is how much less likely it
-    is than no edit before the file is read. Edits of different options are told apart even where their plans are equal.
+    `edits` is the number of edited sections, where all sections of a kind count as one; `nats` is how much less likely
+    it is than no edit, before the file is read. Edits of different options stay distinct even if their plans are equal.
     """
 
     layout: Layout
@@ -57,5 +57,5 @@ def fitting(model: Model, *edits: Edit) -> Layout | None:
 
 
 def implausibility(weights: Weights, layout: Layout) -> int:
-    """Return how many rolling variances cannot be any, by this plan: the fewer, the likelier it is."""
+    """Return how many values read as rolling variances by this plan cannot be variances: fewer are more plausible."""
     return sum(int(np.count_nonzero(impossible(values))) for _, values in variances(weights, layout))

@@ -10,7 +10,7 @@ from bnorm.checks.misfit.sizes import Sizes, solve
 from bnorm.darknet.edit import Value, with_values
 from bnorm.darknet.shapes import image
 
-USUAL = (1, 3, 4)  # channels of grey, colour, and colour with one more
+USUAL = (1, 3, 4)  # channels of grey, colour, and colour with one extra channel
 
 MOST = 4096  # channels of an image
 

@@ -20,7 +20,7 @@ from bnorm.errors import BnormError
 
 
 def fitting_classes(text: CfgText, dialect: Dialect, header: Header, nbytes: int) -> Candidate | None:
-    """Return the number of classes that gives the file's size; None without one, or where the cfg is rejected."""
+    """Return the number of classes that gives the file's size; None if none does, or if the cfg is rejected."""
     try:
         points = [(classes, _layout(text, dialect, header, classes).nbytes) for classes in (1, 2)]
     except BnormError:
@@ -30,7 +30,7 @@ def fitting_classes(text: CfgText, dialect: Dialect, header: Header, nbytes: int
 
 
 def other_classes(sizes: Sizes) -> Iterator[Candidate]:
-    """Yield the number of classes that gives the file's size, for a cfg that is not rejected."""
+    """Yield the number of classes that gives the file's size, for a cfg that the fork accepts."""
     model = sizes.model
     points = [(classes, sizes.nbytes(_sections(sizes.sections, classes))) for classes in (1, 2)]
     classes = solve(points[0], points[1], model.nbytes or 0)
@@ -40,7 +40,7 @@ def other_classes(sizes: Sizes) -> Iterator[Candidate]:
 
 
 def _sections(sections: Sequence[Section], classes: int) -> list[Section]:
-    """Return the sections with this number of classes, and the filters that follow."""
+    """Return the sections with this number of classes, and the filters that follow from it."""
     new = list(sections)
     for index, section in enumerate(sections):
         if section.type in DETECTORS:
@@ -80,7 +80,7 @@ def _layout(text: CfgText, dialect: Dialect, header: Header, classes: int) -> La
 
 
 def _with_classes(text: CfgText, dialect: Dialect, classes: int) -> CfgText:
-    """Return the cfg with this number of classes in each detection layer, and the filters before it that follow."""
+    """Return the cfg with this number of classes in each detection layer, and matching filters before each."""
     heads = heads_of(cfg.sections(text, dialect))
     other = edited(text, [Value(head.section, "classes", classes) for head in heads])
     filters = [

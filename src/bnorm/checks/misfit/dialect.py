@@ -1,4 +1,4 @@
-"""Another dialect, whose rules of what a cfg's layers store differ."""
+"""Another dialect, with other rules for what the layers of a cfg store."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from bnorm.errors import BnormError
 
 
 def other_dialects(model: Model) -> Iterator[Candidate]:
-    """Yield every other dialect by which the file has the planned size; where bnorm chose one, none has it."""
+    """Yield every other dialect by which the file has the planned size; there is none if bnorm chose the dialect."""
     for dialect in () if model.reason else DIALECTS.values():
         if dialect.name == model.dialect.name:
             continue

@@ -1,14 +1,14 @@
-"""How well a plan explains the values of a weights file: the evidence that chooses between plans of one size.
+"""Evidence for a plan: how well it explains the values of a weights file, to choose between plans of one size.
 
-Values of one array have one magnitude, and those of the next another: a plan that begins arrays where they begin
+Values of one array have one magnitude, and those of the next array another: a plan with the right array boundaries
 describes the file in fewer bits. For n values of an array, in nats:
 
     n · ln(root mean square)      each value, by a Gaussian of the array's own magnitude
-    n · ln 2                      the signs; of scales ln(n over k), with k negative ones; of rolling variances none
-    IMPOSSIBLE                    for each rolling variance that cannot be one, see `variances`
+    n · ln 2                      the signs; ln(n over k) for scales, k of them negative; nothing for rolling variances
+    IMPOSSIBLE                    for each value that cannot be a rolling variance, see `variances`
     ½ ln n + ARRAY                the magnitude itself
 
-A difference of d nats between two plans means that the file is e^d times as likely by one as by the other.
+A difference of d nats between two plans means that the file is e^d times as likely under one as under the other.
 """
 
 from __future__ import annotations
@@ -23,21 +23,21 @@ from bnorm.checks.variances import impossible, misread
 from bnorm.darknet.layout import FLOAT, Array, Layout
 from bnorm.darknet.weights import Floats, Weights
 
-IMPOSSIBLE = 7.0  # nats: of a thousand variances, training leaves fewer than one such
+IMPOSSIBLE = 7.0  # nats: training leaves fewer than one such value in a thousand variances
 
 ARRAY = 2.0
 
-BLOCK = 64  # values whose squares are summed once
+BLOCK = 64  # values whose sum of squares is cached
 
 CHUNK = 1 << 20  # values that are read at a time
 
-SMALLEST = 1e-6  # a magnitude below says no more
+SMALLEST = 1e-6  # a smaller magnitude is no stronger evidence
 
-LARGEST = 1e8  # square of a magnitude: one above says no more
+LARGEST = 1e8  # square of a magnitude: a larger one is no stronger evidence
 
 
 class Evidence:
-    """The values of a file, and how long plans describe them. The file is read once, when values are asked for."""
+    """The values of a file, and the description length of each plan. The file is read once, on first use."""
 
     def __init__(self, weights: Weights) -> None:
         self.weights = weights
@@ -47,12 +47,12 @@ class Evidence:
         self._lengths: dict[tuple[str, int, int], float] = {}
 
     def floats(self, offset: int, count: int) -> Floats:
-        """Return values from this byte on, fewer at the end of the file."""
+        """Return `count` values from this offset on, fewer at the end of the file."""
         data = self.weights.bytes_at(offset, FLOAT * count)
         return np.frombuffer(data[: len(data) // FLOAT * FLOAT], "<f4")
 
     def misread(self, offset: int, count: int) -> bool:
-        """Return whether rolling variances from this byte on would be other numbers, or lie beyond the file's end."""
+        """Return whether these values cannot be rolling variances, or lie beyond the file's end."""
         key = offset, count
         if key not in self._misread:
             beyond = offset + FLOAT * count > self.weights.nbytes
@@ -60,13 +60,13 @@ class Evidence:
         return self._misread[key]
 
     def misreads(self, layout: Layout) -> list[bool]:
-        """Return for each array of rolling variances that the file holds whether it would be other numbers."""
+        """Return for each array of rolling variances in the file whether it would be misread by this plan."""
         arrays = (array for array in layout.arrays if array.field == "rolling_variance")
         return [self.misread(array.offset, array.size) for array in arrays if array.end <= self.weights.nbytes]
 
     @quiet
     def nats(self, layout: Layout) -> float:
-        """Return how long the plan describes the file; values after the last array are one more array."""
+        """Return the plan's description length of the file; values after the last array count as one more array."""
         nbytes = self.weights.nbytes // FLOAT * FLOAT
         total = sum(self._length(array, min(array.end, nbytes)) for array in layout.arrays if array.offset < nbytes)
         if layout.nbytes >= nbytes:
@@ -114,7 +114,7 @@ class Evidence:
 
 
 def _finite_sum(values: np.ndarray[tuple[int], np.dtype[np.float64]]) -> float:
-    """Return the sum of squares; those of NaN are 0."""
+    """Return the sum of squares, with 0 for NaN."""
     total = float((values * values).sum())
     if total <= LARGEST:
         return total

@@ -1,4 +1,4 @@
-"""A header that has 16 bytes and is read as 20, or the reverse."""
+"""A header of 16 bytes that is read as 20 bytes, or the reverse."""
 
 from __future__ import annotations
 
@@ -16,9 +16,9 @@ FULL = VERSION.size + WIDE.size  # bytes of a header with a `seen` of 8 bytes
 
 
 def other_header(weights: Weights) -> Iterator[Candidate]:
-    """Yield the header of the other length, if the file's size speaks for it.
+    """Yield the header of the other length, if the file's size supports it.
 
-    The upper half of a real 8-byte `seen` is 0; a first bias may be 0, too, and then the variances decide.
+    The upper half of a real 8-byte `seen` is 0. The first bias may be 0 as well, and then the variances decide.
     """
     header = weights.model.header
     wide = header.nbytes == FULL

@@ -1,4 +1,4 @@
-"""A layer more, or a layer fewer."""
+"""One more layer in the cfg, or one layer fewer."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from bnorm.darknet.edit import Edit, dropped, renumbered, section_lines
 from bnorm.darknet.layout import Layout
 from bnorm.darknet.network import Layer
 
-NEAR = 4  # sections before and after a missing one that it may be like
+NEAR = 4  # sections before and after a missing section that are tried in its place
 
 KERNELS = (1, 3, 5, 7)
 
@@ -23,14 +23,14 @@ MOST = 1 << 14  # filters of a missing layer
 
 
 class _Numbering(NamedTuple):
-    """The sections with layer numbers as the cfg has them, or rewritten for a layer more or fewer, and this edit."""
+    """The sections with the cfg's layer numbers, or renumbered for one layer more or fewer, and this edit."""
 
     sections: list[Section]
     edit: Edit
 
 
 def fewer_layers(sizes: Sizes, layers: range) -> Iterator[Candidate]:
-    """Yield each layer without which the file has its size."""
+    """Yield each layer whose removal from the cfg explains the file's size."""
     network = sizes.model.network
     count = len(network.layers)
     for layer in layers if count > 1 else ():
@@ -42,14 +42,14 @@ def fewer_layers(sizes: Sizes, layers: range) -> Iterator[Candidate]:
         for sections, rewritten in _numberings(sizes, moved, removed={layer}):
             layout = _planned(sizes, [*sections[:layer], *sections[layer + 1 :]], rewritten, cut)
             if layout:
-                message = f"fits without layer {layer}, [{section.name}]: the cfg has a layer more than the file"
+                message = f"fits without layer {layer}, [{section.name}]: the cfg has one layer more than the file"
                 finding = make_finding("weights-layer", message, line=section.line, layer=layer)
                 yield Candidate(layout=layout, finding=finding, nats=ONE_OF_MANY)
                 break
 
 
 def more_layers(sizes: Sizes, layers: range) -> Iterator[Candidate]:
-    """Yield each layer that, inserted somewhere, gives the file its size; of equal files one, with all its places."""
+    """Yield each layer that, inserted somewhere, explains the file's size; equal files are one, with all its places."""
     equal: dict[tuple[object, ...], list[_Inserted]] = {}
     for inserted in _insertions(sizes, layers):
         arrays = tuple((array.field, array.offset) for array in inserted.layout.arrays)
@@ -60,7 +60,7 @@ def more_layers(sizes: Sizes, layers: range) -> Iterator[Candidate]:
 
 
 class _Inserted(NamedTuple):
-    """A section inserted before layer `at`, by which the file has its size."""
+    """A section that explains the file's size when inserted before layer `at`."""
 
     at: int
     section: Section
@@ -69,7 +69,7 @@ class _Inserted(NamedTuple):
 
 
 def _insertions(sizes: Sizes, layers: range) -> Iterator[_Inserted]:
-    """Yield each place where one more layer, like one beside it or a new convolution, gives the file its size."""
+    """Yield each place where one more layer, like a neighbour or a new convolution, explains the file's size."""
     count = len(sizes.sections)
     for at in range(layers.start, layers.stop + (layers.stop == count)):
         if not sizes.left():
@@ -88,7 +88,7 @@ def _insertions(sizes: Sizes, layers: range) -> Iterator[_Inserted]:
 
 
 def _numberings(sizes: Sizes, moved: Mapping[int, int], removed: Collection[int] = ()) -> list[_Numbering]:
-    """Return the sections with their numbers as they are, and rewritten where that makes a difference."""
+    """Return the sections with their numbers unchanged, and also renumbered if that makes a difference."""
     given = _Numbering(sections=sizes.sections, edit={})
     sizes.left(steps=len(sizes.sections))
     edit = renumbered(sizes.model.network, moved, removed)
@@ -115,11 +115,11 @@ def _planned(sizes: Sizes, sections: Sequence[Section], *edits: Edit) -> Layout 
     return fitting(sizes.model, *edits)
 
 
-# --- the layer that is missing ----------------------------------------------------------------------------------------
+# --- the missing layer ------------------------------------------------------------------------------------------------
 
 
 def _text(section: Section) -> str:
-    """Return the text of a section that stores arrays, if it could be a layer of its own; else nothing."""
+    """Return the text of a section that stores arrays and could be inserted as it is; otherwise an empty text."""
     if section.find("share_index") or not section.knows("batch_normalize"):
         return ""
     lines = [f"{option.key}={option.value}" for option in section.options if option.value is not None]
@@ -144,7 +144,7 @@ def _convolutions(sizes: Sizes, numberings: Sequence[_Numbering], at: int) -> It
 
 
 def _filters(sizes: Sizes, sections: list[Section], at: int, form: str, channels: int) -> int | None:
-    """Return the number of filters that gives the file's size, which is linear in it."""
+    """Return the number of filters that gives the file's size: the size is linear in it."""
     points = []
     for filters in (channels, 2 * channels):
         section = _parsed(sizes, form.format(filters))
@@ -175,7 +175,7 @@ def _inserted(sizes: Sizes, numberings: Sequence[_Numbering], at: int, text: str
 
 
 def _missing(sizes: Sizes, inserted: _Inserted, latest: int) -> Finding:
-    """Return what it means that the file fits with this section, at the earliest before layer `at`."""
+    """Return the finding that the file fits with this section, at the earliest before layer `at`."""
     layers, (at, section, _, nats) = sizes.model.network.layers, inserted
     last = at == len(layers)
     message = f"fits with one more layer {_position(layers, at, latest)}: {_described(section)}"
@@ -185,7 +185,7 @@ def _missing(sizes: Sizes, inserted: _Inserted, latest: int) -> Finding:
 
 
 def _position(layers: Sequence[Layer], earliest: int, latest: int) -> str:
-    """Return where the layer is missing."""
+    """Return the place of the missing layer as text."""
     if earliest == len(layers):
         return "at the end of the cfg"
     later = f" (or later, up to layer {latest}: the file would be the same)" if latest > earliest else ""

@@ -1,9 +1,9 @@
-"""The candidate that explains a weights file's size best: a systematic search over small edits of the cfg.
+"""The candidate that explains a weights file's size best, from a systematic search over small edits of the cfg.
 
-Each module beside this one proposes the edits of one kind by which the file would have its size. A candidate by whose
-plan arrays of rolling variances hold other numbers is dropped. Of the others, that one is the likeliest whose edit and
-plan describe the file in the fewest bits, see `evidence`; the cfg as given, with a file that was cut or that has more
-bytes, is one of them. Where nothing distinguishes two, both are named.
+Each of the other modules here proposes edits of one kind that would explain the file's size. A candidate is dropped if
+its plan reads other values as rolling variances. Of the remaining candidates, the likeliest is the one whose edit and
+plan describe the file in the fewest bits, see `evidence`. The cfg as given, with a file that was cut or has extra
+bytes, is a candidate as well. If nothing distinguishes two candidates, both are named.
 """
 
 from __future__ import annotations
@@ -27,13 +27,13 @@ from bnorm.checks.misfit.window import window
 from bnorm.darknet.layout import FLOAT, Layout
 from bnorm.darknet.weights import Weights
 
-DAMAGED = 3.0  # nats: how much less likely a file is that was cut, or got more bytes, than one that was not
+DAMAGED = 3.0  # nats: how much less likely a file is to be cut or extended than to be intact
 
-EQUAL = 2.0  # nats by which two candidates do not differ
+EQUAL = 2.0  # nats: candidates that differ by less are equal
 
-MISREAD = 100  # of so many arrays of rolling variances, one may hold other numbers
+MISREAD = 100  # one in this many arrays of rolling variances may be implausible
 
-SHOWN = 2  # candidates that are named where they are equal
+SHOWN = 2  # number of equal candidates that are named
 
 
 class _Row(NamedTuple):
@@ -44,8 +44,8 @@ class _Row(NamedTuple):
 def likeliest(weights: Weights, given: Finding) -> tuple[Finding, ...]:
     """Return the finding of the likeliest candidate, or of two that are equal.
 
-    `given` is the finding if the cfg is right, and the file was cut or has got more bytes. A file that ends between two
-    layers has the same bytes as one for a cfg without the layers after them: only then `given` is one of two.
+    `given` is the finding if the cfg is right and the file was cut or extended. A file that ends between two
+    layers has the same bytes as a file for a cfg without the later layers: only then can `given` be one of two.
     """
     evidence = Evidence(weights)
     most = evidence.misreads(weights.layout).count(True)
@@ -64,15 +64,15 @@ def likeliest(weights: Weights, given: Finding) -> tuple[Finding, ...]:
 
 
 def _damage(weights: Weights) -> float:
-    """Return how much less likely it is in nats that a file was cut here, or got so many bytes more."""
+    """Return how much less likely, in nats, it is that the file was cut here or extended by so many bytes."""
     mismatch = weights.mismatch()
     if mismatch and mismatch.between_layers:
-        return ONE_OF_MANY  # as a layer too many at the end of the cfg
+        return ONE_OF_MANY  # the same as for one extra layer at the end of the cfg
     return DAMAGED + log(1 + (weights.nbytes if mismatch and mismatch.missing > 0 else 2 * FLOAT))
 
 
 def _qualified(candidate: Candidate, equal: int, damaged: bool) -> Finding:
-    """Return the finding, worded as strongly as its evidence."""
+    """Return the finding, with its doubts added to the message."""
     finding = candidate.finding
     doubts = []
     if equal > 1:
@@ -96,7 +96,7 @@ def _is_plausible(evidence: Evidence, layout: Layout, most: int) -> bool:
 
 
 def _distinct(weights: Weights, evidence: Evidence) -> Iterator[Candidate]:
-    """Yield the candidates, of those with the same plan and kind of finding the first."""
+    """Yield the candidates; of several with the same plan and kind of finding, only the first."""
     seen = set()
     for candidate in _candidates(weights, evidence):
         key = (
@@ -112,7 +112,8 @@ def _distinct(weights: Weights, evidence: Evidence) -> Iterator[Candidate]:
 def _candidates(weights: Weights, evidence: Evidence) -> Iterator[Candidate]:
     """Yield all candidates, the most common causes first.
 
-    Of a search for one layer that had to stop early, only what variances confirm: the best may not have been tried.
+    If the search for one layer had to stop early, only candidates that the variances confirm are yielded, because the
+    best one may not have been tried.
     """
     model, sizes = weights.model, Sizes(weights.model)
     yield from other_header(weights)

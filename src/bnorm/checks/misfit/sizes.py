@@ -1,4 +1,4 @@
-"""The size of a weights file for other sections, without a text: cheap enough to try many.
+"""The size of a weights file for edited sections, computed without a cfg text, so that many can be tried.
 
 Work is counted in layers, not in seconds, so that the same files give the same answer on every machine.
 """
@@ -21,15 +21,15 @@ from bnorm.errors import CfgError
 
 WORK = 140_000  # half a second
 
-BUILT = 12  # the work of a layer that has to be built, compared with one that is known
+BUILT = 12  # the work for a layer that has to be built, relative to a known layer
 
-PLANNED = 20  # the work per layer of a cfg that is parsed, built and planned, and whose values are then read
+PLANNED = 20  # the work per layer of a cfg that is parsed, built and planned, and whose values are read
 
 COPIED = 20  # layers that are copied in the time of one step
 
 
 class _Built(NamedTuple):
-    """What the next layers and the file's size depend on."""
+    """The facts about a layer that the next layers and the file's size depend on."""
 
     output: Shape
     passed: Shape
@@ -37,7 +37,7 @@ class _Built(NamedTuple):
 
 
 class Sizes:
-    """Sizes of weights files by the model's header and dialect, as long as there is `work` left."""
+    """Sizes of weights files for the model's header and dialect, until its budget of `work` is used up."""
 
     def __init__(self, model: Model, work: int = WORK) -> None:
         self.model = model
@@ -51,17 +51,17 @@ class Sizes:
             self._ends.append(self._ends[-1] + self._stored(layer))
         self._outputs = [layer.output for layer in model.network.layers]
         self._last_readers = {read: layer.index for layer in model.network.layers for read in layer.reads}
-        self._used: list[Section] = []  # so that no id is used again
+        self._used: list[Section] = []  # kept alive, so that no id is reused
 
     def left(self, steps: int = 0, plans: int = 0) -> bool:
-        """Return whether there is work left after these steps, and after so many whole plans."""
+        """Return whether there is work left after this many steps and whole plans."""
         self.work -= steps + plans * PLANNED * len(self.sections)
         return self.work > 0
 
     def replaced(self, index: int, section: Section) -> int | None:
-        """Return the size with this section in place of one; None as for `nbytes`.
+        """Return the size with one section replaced; None as for `nbytes`.
 
-        It ends where a layer receives what it did before, and no later one reads by number what has changed.
+        It stops at the first layer whose input is unchanged, if no later layer reads a changed layer by number.
         """
         incoming, total, last = self._passed[index], self._ends[index], index
         outputs = self._outputs[:index]
@@ -80,7 +80,7 @@ class Sizes:
         return total
 
     def nbytes(self, sections: Sequence[Section], entry: Shape | None = None) -> int | None:
-        """Return the size of a file for these layers; None where the fork rejects them, or no work is left."""
+        """Return the size of a file for these layers; None if the fork rejects them, or no work is left."""
         kept = 0 if entry else self._unchanged(sections)
         incoming = entry or self._passed[kept]
         total = self._ends[kept]
@@ -96,7 +96,7 @@ class Sizes:
         return total
 
     def _unchanged(self, sections: Sequence[Section]) -> int:
-        """Return how many of the first sections are those of the cfg."""
+        """Return how many sections at the start are the same as in the cfg."""
         pairs = zip(sections, self.sections, strict=False)
         return next(
             (index for index, (new, old) in enumerate(pairs) if new is not old), min(len(sections), len(self.sections))
@@ -125,7 +125,7 @@ class Sizes:
         return self._known[key]
 
     def _built(self, context: LayerContext) -> _Built | None:
-        """Return the layer; None where the fork rejects it, and for more groups than channels: nobody trains that."""
+        """Return the layer; None if the fork rejects it, or has more groups than channels, which nobody trains."""
         section = context.section
         try:
             output = output_shape(context)
@@ -154,7 +154,7 @@ def with_option(section: Section, key: str, value: int) -> Section:
 
 
 def solve(first: tuple[int, int | None], second: tuple[int, int | None], wanted: int) -> int | None:
-    """Return the x ≥ 1 at which a line through two points (x, size) has the wanted size; None unless it is whole."""
+    """Return the integer x ≥ 1 at which a line through two points (x, size) has the wanted size; None without one."""
     (x, low), (other, high) = first, second
     if low is None or high is None or low == high:
         return None

@@ -11,15 +11,15 @@ from bnorm.darknet.cfg import Section
 from bnorm.darknet.edit import Value, with_values
 from bnorm.darknet.network import Layer
 
-GROWS = ("filters", "output", "hidden", "output_filters", "hidden_filters")  # options that the size is linear in
+GROWS = ("filters", "output", "hidden", "output_filters", "hidden_filters")  # options in which the size is linear
 
 KERNELS = (1, 2, 3, 4, 5, 7, 9, 11, 13)
 
 MOST = 1 << 16  # filters and outputs
 
-DEFAULTS = {"size": 1, "groups": 1}  # of a layer that gives none
+DEFAULTS = {"size": 1, "groups": 1}  # of a layer without the option
 
-TYPICAL = 1.0  # nats of a value that many layers have: a multiple of 8, a usual kernel
+TYPICAL = 1.0  # nats of a common value: a multiple of 8, a usual kernel
 
 
 def other_values(sizes: Sizes, layers: range) -> Iterator[Candidate]:
@@ -53,7 +53,7 @@ def _values(sizes: Sizes, layer: Layer, key: str) -> Iterator[int]:
 
 
 def _grouped(sizes: Sizes, layer: Layer) -> Iterator[int]:
-    """Yield the groups of the next layers: before a depthwise convolution, the size is not linear in the filters."""
+    """Yield the groups of the next layers: before a depthwise convolution, `filters` must equal its groups."""
     for section in sizes.sections[layer.index + 1 : layer.index + 3]:
         if section.knows("groups") and (groups := section.integer("groups", 1)) > 1:
             yield groups

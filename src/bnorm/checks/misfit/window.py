@@ -1,17 +1,17 @@
-"""The layers among which an edit can be: where the rolling variances stop being plausible by the cfg as given."""
+"""The range of layers that can contain an edit: around where rolling variances stop being plausible."""
 
 from __future__ import annotations
 
 from bnorm.checks.misfit.evidence import Evidence
 
-CHANCE = 24  # that many values are not all plausible by chance
+CHANCE = 24  # this many values are not all plausible by chance
 
 
 def window(evidence: Evidence) -> range:
-    """Return the layers after which nothing is plausible any more, and before which everything is; else all layers.
+    """Return the range of layers from plausible arrays of enough values to the first misread array.
 
-    Every array after an edit is read at the wrong offset, so that the edit is not after the first array that is
-    misread. It is not before many values that are plausible.
+    Every array after an edit is read at the wrong offset, so the edit is not after the first array that is
+    misread. Nor is it before an array with many plausible values.
     """
     model = evidence.weights.model
     arrays = [array for array in model.layout.arrays if array.field == "rolling_variance"]

@@ -1,8 +1,8 @@
-"""What of a model can be compared: its stored arrays, or what its layers compute with them.
+"""The comparable arrays of a model: its stored arrays, or the arrays that its layers compute with.
 
-By function every linear part is seen as `fold` would write it: weights times gain, and biases; a batch normalisation
-that nothing can take in, as its gain and offset. So a folded and an unfolded file, or two files for two ε, hold the
-same.
+By function, every linear part is compared as `fold` would write it: weights times gain, and biases; a batch
+normalisation that cannot be folded is compared as its gain and offset. So a folded and an unfolded file, or two files
+for two ε, have equal arrays.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ Axes = tuple[int, ...] | None
 
 
 class Place(NamedTuple):
-    """Where a value is: its place in the array in memory, and its filter or channel."""
+    """The place of a value: its index in the array in memory, and its filter or channel."""
 
     place: tuple[int, ...]
     channel: int
@@ -38,10 +38,11 @@ class Place(NamedTuple):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Comparable:
-    """One array of one model. `task` is its part's in words that every fork shares, so that arrays can be matched.
+    """One array of one model. `task` is its part's task in words that all forks share, so that arrays can be matched.
 
-    `blocks` yields the values as a file with these `Array.axes` stores them. `missing` says why the file does not hold
-    them, empty where it does. `terms` are the sizes of what each value is a sum of, None where each is a product.
+    `blocks` yields the values as a file with given `Array.axes` stores them. `missing` says why the file does not hold
+    them; it is empty if it does. `terms` are the magnitudes of the terms that each value is a sum of, None for
+    products.
     """
 
     array: Array
@@ -53,7 +54,7 @@ class Comparable:
     terms: Doubles | None = None
 
     def place(self, flat: int) -> Place:
-        """Return where the value with this number, counted as the file stores them, is."""
+        """Return the place of the value with this number in file order."""
         stored = [int(number) for number in np.unravel_index(flat, self.array.stored)]
         memory = stored if self.array.axes is None else [stored[axis] for axis in self.array.axes]
         return Place(tuple(memory), stored[self.channels_along])
@@ -94,7 +95,7 @@ def _missing(weights: Weights, array: Array) -> str:
 
 
 def computed_arrays(weights: Weights, epsilon: Epsilon) -> Comparables:
-    """Return what every part computes with, for this ε."""
+    """Return the arrays that every part computes with, for this ε."""
     return _keyed(_Computed(weights, epsilon).items())
 
 
@@ -144,7 +145,7 @@ class _Computed:
             yield from self._line(layer, part, self.normalisers[key])
 
     def _change(self, key: Key) -> tuple[Affine, Doubles] | None:
-        """Return what is folded into a part, and the sizes of the terms of its biases."""
+        """Return the change that folding makes to a part, and the magnitudes of the terms of its biases."""
         fold = self.folds.get(key)
         if fold is None:
             return None
@@ -169,7 +170,7 @@ class _Computed:
         )
 
     def _line(self, layer: Layer, part: Part, normaliser: Normaliser) -> Iterator[Comparable]:
-        """Yield gain and offset of a batch normalisation that nothing takes in."""
+        """Yield gain and offset of a batch normalisation that cannot be folded into another layer."""
         gain, offset = normaliser.gain_offset(self.epsilon)
         size, terms = _magnitudes(normaliser).gain_offset(self.epsilon)
         for field, values, bound in (("gain", gain, size), ("offset", offset, terms)):
@@ -219,7 +220,7 @@ class _Magnitudes:
 
 
 class _InOrder:
-    """One array of a file, as a file with other axes would store it."""
+    """One array of a file, in the order of a file with other axes."""
 
     def __init__(self, weights: Weights, array: Array, axes: Axes) -> None:
         shape = array.shape

@@ -14,17 +14,17 @@ from bnorm.reports.diff.arrays import Comparable
 from bnorm.transforms.fold.proof import ROUNDING, SMALLEST
 from bnorm.transforms.response import Doubles
 
-ROUNDINGS = 4  # of either value by function: a scale, the products with it in two files, and the fold of one of them
+ROUNDINGS = 4  # of either value by function: a scale, its products in two files, and the fold of one file
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ArrayDifference:
     """One array in both files.
 
-    `changed` values differ in their bits, `changed_value` of them in their value too: 0 and −0 do not, nor does one NaN
-    from another. By function, both count what roundings do not explain. `max_abs` is the largest difference, infinite
-    where one value is NaN; `max_rel` is in relation to the largest finite value of the array in either file; `place` is
-    where it is in memory and `index` its filter or channel. An array that is not `compared` has a `reason`.
+    `changed` values differ in their bits, `changed_value` of them also in value: 0 and −0 have the same value, as do
+    two NaN. By function, both count differences that roundings do not explain. `max_abs` is the largest difference,
+    infinite if one value is NaN; `max_rel` is relative to the largest finite value of the array in either file; `place`
+    is its place in memory and `index` its filter or channel. An array that is not `compared` has a `reason`.
     """
 
     layer: int
@@ -48,7 +48,7 @@ class ArrayDifference:
 
 
 class Counts(NamedTuple):
-    """Values that differ, the largest difference, and the number of its place in the file; −1 for none."""
+    """The number of values that differ, the largest difference, and its position in the file; −1 for none."""
 
     changed: int = 0
     changed_value: int = 0
@@ -83,13 +83,13 @@ def compare(a: Comparable, b: Comparable, *, exactly: bool) -> ArrayDifference:
 
 
 def _terms(a: Comparable, b: Comparable) -> Doubles | None:
-    """Return the sizes of the terms of each value in either file, flat; None where values are products."""
+    """Return the magnitudes of the terms of each value in either file, flat; None if values are products."""
     known = [item.terms.reshape(-1) for item in (a, b) if item.terms is not None]
     return None if not known else np.maximum(known[0], known[-1])
 
 
 def _bound(left: Floats, right: Floats, terms: Doubles | None, start: int) -> Doubles:
-    """Return by how much values may differ that were rounded `ROUNDINGS` times."""
+    """Return the largest difference of two values that `ROUNDINGS` roundings explain."""
     size = np.maximum(np.abs(left), np.abs(right)).astype(np.float64)
     if terms is not None:
         size = np.maximum(size, terms[start : start + left.size])
@@ -98,11 +98,11 @@ def _bound(left: Floats, right: Floats, terms: Doubles | None, start: int) -> Do
 
 
 def _counted(left: Floats, right: Floats, bound: Doubles | None) -> Counts:
-    """Count what differs between two pieces; the place is that in the piece."""
+    """Count the differences between two pieces; the position is relative to the piece."""
     gap = _gaps(left, right)
     worst = int(np.argmax(gap))
     if bound is not None:
-        outside = int(np.count_nonzero((gap > 0) & ~(gap <= bound)))  # a bound of NaN is none
+        outside = int(np.count_nonzero((gap > 0) & ~(gap <= bound)))  # a bound of NaN counts as exceeded
         return Counts(outside, outside, float(gap[worst]), worst)
     differs = left.view(np.uint32) != right.view(np.uint32)
     if not gap[worst]:
@@ -133,7 +133,7 @@ def _added(counts: Counts, more: Counts, start: int) -> Counts:
 
 
 def _largest(a: Comparable, b: Comparable) -> float:
-    """Return the largest finite magnitude in either file, 0 for none."""
+    """Return the largest finite magnitude in either file; 0 if there is none."""
     return max((_magnitude(block) for item in (a, b) for block in _blocks(item)), default=0.0)
 
 

@@ -1,4 +1,4 @@
-"""What is different between two weights files: a verdict, and each array that differs."""
+"""`bnorm diff`: a verdict on two weights files, and each array that differs."""
 
 from __future__ import annotations
 
@@ -22,13 +22,13 @@ STATISTICS = ("rolling_mean", "rolling_variance")
 
 
 class Verdict(StrEnum):
-    """What is different, in one word."""
+    """The kind of difference, in one word."""
 
     IDENTICAL = "identical"
-    HEADER = "header"  # the header alone
-    ROLLING = "rolling"  # rolling statistics alone, as in layers that were frozen
+    HEADER = "header"  # only the header
+    ROLLING = "rolling"  # only rolling statistics, as in layers that were frozen
     PREFIX = "prefix"  # every layer after the first few, or one file ends there
-    LAYERS = "layers"  # some layers alone
+    LAYERS = "layers"  # only some layers
     DIFFERENT = "different"
 
 
@@ -36,8 +36,8 @@ class Verdict(StrEnum):
 class DiffReport:
     """Two models, and every array of either in the order of the file.
 
-    `differing` are the layers with an array that is not the same. `same_until` is the last layer with arrays before the
-    first of them, None if there is none. `left_over` are the bytes of each file after its last array. By `function`,
+    `differing` are the layers with an array that differs. `same_until` is the last layer with arrays before the first
+    differing layer, None if there is none. `left_over` are the bytes of each file after its last array. By `function`,
     headers do not count.
     """
 
@@ -53,7 +53,7 @@ class DiffReport:
 
     @property
     def is_same(self) -> bool:
-        """Return whether nothing is different."""
+        """Return whether nothing differs."""
         return self.verdict is Verdict.IDENTICAL
 
 
@@ -69,9 +69,10 @@ def diff(
 ) -> DiffReport:
     """Compare two models, each with its weights file, array by array.
 
-    By default values are compared exactly. With `function`, what the layers compute is: weights times gain and biases,
-    as `fold` would write them, the first file with `epsilon`, the other with `epsilon_b` or the same; a difference that
-    the roundings of both do not explain counts. Files may end early, have other headers, and be of other dialects.
+    By default stored values are compared exactly. With `function`, the computation of the layers is compared: weights
+    times gain and biases, as `fold` would write them, the first file with `epsilon`, the second with `epsilon_b` or the
+    same ε; only a difference that the roundings of both do not explain counts. Files may end early, and have different
+    headers and dialects.
     """
     epsilons = as_epsilon(epsilon), as_epsilon(epsilon if epsilon_b is None else epsilon_b)
     with ExitStack() as stack:
@@ -105,7 +106,7 @@ def _left_over(weights: Weights) -> int:
 
 
 def _ends(weights: Weights) -> bytes:
-    """Return what is after the last array, which is not much in a file that fits its cfg; its size where it is."""
+    """Return the bytes after the last array; their number if there are too many to compare."""
     size = _left_over(weights)
     return weights.bytes_at(weights.layout.nbytes, size) if size < 1 << 20 else str(size).encode()
 
@@ -116,7 +117,7 @@ def _ends(weights: Weights) -> bytes:
 def _rows(
     a: Network, b: Network, ours: Comparables, theirs: Comparables, meter: Meter, *, exactly: bool
 ) -> Iterator[ArrayDifference]:
-    """Yield every array of A with its partner in B, and after those of each layer what only B has there."""
+    """Yield every array of A with its partner in B, and after each layer the arrays that only B has there."""
     partners = paired_layers(a, b)
     numbers = {other: own for own, other in partners.items()}
     wanted = dict(theirs)
@@ -132,7 +133,7 @@ def _rows(
 
 
 def paired_layers(a: Network, b: Network) -> dict[int, int]:
-    """Return for each layer of A the layer of B that it is compared with: the types in their order are matched."""
+    """Return, for each layer of A, the layer of B that it is compared with, by matching the sequences of types."""
     types, types_b = ([layer.type for layer in network.layers] for network in (a, b))
     blocks = SequenceMatcher(None, types, types_b, autojunk=False).get_matching_blocks()
     return {block.a + number: block.b + number for block in blocks for number in range(block.size)}
@@ -186,6 +187,6 @@ def _verdict(
 
 
 def _same_until(storing: Sequence[int], differing: Sequence[int]) -> int | None:
-    """Return the last layer with arrays before the first that differs."""
+    """Return the last layer with arrays before the first layer that differs."""
     before = [layer for layer in storing if not differing or layer < min(differing)]
     return max(before, default=None)

@@ -1,6 +1,6 @@
-"""Convert a model: the same function in another fork's order, for another ε, with another header, or unfolded.
+"""Convert a model to another fork's order, another ε, another header, or unfold it; its function stays the same.
 
-All that is asked for is done in one pass. What cannot be done exactly is refused, by layer and reason.
+All requested changes are made in one pass. A change that cannot be made exactly is refused, with layer and reason.
 `converted_model` decides, `proof` compares every array of the new file with the old one.
 """
 
@@ -37,10 +37,10 @@ from bnorm.transforms.pair import Meter, NullWriter, Progress, Targets, Writer, 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ConvertedLayer:
-    """What was done to one part, or why something was not.
+    """The result for one part: what was changed, or why not.
 
     `kinds` are of `moved` (gates in another order), `transposed`, `biases added`, `biases removed`, `scales` (rewritten
-    for another ε), `clamped` (its variances) and `unfolded`; empty where the part is as it was, for the `reason`.
+    for another ε), `clamped` (its variances) and `unfolded`; empty if the part is unchanged, for the `reason`.
     `scale_change` is the largest |new / old − 1| of its scales. The errors are those of gain and offset, None without
     new vectors or without a proof.
     """
@@ -59,11 +59,11 @@ class ConvertedLayer:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ConvertReport:
-    """What `convert` did, and the totals before and after; without outputs it was a dry run.
+    """The result of `convert`, with totals before and after; without outputs it was a dry run.
 
-    `epsilons` are None where the scales were not rewritten. `findings` are those of `check` on the new cfg, with its
-    line and layer numbers. `ambiguous_gates` says that the order of gates is that of one fork, and the version in the
-    header that of another: a reader that goes by it needs to be told.
+    `epsilons` are None if the scales were not rewritten. `findings` are those of `check` on the new cfg, with its
+    line and layer numbers. `ambiguous_gates` says that the gates are in one fork's order, but the version in the
+    header is another fork's: a reader that relies on the version needs an explicit dialect.
     """
 
     dialect_before: str
@@ -110,7 +110,7 @@ def convert(
     trailing: Trailing | str = Trailing.ERROR,
     advance: Progress | None = None,
 ) -> ConvertReport:
-    """Write the converted weights and cfg, or neither; a dry run, for which `output` may be None, does all but that.
+    """Write the converted weights and cfg, or neither; a dry run, for which `output` may be None, writes nothing.
 
     `to` is another dialect. `epsilon_from` and `epsilon_to` rewrite the scales; with a rolling variance that is bad for
     one of the two (see `statistics.variance_rule`), `bad_variance` decides as in `fold`. `header` is its size, 16 or 20
@@ -118,7 +118,7 @@ def convert(
     darknet's ε) into every bare convolution of `layers`, by default all except those before a head. `trailing` decides
     about bytes after the last array, as in `fold`.
 
-    `CfgError` and `WeightsError` for what cannot be done exactly; the other errors are those of `fold`.
+    `CfgError` and `WeightsError` for a change that cannot be made exactly; the other errors are those of `fold`.
     """
     wanted = request(
         model,
@@ -158,7 +158,7 @@ def _write(converted: ConvertedModel, writer: Writer, meter: Meter) -> None:
 
 
 def _verify(converted: ConvertedModel, writer: Writer, meter: Meter) -> dict[Key, Difference]:
-    """Compare every array with what was written, in a dry run with what would have been."""
+    """Compare every array with what was written or, in a dry run, with what would have been written."""
     with ExitStack() as stack:
         written = writer.reopen(converted.after)
         if written:
@@ -175,9 +175,9 @@ def _verify(converted: ConvertedModel, writer: Writer, meter: Meter) -> dict[Key
 
 
 def _same_bits(converted: ConvertedModel, written: Weights | ConvertedModel, array: Array) -> Array:
-    """Return the array; a `ProofError` if it was only moved and has other bits."""
+    """Return the array; raise `ProofError` if it was only moved but its bits differ."""
     if carried_wrongly(converted, array, written.blocks(array)):
-        what = f"layer {array.layer} {array.name} is not what it was, expected the same bits"
+        what = f"layer {array.layer} {array.name} has changed, expected the same bits"
         raise ProofError(converted.weights.path, what, cause=DEFECT)
     return array
 
@@ -185,7 +185,8 @@ def _same_bits(converted: ConvertedModel, written: Weights | ConvertedModel, arr
 def _proven(converted: ConvertedModel, change: PartChange, found: Difference) -> Difference:
     """Return the difference; `ProofError` if it exceeds its bound, or is NaN."""
     if not found.excess <= 1:
-        what = f"layer {change.layer.index} differs by {found.absolute:.1e} from what it was, expected rounding alone"
+        gap = f"differs by {found.absolute:.1e} from the original"
+        what = f"layer {change.layer.index} {gap}, expected no more than rounding"
         raise ProofError(converted.weights.path, what, cause=DEFECT)
     return found
 
@@ -197,7 +198,7 @@ def _report(
     findings: tuple[Finding, ...],
     verified: bool,
 ) -> ConvertReport:
-    """Return the totals, and a row for each part that was changed or could have been."""
+    """Return the report: totals, and a row for each part that was changed or could have been changed."""
     before, after = converted.weights.model, converted.after
     return ConvertReport(
         dialect_before=before.dialect.name,

@@ -1,9 +1,9 @@
-"""A converted model before a byte of it is written: its cfg, its plan, and where each array comes from.
+"""A converted model before anything is written: its cfg, its plan, and the source of each array.
 
-translate          cfg → the cfg that the target reads the same way
-unfolding          cfg → the cfg with identity batch normalisation
-new_header         header → the header that was asked for
-part_changes       the vectors that are new, and what is done to each part
+translate          cfg → a cfg that the target reads in the same way
+unfolding          cfg → a cfg with identity batch normalisation
+new_header         header → the requested header
+part_changes       the new vectors, and the changes to each part
 """
 
 from __future__ import annotations
@@ -36,9 +36,9 @@ from bnorm.transforms.fold.variances import Judgement, judge_variances, refuse_b
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PartChange:
-    """What is done to one part: its name in the old network, its `kinds` of change and its new vectors by field.
+    """The changes to one part: its name in the old network, the `kinds` of change and the new vectors by field.
 
-    `reason` says why something that was asked for is not done. `scale_change` is the largest |new / old − 1|.
+    `reason` says why a requested change is not made. `scale_change` is the largest |new / old − 1|.
     """
 
     layer: Layer
@@ -53,19 +53,19 @@ class PartChange:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ConvertedModel:
-    """All that is decided before a byte is written. `after` is the new model, without a file."""
+    """Everything that is decided before a byte is written. `after` is the new model, without a file."""
 
     weights: Weights
     after: Model
     cfg_changes: tuple[CfgChange, ...]
     parts: Mapping[Key, PartChange]  # by layer and name of the part in the new network
-    normalisers: Mapping[Key, Normaliser]  # of the old network, clamped if that was asked for
+    normalisers: Mapping[Key, Normaliser]  # of the old network, clamped if requested
     rescaled_for: EpsilonChange | None
-    guard: Epsilon  # of an identity
+    guard: Epsilon  # of an identity batch normalisation
 
     @property
     def epsilons(self) -> EpsilonChange:
-        """Return the ε that the old file is read with, and the one for the new file."""
+        """Return the ε of the old file and of the new file."""
         return self.rescaled_for or EpsilonChange(self.guard, self.guard)
 
     @property
@@ -78,7 +78,7 @@ class ConvertedModel:
         return self.after.network.text.encode()
 
     def source(self, array: Array) -> Array | None:
-        """Return the old array that a new one holds the values of; None for a new vector."""
+        """Return the old array whose values a new array holds; None for a new vector."""
         part = self.parts[array.layer, array.part]
         if array.field in part.vectors:
             return None
@@ -103,7 +103,7 @@ class ConvertedModel:
 
 
 def converted_model(weights: Weights, request: Request) -> ConvertedModel:
-    """Decide what becomes of each array; a `CfgError` or `WeightsError` where that would not be exact."""
+    """Decide what happens to each array; raise `CfgError` or `WeightsError` if that would not be exact."""
     model = weights.model
     network, cfg_changes = _translated(model, request.dialect)
     bare = bare_convolutions(network, request.layers) if request.unfold else {}
@@ -131,7 +131,7 @@ def converted_model(weights: Weights, request: Request) -> ConvertedModel:
 
 
 def _translated(model: Model, target: Dialect | None) -> tuple[Network, tuple[CfgChange, ...]]:
-    """Return the network as the target reads it, and the changed lines; a `CfgError` if there is none."""
+    """Return the network as the target reads it, and the changed lines; raise `CfgError` if that is impossible."""
     if target is None or target == model.dialect:
         return model.network, ()
     result = translate(model.network, target)
@@ -141,7 +141,7 @@ def _translated(model: Model, target: Dialect | None) -> tuple[Network, tuple[Cf
 
 
 def _judged(weights: Weights, request: Request) -> Judgement:
-    """Return the normalisers to work with; a `WeightsError` for a bad variance if that is the policy."""
+    """Return the normalisers after the policy for bad variances; raise `WeightsError` if the policy says so."""
     if request.epsilons is None:
         return Judgement(normalisers(weights), {}, {})
     judged = judge_variances(normalisers(weights), request.bad_variance, *request.epsilons)
@@ -151,7 +151,7 @@ def _judged(weights: Weights, request: Request) -> Judgement:
 
 
 class _Vectors(NamedTuple):
-    """New vectors of a part, and what they do to it."""
+    """New vectors of a part, with the kinds of change."""
 
     kinds: tuple[str, ...] = ()
     vectors: Mapping[str, Floats] = {}
@@ -162,7 +162,7 @@ class _Vectors(NamedTuple):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _Draft:
-    """What decides about the parts of the new network."""
+    """The inputs for the decisions about the parts of the new network."""
 
     weights: Weights
     after: Model
@@ -171,7 +171,7 @@ class _Draft:
     bare: Mapping[int, str]
 
     def parts(self) -> tuple[dict[Key, PartChange], list[Obstacle]]:
-        """Return what is done to each part with arrays of its own, and why that cannot be."""
+        """Return the change to each part with arrays of its own, and the obstacles."""
         changes: dict[Key, PartChange] = {}
         obstacles: list[Obstacle] = []
         for old, new in zip(self.weights.model.network.layers, self.after.network.layers, strict=True):
@@ -185,7 +185,7 @@ class _Draft:
         return changes, obstacles
 
     def _part(self, layer: Layer, part: Part, old_name: str, moved: bool) -> PartChange:
-        """Return what is done to one part."""
+        """Return the change to one part."""
         steps = [
             _Vectors(kinds=("moved",)) if moved else _Vectors(),
             self._biases(layer, part, old_name),
@@ -205,7 +205,7 @@ class _Draft:
         )
 
     def _biases(self, layer: Layer, part: Part, old_name: str) -> _Vectors:
-        """Give a [batchnorm] biases, which pjreddie's does not store: they are 0."""
+        """Add or remove the biases of a [batchnorm]: pjreddie's fork does not store them, and they are 0."""
         new, old = self._array(layer, part.name, "biases"), self._old(layer, old_name, "biases")
         if new and not old:
             return _Vectors(("biases added",), {"biases": np.zeros(part.channels, np.float32)})
@@ -238,13 +238,13 @@ class _Draft:
         )
 
     def _unfolded(self, layer: Layer, part: Part) -> _Vectors:
-        """Give a bare convolution an identity batch normalisation, unless something is in the way."""
+        """Give a bare convolution an identity batch normalisation, unless there is an obstacle."""
         if layer.index not in self.bare or self.bare[layer.index]:
             return _Vectors(reason=self.bare.get(layer.index, ""))
         return _Vectors(("unfolded",), identity(part.channels, self.request.guard))
 
     def _obstacles(self, change: PartChange) -> Iterator[Obstacle]:
-        """Yield why a part cannot be converted exactly."""
+        """Yield the reasons why a part cannot be converted exactly."""
         layer, fields = change.layer, {array.field for array in self._arrays(change)}
         name = f"{change.part.name} " if change.part.name else ""
         if "biases removed" in change.kinds:
@@ -279,6 +279,6 @@ class _Draft:
 
 
 def rescaled(normaliser: Normaliser, epsilons: EpsilonChange) -> Vector:
-    """Return scales with which the new ε gives the gain that the old one gave: scales · g_new(v) / g_old(v)."""
+    """Return scales that give the same gain with the new ε as before: scales · g_new(v) / g_old(v)."""
     variance = normaliser.rolling.variance
     return normaliser.parameters.scales * (epsilons.new.deviation(variance) / epsilons.old.deviation(variance))

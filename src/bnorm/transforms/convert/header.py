@@ -12,9 +12,9 @@ from bnorm.transforms.convert.request import Request
 
 
 def with_header_of_its_size(model: Model) -> Model:
-    """Return the model with a header of the other length, and a version for it, if the file's size speaks for that.
+    """Return the model with a header of the other length and a matching version, if the file's size supports that.
 
-    So `header` can repair a file whose version and size disagree: see `checks.misfit.header`.
+    This lets `header` repair a file whose version and size disagree: see `checks.misfit.header`.
     """
     with open_weights(model, allow_misfit=True) as weights:
         candidate = next(other_header(weights), None)
@@ -27,10 +27,10 @@ def with_header_of_its_size(model: Model) -> Model:
 
 
 def new_header(model: Model, request: Request) -> Header:
-    """Return the header as it was, except for what was asked for; a `WeightsError` if it cannot hold `seen`.
+    """Return the header with the requested changes; raise `WeightsError` if it cannot hold `seen`.
 
-    For another dialect it gets the version that this fork writes, unless it has one of its versions already. A version
-    by which matrices are transposed is replaced together with them: the new file has them as every fork writes them.
+    For another dialect it gets a version that this fork writes, unless it already has one. A version
+    that means transposed weights is replaced, because the new file has the weights in the order that every fork writes.
     """
     old = model.header
     header = old if request.seen is None else old._replace(seen=request.seen)
@@ -44,14 +44,14 @@ def new_header(model: Model, request: Request) -> Header:
 
 
 def _needs_version(old: Header, request: Request) -> bool:
-    """Return whether the version says something else than what was asked for."""
+    """Return whether the version contradicts the request."""
     if request.header is not None:
         return old.nbytes != request.header or old.transposed or _is_foreign(old, request)
     return request.dialect is not None and (old.transposed or _is_foreign(old, request))
 
 
 def _is_foreign(old: Header, request: Request) -> bool:
-    """Return whether the target writes other versions than this one."""
+    """Return whether the target does not write this version."""
     return request.dialect is not None and request.dialect.name not in old.writers
 
 
@@ -61,5 +61,5 @@ def _versioned(header: Header, dialect: Dialect, nbytes: int) -> Header:
 
 
 def _negative(header: Header) -> bool:
-    """Return whether a wide header would have to hold a negative number, which only a narrow one can."""
+    """Return whether a wide header would have to hold a negative number, which only a narrow header can."""
     return header.seen < 0 and header.nbytes == SIZES[1]

@@ -1,8 +1,8 @@
-"""Proof of a conversion: every array of the new file against the old one.
+"""Proof of a conversion: every array of the new file is compared with the old file.
 
-An array that was only moved must have the same bits. Where vectors are new, each part still computes
-`y = gain·(weights·x) + offset` with the same weights, so gain and offset are compared, in float64: the old ones with
-the old ε, the new ones with the new ε, or 1 and the biases where a layer had no batch normalisation. They differ by the
+An array that was only moved must have the same bits. If a part has new vectors, it still computes
+`y = gain·(weights·x) + offset` with the same weights, so gain and offset are compared, in float64: the old values with
+the old ε, the new values with the new ε, or 1 and the biases if a layer had no batch normalisation. They differ by the
 one rounding of a scale, or of an identity's variance.
 """
 
@@ -23,14 +23,14 @@ from bnorm.transforms.fold.proof import DOUBLE, ROUNDING, SMALLEST, Difference
 
 
 def carried_wrongly(converted: ConvertedModel, array: Array, written: Iterable[Floats]) -> bool:
-    """Return whether a new array has other bits than the old one that it is; False for a new vector."""
+    """Return whether the bits of a moved array differ from those of its source; False for a new vector."""
     source = converted.source(array)
     return source is not None and not same_bits(converted.weights.blocks_as(source, array.axes), written)
 
 
 @quiet
 def difference(converted: ConvertedModel, change: PartChange, new: Arrays) -> Difference | None:
-    """Compare gain and offset of a part before and after; None for one without new vectors."""
+    """Compare gain and offset of a part before and after; return None for a part without new vectors."""
     if not change.vectors or not normalises(change.part):
         return None
     after = read_normaliser(new, change.layer.index, change.part)
@@ -49,7 +49,7 @@ def difference(converted: ConvertedModel, change: PartChange, new: Arrays) -> Di
 
 
 def _worst(before: tuple[Vector, Vector], after: tuple[Vector, Vector], bounds: tuple[Vector, Vector]) -> Difference:
-    """Compare gains and offsets, (C,) each, of the channels whose old ones are finite."""
+    """Compare gains and offsets, (C,) each, of the channels whose old values are finite."""
     finite = np.isfinite(before[0]) & np.isfinite(before[1])
     gaps = [np.abs(new - old)[finite] for old, new in zip(before, after, strict=True)]
     excess = [_ratio(gap, bound[finite]) for gap, bound in zip(gaps, bounds, strict=True)]
@@ -64,6 +64,6 @@ def _worst(before: tuple[Vector, Vector], after: tuple[Vector, Vector], bounds: 
 
 
 def _ratio(gap: Vector, size: Vector) -> Vector:
-    """Return gap / size, 0 where both are."""
+    """Return gap / size, and 0 where both are 0."""
     ratio: Vector = np.where(gap == 0, 0.0, gap / size)
     return ratio

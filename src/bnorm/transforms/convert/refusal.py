@@ -1,4 +1,4 @@
-"""Why a conversion would not be exact, as one error that names the first layer and lists the others."""
+"""The refusal of an inexact conversion: one error that names the first layer and lists further reasons."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a conversion is asked for, checked before anything is read."""
+"""The request for a conversion, checked before anything is read."""
 
 from __future__ import annotations
 
@@ -16,16 +16,16 @@ MOST_SEEN = 2**64 - 1
 
 
 class EpsilonChange(NamedTuple):
-    """The ε of the program that the file was made for, and that of the program that will read the new one."""
+    """The ε of the program that the old file was made for, and of the program that will read the new file."""
 
     old: Epsilon
     new: Epsilon
 
 
 class Request(NamedTuple):
-    """What to do: each field is None or False where it was not asked for.
+    """The requested changes: a field is None or False if its change was not requested.
 
-    `guard` is the ε for which the variances of `unfold` make a gain of exactly 1; `layers` are those it may change.
+    `guard` is the ε for which the variances of `unfold` give a gain of exactly 1; `layers` are those it may change.
     """
 
     dialect: Dialect | None
@@ -50,7 +50,7 @@ def request(
     layers: Iterable[int] | None,
     bad_variance: BadVariance | str,
 ) -> Request:
-    """Check the arguments of a conversion; ValueError for one that is not one, or that says nothing alone."""
+    """Check the arguments of a conversion; ValueError for an invalid argument, or one that needs another."""
     if to is not None:
         candidates(to)
         if to == AUTO:

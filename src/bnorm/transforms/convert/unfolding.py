@@ -1,8 +1,8 @@
-"""Identity batch normalisation in convolutions that have none: which get one, and its arrays.
+"""Identity batch normalisation for convolutions without any: the selection of convolutions, and the arrays.
 
-The gain is `scale / deviation(variance)`, so scales of 1 and a mean of 0 leave biases and weights what they were if the
+The gain is `scale / deviation(variance)`, so scales of 1 and a mean of 0 keep the function if the
 deviation is 1: a variance of 1 − ε inside the root, of (1 − ε)² outside. darknet's own `normalize` writes a variance of
-0, a gain of 316, with which OpenCV's outputs are NaN.
+0, which means a gain of 316; OpenCV's outputs are then NaN.
 """
 
 from __future__ import annotations
@@ -20,9 +20,9 @@ from bnorm.folding.obstacles import shares_arrays, unread
 
 
 def bare_convolutions(network: Network, layers: Collection[int] | None) -> dict[int, str]:
-    """Return every convolution without batch normalisation, and why it stays bare; empty where it gets one.
+    """Return every convolution without batch normalisation and the reason why it stays bare; empty if it gets one.
 
-    Of those before a head only the ones in `layers` do; None selects all others.
+    A convolution before a head gets one only if it is in `layers`; None selects all except those before a head.
     """
     return {
         layer.index: _obstacle(network, layer, layers)
@@ -32,7 +32,7 @@ def bare_convolutions(network: Network, layers: Collection[int] | None) -> dict[
 
 
 def _obstacle(network: Network, layer: Layer, layers: Collection[int] | None) -> str:
-    """Return why a bare convolution stays as it is; empty if it does not."""
+    """Return why a bare convolution stays bare; empty if it does not."""
     if shares_arrays(layer):
         return "shares its weights"
     if layer.section.flag("dontloadscales"):

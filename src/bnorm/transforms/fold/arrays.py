@@ -88,11 +88,11 @@ def _along_inputs(factor: Vector, fold: Fold) -> Doubles:
 
 
 def _channel_inputs(vector: Doubles, part: Part) -> Doubles:
-    """Return one value per input channel as one per input of a window: (groups, window).
+    """Expand one value per input channel to one per input of a window: (groups, window).
 
-    A fully connected layer sees the places of a channel one after the other, and so does a convolution.
+    A convolution and a fully connected layer both read all places of a channel before the next channel.
     """
-    by_group = vector.reshape(part.groups, -1)  # (groups, channels of each)
+    by_group = vector.reshape(part.groups, -1)  # (groups, channels per group)
     return by_group.repeat(window_size(part) // by_group.shape[1], axis=1)
 
 
@@ -146,7 +146,7 @@ def _product(block: Floats, factors: list[Doubles]) -> Floats:
 
 
 def _rounded(values: Floats, before: NDArray[np.floating]) -> Folded:
-    """Return a block, and whether it is infinite where the values before were finite."""
+    """Return a block, and whether finite values have become infinite in it."""
     infinite = np.isinf(values)
     return Folded(values, bool(infinite.any() and np.isfinite(before[infinite]).any()))
 

@@ -2,7 +2,7 @@
 
 With `gain = scale / deviation(rolling_variance)` per filter, `weights·gain` and `biases − rolling_mean·gain` compute
 what the normalised layer computed (alexeyab `network.c: fuse_conv_batchnorm`). `folding.plan` decides what is folded
-into what, `arrays` computes the new arrays. The cfg loses its `batch_normalize` lines, and the sections of the
+into what, and `arrays` computes the new arrays. The cfg loses its `batch_normalize` lines, and the sections of the
 `[batchnorm]` layers that were folded: several readers test only for the key, and hank refuses unknown ones.
 """
 
@@ -43,13 +43,13 @@ from bnorm.transforms.response import Stored
 class FoldedLayer:
     """The result for one normalised part.
 
-    `into` is the layer that a `[batchnorm]` was folded into, None for all others. `clamped` are the channels whose
+    `into` is the layer that a `[batchnorm]` was folded into, None for other layers. `clamped` are the channels whose
     rolling variance was clamped. `silent_channels` counts the channels that produce no finite value and were not
     compared. `reason` puts all this into words, or explains why the layer was not folded; `selected` is False if that
     is because only other layers were asked for.
 
-    The errors are those of `proof.Difference`, None without it. `gain_change` is, for each row of `RUNTIMES`, the
-    largest change of a channel's gain that its ε would cause: |gain' / gain − 1|; NaN where it computes NaN.
+    The errors are those of `proof.Difference`, None without a proof. `gain_change` is, for each row of `RUNTIMES`, the
+    largest change of a channel's gain that the runtime's ε would cause: |gain' / gain − 1|; NaN if it computes NaN.
     """
 
     index: int
@@ -119,7 +119,7 @@ def fold(
 ) -> FoldReport:
     """Write the folded weights and cfg, or neither; a dry run, for which `output` may be None, writes nothing.
 
-    In place of the model, the paths of a cfg and its weights: `fold("net.cfg", "net.weights", "folded.weights")`.
+    The paths of a cfg and its weights can replace the model: `fold("net.cfg", "net.weights", "folded.weights")`.
     `output_cfg` is by default the output with the suffix `.cfg`. `layers` selects, by default all; the others are not
     touched. `epsilon` is an `Epsilon`, the name of one in `RUNTIMES`, or a text such as `1e-6:outside`. With a rolling
     variance that is bad for this ε (see `statistics.variance_rule`), `bad_variance` decides: `error` fails, `clamp`
@@ -146,7 +146,7 @@ def fold(
 
 
 def known_layers(model: Model, layers: Iterable[int] | None) -> frozenset[int] | None:
-    """Return the selected layers; ValueError for one that the network does not have."""
+    """Return the selected layers; ValueError for a layer that the network does not have."""
     if layers is None:
         return None
     selection, count = frozenset(layers), len(model.network.layers)  # once: an iterator is empty afterwards
@@ -185,7 +185,7 @@ def _stream(folded: FoldedModel, writer: Writer, meter: Meter) -> set[int]:
 
 
 def _verify(folded: FoldedModel, writer: Writer, meter: Meter) -> dict[Key, Difference]:
-    """Compare every folded part before and after; after is the written file, or in a dry run what it would hold."""
+    """Compare every folded part before and after; in a dry run, "after" is what the file would hold."""
     arrays = folded.weights.layout.by_name
     old, new = _source(arrays, folded.weights.blocks), _source(arrays, folded.blocks)
     with ExitStack() as stack:
@@ -287,7 +287,7 @@ def _row(folded: FoldedModel, layer: Layer, part: Part, differences: Mapping[Key
 
 
 def _gain_change(rolling: Rolling, epsilon: Epsilon) -> dict[str, float]:
-    """Return the largest |gain' / gain − 1| of the channels for every runtime: gain is the inverse of the deviation.
+    """Return the largest |gain' / gain − 1| of the channels for every runtime; gain here is 1 / deviation.
 
     NaN for a runtime that computes NaN from one of the variances.
     """

@@ -1,4 +1,4 @@
-"""A folded model before any of it is written: its folds, its arrays, and its cfg.
+"""A folded model before anything is written: its folds, its arrays, and its cfg.
 
 judge_variances    normalisers → the normalisers to fold with, and the layers to keep
 settle             cfg, normalisers, layers to keep → the folds, and the new arrays of each
@@ -74,7 +74,7 @@ class FoldedModel:
         return (piece.values for piece in self._pieces(array))
 
     def _pieces(self, array: Array) -> Iterator[Piece]:
-        """Yield an array of the old file as the new file holds it, and which layers overflow in it."""
+        """Yield an array of the old file as the new file holds it, with the layers that overflow in it."""
         change = self.changes.get((array.layer, array.part))
         if change is None:
             yield from (Piece(block, frozenset()) for block in self.weights.blocks(array))
@@ -85,9 +85,9 @@ class FoldedModel:
 
 
 def fold_model(weights: Weights, options: FoldOptions, overflowing: Mapping[int, Kept]) -> FoldedModel:
-    """Decide what is folded into what, and compute it; the layers in `overflowing` are kept as they are.
+    """Decide what is folded into what, and compute it; the layers in `overflowing` stay unchanged.
 
-    `WeightsError` for a bad variance in what is folded, if `options` ask for it.
+    `WeightsError` for a bad variance in a folded layer, if `options` ask for it.
     """
     network = weights.model.network
     judged = judge_variances(normalisers(weights), options.bad_variance, options.epsilon)
@@ -112,7 +112,7 @@ def fold_model(weights: Weights, options: FoldOptions, overflowing: Mapping[int,
 def settle(
     weights: Weights, normalisers: Mapping[Key, Normaliser], epsilon: Epsilon, fixed: Mapping[int, Kept]
 ) -> tuple[Folds, dict[Key, Affine]]:
-    """Plan the folds from the cfg, and again without those that would have to flip the sign of a binary weight of 0.
+    """Plan the folds from the cfg, then again without folds that would have to flip the sign of a binary weight of 0.
 
     Each round keeps more layers: the `[batchnorm]` layers after such weights, or else the layer itself.
     """

@@ -2,10 +2,10 @@
 
 Before is the layer as darknet computes it, step by step in float64: the sums, then each normalisation as
 `(x − mean) / deviation · scale + bias`. After is what the folded file says: the sums with its weights, and its biases.
-What a layer computes from its bytes is `transforms.response`, the index rule of the C programs, and not the picture
-that the fold has of it. A folded weight or bias is off by its one rounding to float32, so the two differ by no more
-than that bound. Which layer
-may go into which, and what each one reads, is decided in `folding.plan` and `darknet.edit`, and not proven here.
+`transforms.response` computes a layer from its bytes by the index rule of the C programs, independently of the code
+of the fold. A folded weight or bias is off by one rounding to float32, so the two results differ by no more
+than that bound. The proof does not cover the decisions which layer is folded into which, and what each layer reads:
+those are made in `folding.plan` and `darknet.edit`.
 """
 
 from __future__ import annotations
@@ -25,22 +25,22 @@ from bnorm.transforms.response import Doubles, Probe, Stored, channels_seen, pro
 
 WINDOWS = 4
 
-MOST = 1 << 20  # values of all windows, and of their outputs; where a single window has more, one is enough
+MOST = 1 << 20  # values of all windows, and of their outputs; if a single window has more, only one is used
 
 ROUNDING = 2.0**-24 * 1.01  # of a float64 to float32, relative; the float64 sums around it are off by far less than 1 %
 
-SMALLEST = 2.0**-149  # float32's smallest number: what a rounding near 0 is off by
+SMALLEST = 2.0**-149  # float32's smallest number: the error of a rounding near 0
 
-DOUBLE = 1e-12  # what float64 may lose where large terms cancel, relative to them: 2⁻⁵³ times a few thousand terms
+DOUBLE = 1e-12  # the error of float64 where large terms cancel, relative to the terms: 2⁻⁵³ times a few thousand terms
 
 Source = Callable[[int, str], Stored]  # by the layer's number in the old network and the array's name
 
 
 class Difference(NamedTuple):
-    """The largest difference between outputs before and after; None where the layer gives no finite values.
+    """The largest difference between outputs before and after; None if the layer gives no finite values.
 
-    `relative` is in relation to the largest output of its channel, `excess` to the bound of its roundings: above 1 the
-    proof has failed. `silent` channels give no finite value, and so were not compared.
+    `relative` is relative to the largest output of the channel, `excess` to the bound of the roundings: above 1 the
+    proof has failed. `silent` counts channels that give no finite value, and were not compared.
     """
 
     absolute: float | None
@@ -50,7 +50,7 @@ class Difference(NamedTuple):
 
 
 class Outputs(NamedTuple):
-    """Outputs, and the size of the terms that they are sums of: (places, filters, W) each."""
+    """Outputs, and the magnitudes of the terms that they are sums of: (places, filters, W) each."""
 
     values: Doubles
     terms: Doubles
@@ -68,7 +68,7 @@ class LayerProof:
 
     def difference(self) -> Difference:
         """Compare the part before and after, with plain and with binary weights if both are in use."""
-        with np.errstate(all="ignore"):  # a layer with NaN or infinity before has them after, too
+        with np.errstate(all="ignore"):  # a layer with NaN or infinity before folding has them after folding as well
             differences = [self._difference(binary, self._windows()) for binary in self.fold.binary]
         return max(differences, key=lambda difference: difference.excess)
 
@@ -77,7 +77,7 @@ class LayerProof:
         size = window_size(self.fold.part)
         count = min(max(MOST // max(size, prod(self.fold.part.biases)), 1), WINDOWS)
         values = np.random.default_rng(self.fold.layer).standard_normal([count, 1, size])
-        # Each window lies together in memory: twice as fast to multiply with as windows value by value.
+        # Each window is contiguous in memory, which makes the multiplication twice as fast.
         return np.moveaxis(values, 0, -1)
 
     def _difference(self, binary: bool, windows: Doubles) -> Difference:
@@ -89,7 +89,7 @@ class LayerProof:
         return _compared(before.values, sums + biases, bound)
 
     def _before(self, binary: bool, windows: Doubles) -> Outputs:
-        """Return what the old file computes: [batchnorm] before, the sums, its own or its biases, [batchnorm] after."""
+        """Return the old outputs: [batchnorm] before, the sums, own normalisation or biases, [batchnorm] after."""
         outputs = self._linear(binary, windows)
         if self.fold.own:
             outputs = self._normalised(outputs, (self.fold.layer, self.fold.part.name))
@@ -111,7 +111,7 @@ class LayerProof:
         return Outputs(*probe(self._weights(self.old), self.fold.part, [Probe(seen.values), Probe(seen.terms, np.abs)]))
 
     def _seen(self, vector: Doubles) -> Doubles:
-        """Return a value per input channel as one per input of a window, (groups, window, 1)."""
+        """Expand one value per input channel to one per input of a window, (groups, window, 1)."""
         return vector[channels_seen(self.fold.part, len(vector))][..., np.newaxis]
 
     def _normalised(self, outputs: Outputs, key: Key) -> Outputs:
@@ -157,13 +157,13 @@ class LayerProof:
 
 
 def _normalised(outputs: Outputs, mean: Doubles, deviation: Doubles, scales: Doubles, biases: Doubles) -> Outputs:
-    """Normalise one step after the other, as pjreddie's `normalize_cpu, scale_bias, add_bias`."""
+    """Normalise step by step, as pjreddie's `normalize_cpu, scale_bias, add_bias` do."""
     values = (outputs.values - mean) / deviation * scales + biases
     return Outputs(values, (outputs.terms + np.abs(mean)) / deviation * np.abs(scales) + np.abs(biases))
 
 
 def _compared(before: Doubles, after: Doubles, bound: Doubles) -> Difference:
-    """Compare outputs, (places, filters, W) each, where the layer itself gives finite values."""
+    """Compare outputs, (places, filters, W) each, where the old layer gives finite values."""
     finite = np.isfinite(before)
     silent = int(np.count_nonzero(~finite.any(axis=-1)))
     gap = np.where(finite, np.abs(after - before), 0.0)

@@ -1,4 +1,4 @@
-"""Bad rolling variances, see `statistics.variance_rule`, and what `fold` and `convert` do with them."""
+"""The treatment of bad rolling variances in `fold` and `convert`, see `statistics.variance_rule`."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from bnorm.statistics.normalisers import Key, Normaliser
 
 
 class Judgement(NamedTuple):
-    """The normalisers to work with, the layers that stay, and the bad channels by part."""
+    """The normalisers to use, the layers that stay unchanged, and the bad channels by part."""
 
     normalisers: Mapping[Key, Normaliser]
     kept: Mapping[int, Kept]
@@ -25,7 +25,7 @@ class Judgement(NamedTuple):
 def judge_variances(normalisers: Mapping[Key, Normaliser], policy: BadVariance, *guards: Epsilon) -> Judgement:
     """Apply a policy to every rolling variance that is bad for one of these ε.
 
-    `ERROR` changes nothing: only what is really folded is an error, see `refuse_bad`.
+    `ERROR` changes nothing: it is an error only if the part is really folded, see `refuse_bad`.
     """
     bad = {
         key: channels for key, item in normalisers.items() if (channels := bad_channels(item.rolling.variance, *guards))
@@ -51,11 +51,11 @@ def _clamped(normaliser: Normaliser, bad: BadChannels) -> Normaliser:
 
 
 def refuse_bad(path: Path, bad: Mapping[Key, BadChannels], kept: Collection[int], *guards: Epsilon) -> None:
-    """Raise a `WeightsError` for the first part with bad variances whose layer is not kept as it is."""
+    """Raise `WeightsError` for the first part with bad variances whose layer does not stay unchanged."""
     for (layer, part), channels in bad.items():
         if layer not in kept:
             what = f"layer {layer} {array_name(part, str(channels))}, expected finite values ≥ 0"
             nan = channels.first < 0 and not all(epsilon.inside for epsilon in guards)
             outside = "with ε outside the root it gives NaN; " if nan else ""
-            cause = f"{outside}--bad-variance clamp or skip does the rest; bnorm check says more"
+            cause = f"{outside}--bad-variance clamp or skip continues anyway; bnorm check says more"
             raise WeightsError(path, what, cause=cause)
