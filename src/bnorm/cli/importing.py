@@ -78,12 +78,13 @@ def command(
 
 def _page(report: ImportReport) -> Page:
     rows = [row._asdict() for row in report.arrays if _is_telling(row)]
+    remarks = tuple(_remarks(report))
     return Page(
         document=lambda: import_document(report),
         records=_records(report),
-        summary=(Line(None, _headline(report)), BLANK),
+        summary=(Line(None, _headline(report)), *([BLANK] if rows or remarks else [])),
         table=Table(COLUMNS, rows),
-        footer=tuple(_remarks(report)),
+        footer=(BLANK, *remarks) if rows and remarks else remarks,
     )
 
 
@@ -113,8 +114,6 @@ COLUMNS = (
 
 def _remarks(report: ImportReport) -> Iterator[Line]:
     """Yield what is to know beside the table."""
-    if any(map(_is_telling, report.arrays)):
-        yield BLANK
     if report.ignored:
         yield Line("ignored", ", ".join(report.ignored))
     rounded = [row for row in report.arrays if row.rounding]
