@@ -23,10 +23,10 @@ from bnorm.exchange.job import SCALE, ExportOptions, Item, Job, Writer
 from bnorm.exchange.names import NAMES, array_names
 from bnorm.exchange.npz import write_npz
 from bnorm.exchange.onnx.options import GraphChoices, onnx_options
-from bnorm.exchange.require import require
 from bnorm.exchange.safetensors import write_safetensors
 from bnorm.exchange.source import Source, open_source
 from bnorm.exchange.wts import write_wts
+from bnorm.extras import require
 from bnorm.files import check_folder, check_outputs, replacing
 from bnorm.statistics.bad_variance import POLICIES, BadVariance
 from bnorm.transforms.fold.folded_model import FoldOptions
