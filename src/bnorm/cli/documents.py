@@ -410,6 +410,7 @@ def export_document(report: ExportReport) -> Document:
         "dtype": report.dtype,
         "epsilon": report.epsilon._asdict() if report.epsilon else None,
         "removed": list(report.removed),
+        "folds": [asdict(row) for row in report.folds],
         "bytes": report.nbytes,
         "arrays": [row._asdict() for row in report.arrays],
         "roundings": [row._asdict() for row in report.roundings],
