@@ -432,6 +432,7 @@ def import_document(report: ImportReport) -> Document:
         "heads": list(report.heads),
         "header": report.header._asdict() | {"bytes": report.header.nbytes},
         "bytes": report.nbytes,
+        "ends_after": report.ends_after,
         "arrays": [row._asdict() for row in report.arrays],
         "ignored": list(report.ignored),
     }
