@@ -7,7 +7,12 @@ from pathlib import Path
 
 from bnorm.errors import OutputError
 
-LOWEST = {"onnx": "1.17.0", "matplotlib": "3.8.4", "numba": "0.60.0", "distributed": "2025.1.0"}  # as pyproject.toml has them
+LOWEST = {
+    "onnx": "1.17.0",
+    "matplotlib": "3.8.4",
+    "numba": "0.60.0",
+    "distributed": "2025.1.0",
+}  # as pyproject.toml has them
 
 
 def is_installed(package: str) -> bool:
