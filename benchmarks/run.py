@@ -306,6 +306,31 @@ def convert() -> Iterator[Row]:
             yield Row("convert", what, "cp and sync", *in_turn(_call(folder, *own), copy), _peak_mb(folder, *own))
 
 
+EXPORTS = ("npz", "safetensors", "wts", "folder", *(["onnx"] if find_spec("onnx") else []))
+IMPORTS = ("npz", "safetensors")  # what export writes and import reads
+
+
+def exchange() -> Iterator[Row]:
+    """That file in other formats, and back: the same bytes. C, of which there would be 1 GB, is not timed."""
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        _save_model(folder)
+        weights = (folder / "net.weights").read_bytes()
+        copy = _call(folder, "sh", "-c", "cp net.weights copy.weights && sync copy.weights")
+        size = f"{len(weights) / 1e6:.0f} MB"
+        for suffix in EXPORTS:
+            target = "out" if suffix == "folder" else f"out.{suffix}"
+            own = (*BNORM, "export", "net.cfg", "net.weights", "-o", target, "--force")
+            times = in_turn(_call(folder, *own), copy)
+            yield Row("exchange", f"bnorm export {suffix}, {size}", "cp and sync", *times, _peak_mb(folder, *own))
+        for suffix in IMPORTS:
+            own = (*BNORM, "import", "net.cfg", f"out.{suffix}", "-o", "back.weights", "--force")
+            _call(folder, *own)()
+            assert (folder / "back.weights").read_bytes()[20:] == weights[20:]
+            times = in_turn(_call(folder, *own), copy)
+            yield Row("exchange", f"bnorm import {suffix}, {size}", "cp and sync", *times, _peak_mb(folder, *own))
+
+
 def start() -> Iterator[Row]:
     """What a short command costs."""
     with tempfile.TemporaryDirectory() as name:
@@ -428,7 +453,7 @@ def _processor() -> str:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    parts_help = "kernels, compiled, process, stream, fold, convert, moments, start; all by default"
+    parts_help = "kernels, compiled, process, stream, fold, convert, exchange, moments, start; all by default"
     parser.add_argument("parts", nargs="*", help=parts_help)
     parser.add_argument("--gigabytes", type=int, default=2, help="size of the streamed tensor")
     parser.add_argument("--json", type=Path, help="also write the rows to this file")
@@ -441,6 +466,7 @@ def main() -> None:
         "stream": lambda: stream(arguments.gigabytes),
         "fold": fold,
         "convert": convert,
+        "exchange": exchange,
         "moments": moments,
         "start": start,
     }

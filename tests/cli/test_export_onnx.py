@@ -8,7 +8,7 @@ import json
 
 import pytest
 
-from bnorm.exchange import require
+from bnorm import extras
 from support.golden import sample
 
 pytest.importorskip("onnx")
@@ -87,8 +87,8 @@ def test_a_layer_that_cannot_be_expressed_is_one_error(invoke, tmp_path):
     assert not list(tmp_path.iterdir())
 
 
-def test_without_the_extra_the_error_names_the_package_to_install(invoke, tmp_path, monkeypatch):
-    monkeypatch.setattr(require.importlib.util, "find_spec", lambda _: None)
+def test_without_the_extra_it_says_what_to_install(invoke, tmp_path, monkeypatch):
+    monkeypatch.setattr(extras, "find_spec", lambda _: None)
     error = invoke("export", *DETECTOR, "-o", tmp_path / "net.onnx", exit_code=1).stderr
-    assert "pip install onnx" in error
+    assert "pip install 'onnx>=1.17.0'" in error
     assert not list(tmp_path.iterdir())

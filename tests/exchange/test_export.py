@@ -245,6 +245,34 @@ def test_folding_gives_the_arrays_of_the_folded_file(tmp_path):
             assert np.array_equal(archive[f"{array.layer}.{array.name}"], weights.read(array))
 
 
+@pytest.mark.parametrize("name", ["out.npz", "out.safetensors", "out.h", "out", "out.onnx"])
+def test_a_folded_export_is_compared_as_fold_does(name, tmp_path):
+    if name.endswith("onnx"):
+        pytest.importorskip("onnx")
+    model = bnorm.read_model(*sample("detector"))
+    report = bnorm.export(model, tmp_path / name, fold=True)
+    assert report.folds == bnorm.fold(model, None, dry_run=True).layers
+    assert all(layer.max_rel_error is not None for layer in report.folds)
+    unproven = bnorm.export(model, tmp_path / name, fold=True, verify=False, force=True)
+    assert {layer.max_rel_error for layer in unproven.folds} == {None}
+
+
+def test_nothing_is_written_if_a_folded_layer_differs(tmp_path, monkeypatch):
+    monkeypatch.setattr("bnorm.transforms.fold.proof.ROUNDING", 1e-12)
+    with pytest.raises(bnorm.ProofError):
+        bnorm.export(bnorm.read_model(*sample("detector")), tmp_path / "out", fold=True)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_the_command_tells_how_far_folded_layers_are_and_what_stays(invoke, tmp_path):
+    model = odd_pair(tmp_path, "convolutional batch_normalize=1 | maxpool | batchnorm", {})
+    printed = invoke(
+        "export", model.network.text.path, model.weights, "-o", tmp_path / "out.npz", "--fold", columns="200"
+    ).stdout
+    assert re.search(r"^folded +with ε 1e-05 inside the root; compared before and after: at most .*e-", printed, re.M)
+    assert re.search(r"^kept +layer 2: ", printed, re.M)
+
+
 def test_a_layer_whose_folded_values_exceed_float32_is_kept(tmp_path):
     changes = {(0, "scales"): {0: 3e38}, (0, "weights"): {0: 3e5}, (0, "rolling_variance"): {0: 1.0}}
     model = odd_pair(tmp_path, "convolutional batch_normalize=1 filters=2", changes)

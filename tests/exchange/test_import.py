@@ -117,6 +117,47 @@ def test_every_array_that_is_missing_is_named(model, arrays, store, tmp_path, na
         assert not (folder / "out.weights").exists()
 
 
+@pytest.mark.parametrize("names", ["bnorm", "ultralytics", "eriklindernoren", "order"])
+def test_the_first_layers_alone_make_a_partial_file(model, arrays, store, tmp_path, names):
+    given = torch_names(arrays, *PORTS[names]) if names in PORTS else arrays
+    first = {name: values for name, values in given.items() if not name.removeprefix("module_list.").startswith("1.")}
+    path = store(tmp_path, first)
+    with pytest.raises(bnorm.TensorError, match="lacks layer 1"):
+        bnorm.import_arrays(model, path, tmp_path / "out.weights", names=names)
+    report = bnorm.import_arrays(model, path, tmp_path / "out.weights", names=names, partial=True)
+    (tmp_path / "all").mkdir()
+    whole = bnorm.import_arrays(
+        model, store(tmp_path / "all", given), tmp_path / "whole.weights", names=names, partial=True
+    )
+    assert (report.ends_after, whole.ends_after) == (0, None)
+    written = (tmp_path / "out.weights").read_bytes()
+    assert report.nbytes == len(written)
+    assert (tmp_path / "whole.weights").read_bytes()[: len(written)] == written
+
+
+@pytest.mark.parametrize("names", ["bnorm", "order"])
+def test_a_partial_file_has_whole_layers_and_no_gaps(model, arrays, store, tmp_path, tmp_path_factory, names):
+    def folder():
+        return tmp_path_factory.mktemp("given")
+
+    for left_out in ("0.weights", "0.scales"):
+        left = {name: values for name, values in arrays.items() if name != left_out}
+        with pytest.raises(bnorm.TensorError):
+            bnorm.import_arrays(model, store(folder(), left), tmp_path / "out.weights", names=names, partial=True)
+    for extra in ("7.weights", "0.wf.weights"):
+        more = arrays | {extra: np.ones((2, 2), "f4")}
+        with pytest.raises(bnorm.TensorError):
+            bnorm.import_arrays(model, store(folder(), more), tmp_path / "out.weights", names=names, partial=True)
+    assert not (tmp_path / "out.weights").exists()
+
+
+def test_the_command_says_where_a_partial_file_ends(invoke, tiny, arrays, store, tmp_path):
+    first = {name: values for name, values in arrays.items() if name.startswith("0.")}
+    path, output = store(tmp_path, first), tmp_path / "out.weights"
+    printed = invoke("import", tiny[0], path, "-o", output, "--partial", columns="200").stdout
+    assert "the file ends after layer 0, as NAME.conv.1 of darknet partial does" in printed
+
+
 @pytest.mark.parametrize("extra", ["5.weights", "0.wf.weights", "1.scales"])
 @pytest.mark.parametrize("names", ["auto", "order"])
 def test_every_array_that_is_left_over_is_named(model, arrays, store, tmp_path, names, extra):

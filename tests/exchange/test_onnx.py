@@ -106,6 +106,8 @@ EXACT = [
     ("pjreddie", "5x4x4", "l2norm | logistic"),
     ("pjreddie", "4x5x7", "upsample stride=-2 scale=.5"),
     ("pjreddie", "4x8x8", f"{CONV.format(4)} | shortcut from=0 alpha=.5 beta=2 | upsample | shortcut from=0 alpha=.5"),
+    ("pjreddie", "3x8x8", "convolutional filters=9 | yolo mask=0 num=1 classes=4 | shortcut from=1 activation=ramp"),
+    ("pjreddie", "1x6x14", "convolutional filters=6 | region classes=1 num=1 | shortcut from=1"),
     ("alexeyab", "3x16x16", "local filters=4 size=3 stride=2 pad=1 activation=leaky"),
     ("alexeyab", "4x3x3", "convolutional filters=3 size=4 stride=2"),
     (

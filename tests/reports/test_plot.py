@@ -12,6 +12,7 @@ import pytest
 
 import bnorm
 from bnorm.darknet.autodetect import read_model
+from bnorm.extras import installation
 from bnorm.reports.plot import draw, save
 from bnorm.reports.plot_marks import DARK, LIGHT, MARKS, NOTHING, REACH, RED
 from support.builders import BN, cfg_source, odd_pair, patch, write_weights
@@ -368,7 +369,7 @@ def test_the_library_refuses_another_suffix_before_it_draws(tiny, tmp_path, name
 def test_without_matplotlib_the_extra_is_named(invoke, tiny, tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, "matplotlib", None)
     result = invoke("inspect", *tiny, "--plot", tmp_path / "x.png", exit_code=1)
-    assert result.stderr == f"error: {tmp_path}/x.png: drawing needs matplotlib\n       pip install matplotlib\n"
+    assert result.stderr == f"error: {tmp_path}/x.png: drawing needs matplotlib\n       {installation('matplotlib')}\n"
     assert not (tmp_path / "x.png").exists()
 
 

@@ -210,6 +210,12 @@ OBSTACLES = [
     ("alexeyab", f"batchnorm | {LINEAR}", 0, ["no layer precedes it", "layer 1 pads its input"]),
     (
         "alexeyab",
+        "batchnorm | convolutional filters=4 size=7 stride=2",
+        0,
+        ["no layer precedes it", "layer 1 pads its input"],
+    ),
+    (
+        "alexeyab",
         "batchnorm | convolutional filters=4 binary=1",
         0,
         ["no layer precedes it", "layer 1 binarises its weights"],

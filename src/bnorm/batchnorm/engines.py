@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from importlib.util import find_spec
 from typing import Protocol
 
 from bnorm.batchnorm import kernels
@@ -11,6 +10,7 @@ from bnorm.batchnorm.epsilon import Vector
 from bnorm.batchnorm.formulas import ChannelMap
 from bnorm.batchnorm.kernels import Scratch
 from bnorm.batchnorm.tiling import Grouping
+from bnorm.extras import installation, is_installed
 from bnorm.tensors.tensor import Doubles, Values
 
 ENGINES = ("auto", "numpy", "numba")
@@ -76,12 +76,12 @@ def check_engine(engine: str) -> None:
     if engine not in ENGINES:
         raise ValueError(f"engine={engine!r}, expected one of {', '.join(ENGINES)}")
     if engine == "numba" and not has_numba():
-        raise ValueError(f"engine={engine!r} without Numba, expected it to be installed: bnorm[fast]")
+        raise ValueError(f"engine={engine!r} without Numba, expected it to be installed: {installation('numba')}")
 
 
 def has_numba() -> bool:
     """Return True if Numba is installed."""
-    return find_spec("numba") is not None
+    return is_installed("numba")
 
 
 def kernels_of(engine: str, values: int) -> Kernels:

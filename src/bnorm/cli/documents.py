@@ -409,6 +409,7 @@ def export_document(report: ExportReport) -> Document:
         "dtype": report.dtype,
         "epsilon": report.epsilon._asdict() if report.epsilon else None,
         "removed": list(report.removed),
+        "folds": [asdict(row) for row in report.folds],
         "bytes": report.nbytes,
         "arrays": [row._asdict() for row in report.arrays],
         "roundings": [row._asdict() for row in report.roundings],
@@ -430,6 +431,7 @@ def import_document(report: ImportReport) -> Document:
         "heads": list(report.heads),
         "header": _header(report.header),
         "bytes": report.nbytes,
+        "ends_after": report.ends_after,
         "arrays": [row._asdict() for row in report.arrays],
         "ignored": list(report.ignored),
     }

@@ -10,6 +10,7 @@ import click
 from bnorm.batchnorm.epsilon import Epsilon
 from bnorm.cli import options, render, terminal
 from bnorm.cli.documents import export_document
+from bnorm.cli.export_folds import fold_lines
 from bnorm.cli.export_onnx import onnx_page
 from bnorm.cli.page import BLANK, Column, Line, Page, Records, Table
 from bnorm.cli.progress import progress
@@ -67,7 +68,7 @@ from bnorm.text import plural
     help="What the detection layers of an ONNX graph give: decoded boxes, or what they read.  [default: boxes]",
 )
 @click.option("--batch", metavar="N|dynamic", help="Number of images that an ONNX graph takes.  [default: 1]")
-@click.option("--no-verify", is_flag=True, help="Do not run the ONNX graph to compare its outputs.")
+@click.option("--no-verify", is_flag=True, help="Do not compare folded layers, or what an ONNX graph outputs.")
 @options.force_option
 @options.dialect_option
 @options.format_option
@@ -202,9 +203,8 @@ def _remarks(report: ExportReport) -> Iterator[Line]:
             "Nothing here runs the network: how accurate it stays is not known.",
         )
     if report.epsilon:
-        side = "inside" if report.epsilon.inside else "outside"
         yield BLANK
-        yield Line("folded", f"with ε {report.epsilon.value:g} {side} the root")
+        yield from fold_lines(report)
     if report.removed:
         gone = ", ".join(map(str, report.removed))
         yield Line("layers", f"are numbered as in the folded cfg: {gone} of the given one went into others")

@@ -6,6 +6,7 @@ from collections.abc import Iterator
 
 from bnorm.cli import render
 from bnorm.cli.documents import Document, export_document
+from bnorm.cli.export_folds import fold_lines
 from bnorm.cli.page import BLANK, Column, Line, Page, Records, Table
 from bnorm.exchange.export import ExportReport
 from bnorm.exchange.onnx.graph import INPUT
@@ -44,9 +45,7 @@ def _remarks(report: ExportReport, graph: OnnxReport) -> Iterator[Line]:
     """Yield the steps that are left to the user, and the result of the checks."""
     if any(output.kind == "boxes" for output in graph.outputs):
         yield Line("left out", "thresholds and non-maximum suppression: every cell and anchor has a row")
-    if report.epsilon:
-        side = "inside" if report.epsilon.inside else "outside"
-        yield Line("folded", f"with ε {report.epsilon.value:g} {side} the root")
+    yield from fold_lines(report)
     for note in graph.notes:
         yield Line("note", note)
     proof = graph.proof

@@ -42,6 +42,7 @@ from bnorm.text import plural
     metavar="N",
     help="Number of training images for the header; 0 by default.",
 )
+@click.option("--partial", is_flag=True, help="The arrays may be those of the first layers alone.")
 @options.force_option
 @options.dialect_option
 @options.format_option
@@ -53,6 +54,7 @@ def command(
     names: str,
     epsilon: Epsilon | None,
     seen: int,
+    partial: bool,
     force: bool,
     dialect: str,
     format_: str,
@@ -70,7 +72,15 @@ def command(
     model = read_model(cfg, None, dialect)
     with progress("importing") as advance:
         report = import_arrays(
-            model, arrays, output, names=names, epsilon=epsilon, seen=seen, force=force, advance=advance
+            model,
+            arrays,
+            output,
+            names=names,
+            epsilon=epsilon,
+            seen=seen,
+            partial=partial,
+            force=force,
+            advance=advance,
         )
     terminal.note(model)
     render.show(_page(report), format_)
@@ -78,12 +88,13 @@ def command(
 
 def _page(report: ImportReport) -> Page:
     rows = [row._asdict() for row in report.arrays if _is_telling(row)]
+    remarks = tuple(_remarks(report))
     return Page(
         document=lambda: import_document(report),
         records=_records(report),
-        summary=(Line(None, _headline(report)), BLANK),
+        summary=(Line(None, _headline(report)), *([BLANK] if rows or remarks else [])),
         table=Table(COLUMNS, rows),
-        footer=tuple(_remarks(report)),
+        footer=(BLANK, *remarks) if rows and remarks else remarks,
     )
 
 
@@ -113,8 +124,9 @@ COLUMNS = (
 
 def _remarks(report: ImportReport) -> Iterator[Line]:
     """Yield the remarks below the table."""
-    if any(map(_is_telling, report.arrays)):
-        yield BLANK
+    if report.ends_after is not None:
+        last = report.ends_after
+        yield Line("partial", f"the file ends after layer {last}, as NAME.conv.{last + 1} of darknet partial does")
     if report.ignored:
         yield Line("ignored", ", ".join(report.ignored))
     rounded = [row for row in report.arrays if row.rounding]

@@ -22,7 +22,7 @@ from bnorm.cli.run_page import estimate_page, layers_page, run_page, sizes_text
 from bnorm.darknet.autodetect import read_model
 from bnorm.darknet.model import Model
 from bnorm.darknet.weights import copy
-from bnorm.exchange.require import require
+from bnorm.extras import require
 from bnorm.replay.estimate import EstimateReport, estimate
 from bnorm.replay.job import ALL, RunReport, run
 from bnorm.replay.request import ROLLING
@@ -122,7 +122,7 @@ from bnorm.tensors.tensor import LAYOUTS
 @click.option(
     "--scheduler",
     metavar="local|ADDRESS|FILE.json",
-    help="Train on a Dask cluster (bnorm[cluster]), without y: one started for this run, or one that is there.",
+    help="Train on a Dask cluster (with distributed), without y: one started for this run, or one that is there.",
 )
 @click.option("--stages", is_flag=True, help="Also write x_norm, mean_delta and variance_delta.")
 @click.option(
@@ -149,7 +149,7 @@ from bnorm.tensors.tensor import LAYOUTS
     type=click.Choice(ENGINES),
     default="auto",
     show_default=True,
-    help="NumPy, or compiled loops (bnorm[fast]); auto takes the latter where they repay their start.",
+    help="NumPy, or compiled loops (with Numba); auto takes the latter where they repay their start.",
 )
 @options.dialect_option
 @options.format_option

@@ -14,6 +14,7 @@ from bnorm.batchnorm.engine import LEAST_MEMORY
 from bnorm.batchnorm.engines import has_numba
 from bnorm.batchnorm.epsilon import Epsilon
 from bnorm.cli import options
+from bnorm.extras import installation
 from bnorm.files import FORCE, check_outputs
 from bnorm.replay.job import ALL
 from bnorm.replay.request import listed_names, tensor_names
@@ -99,7 +100,7 @@ class RunOptions:
         if self.memory < LEAST_MEMORY:
             raise click.UsageError(f"--memory is {self.memory:,} bytes, expected at least {LEAST_MEMORY >> 20}MiB")
         if self.engine == "numba" and not has_numba():
-            raise click.ClickException("--engine numba needs Numba: install bnorm[fast]")
+            raise click.ClickException(f"--engine numba needs Numba: {installation('numba')}")
 
     def _check_source(self) -> None:
         if bool(self.cfg) == bool(self.params):

@@ -23,14 +23,15 @@ from bnorm.exchange.job import SCALE, ExportOptions, Item, Job, Writer
 from bnorm.exchange.names import NAMES, array_names
 from bnorm.exchange.npz import write_npz
 from bnorm.exchange.onnx.options import GraphChoices, onnx_options
-from bnorm.exchange.require import require
 from bnorm.exchange.safetensors import write_safetensors
 from bnorm.exchange.source import Source, open_source
 from bnorm.exchange.wts import write_wts
+from bnorm.extras import require
 from bnorm.files import check_folder, check_outputs, replacing
 from bnorm.statistics.bad_variance import POLICIES, BadVariance
+from bnorm.transforms.fold.fold import FoldedLayer, compared, folded_layers
 from bnorm.transforms.fold.folded_model import FoldOptions
-from bnorm.transforms.pair import Meter, Progress
+from bnorm.transforms.pair import Meter, NullWriter, Progress
 
 Files = Callable[[Path, Sequence[Item] | None], tuple[Path, ...]]
 
@@ -90,7 +91,8 @@ class ExportedArray(NamedTuple):
 class ExportReport:
     """The result of `export`. `epsilon` is None without folding; `removed` are the layers that folding removed.
 
-    `details` is what the writer of the format returns, None for most.
+    `folds` has a row for each normalised part, as in `bnorm.fold`, and is empty without folding. `details` is what the
+    writer of the format returns, None for most.
     """
 
     output: Path
@@ -99,6 +101,7 @@ class ExportReport:
     dtype: str
     epsilon: Epsilon | None
     removed: tuple[int, ...]
+    folds: tuple[FoldedLayer, ...]
     arrays: tuple[ExportedArray, ...]
     nbytes: int
     roundings: tuple[Rounding, ...]
@@ -133,14 +136,15 @@ def export(
 
     Of an ONNX file, `opset` is the version of the operators, `batch` the number of images or `dynamic`, and `head` says
     what the detection layers give: `boxes`, or `raw` for what they read. `outputs="layers"` adds the output of every
-    layer, named `layer_<number>`. With `verify` the file is run where onnxruntime is installed, and compared.
+    layer, named `layer_<number>`. With `verify` each folded layer is compared before and after, as in
+    `bnorm.fold`, and an ONNX file is run where onnxruntime is installed, and compared.
 
     `fold` folds all batch normalisation first, as `bnorm.fold` does, without a file in between; `keep_batchnorm` does
     not for a format that is folded by default; `epsilon` and `bad_variance` are those of `bnorm.fold`. `layers` selects
     by the numbers of the given cfg. `scale_per` is "channel" or "tensor", for the scales of int8 and int16.
 
     ValueError for an invalid argument, before anything is read; `WeightsError` for a file that does not fit;
-    `OutputError` for an output that must not be written.
+    `OutputError` for an output that must not be written; `ProofError` for a difference that rounding does not explain.
     """
     output = Path(output)
     graph = GraphChoices(opset=opset, head=head, batch=batch, outputs=outputs)
@@ -163,6 +167,7 @@ def export(
     inputs = [model.network.text.path, *([model.weights] if model.weights else [])]
     _check_outputs(output, format_, inputs, force)
     with open_source(model, options.fold) as source:
+        folds = _folds(source, verify)
         job = Job(source=source, items=_items(source, options), outputs=(), options=options)
         items, roundings = encoded(job)
         job = replace(job, items=_counted(items, advance), outputs=format_.files(output, items))
@@ -171,7 +176,15 @@ def export(
             nbytes = sum(file.tell() for file in files)
         for path in set(format_.files(output, None)) - set(job.outputs):
             path.unlink(missing_ok=True)  # of an older export to the same folder
-        return _report(job, output, nbytes, roundings, details)
+        return _report(job, output, nbytes, roundings, folds, details)
+
+
+def _folds(source: Source, verify: bool) -> tuple[FoldedLayer, ...]:
+    """Return what was folded and what was not, each folded layer compared if that is wanted."""
+    if source.folded is None:
+        return ()
+    differences = compared(source.folded, NullWriter(), Meter(0, None)) if verify else {}
+    return folded_layers(source.folded, differences)
 
 
 def _check_outputs(output: Path, format_: Format, inputs: Sequence[Path], force: bool) -> None:
@@ -275,7 +288,14 @@ def _counted(items: Sequence[Item], advance: Progress | None) -> tuple[Item, ...
     return tuple(item._replace(blocks=partial(counted, item)) for item in items)
 
 
-def _report(job: Job, output: Path, nbytes: int, roundings: tuple[Rounding, ...], details: object) -> ExportReport:
+def _report(
+    job: Job,
+    output: Path,
+    nbytes: int,
+    roundings: tuple[Rounding, ...],
+    folds: tuple[FoldedLayer, ...],
+    details: object,
+) -> ExportReport:
     return ExportReport(
         output=output,
         outputs=job.outputs,
@@ -283,6 +303,7 @@ def _report(job: Job, output: Path, nbytes: int, roundings: tuple[Rounding, ...]
         dtype=job.options.dtype,
         epsilon=job.options.fold.epsilon if job.options.fold else None,
         removed=tuple(sorted(job.source.folded.folds.removed)) if job.source.folded else (),
+        folds=folds,
         arrays=tuple(
             ExportedArray(
                 layer=job.source.numbers[item.array.layer] if job.options.graph else item.array.layer,

@@ -57,7 +57,8 @@ class ImportReport:
 
     `epsilon` is that of the source if the scales were rewritten; `family_epsilon` the one that programs with these
     names use, None if that is darknet's or not known. `heads` are the `[yolo]` layers without `new_coords`, if the
-    names are those of a family in which some programs decode boxes as `new_coords` does.
+    names are those of a family in which some programs decode boxes as `new_coords` does. `ends_after` is the last layer
+    of a partial file, None for one with all arrays.
     """
 
     arrays_path: Path
@@ -68,6 +69,7 @@ class ImportReport:
     heads: tuple[int, ...]
     header: Header
     nbytes: int
+    ends_after: int | None
     arrays: tuple[ImportedArray, ...]
     ignored: tuple[str, ...]
 
@@ -84,6 +86,7 @@ def import_arrays(
     names: str = "auto",
     epsilon: Epsilon | str | None = None,
     seen: int = 0,
+    partial: bool = False,
     force: bool = False,
     advance: Progress | None = None,
 ) -> ImportReport:
@@ -92,7 +95,8 @@ def import_arrays(
     `names` is a family of names, `order` for arrays without telling names, or `auto`. Every array is used exactly once,
     and rounded once to float32. `epsilon` is the one that the source's batch normalisation adds inside the root (or as
     given): the scales are rewritten so that darknet computes the same; None takes them as they are. The header is that
-    of a new file of the model's dialect, with `seen`.
+    of a new file of the model's dialect, with `seen`. `partial` takes a file that has the arrays of the first layers
+    alone, and writes those, as `darknet partial` does.
 
     `TensorError` for a file that cannot be read, or an array that is missing, left over or misshapen; `OutputError` for
     an output that must not be written; ValueError for an invalid argument, before anything is read.
@@ -107,11 +111,11 @@ def import_arrays(
     layout = plan(model.network, header)
     check_outputs([output], _inputs(model, arrays), force=force, cause="--force overwrites it")
     with open_arrays(arrays) as reader:
-        found = match(model._replace(layout=layout), reader, names)
+        found = match(model._replace(layout=layout), reader, names, partial=partial)
         scales = _rescaled(arrays, found, source_epsilon) if source_epsilon else {}
         with replacing(output) as (file,):
             file.write(header.pack())
-            meter = Meter(layout.parameters, advance)
+            meter = Meter(sum(array.size for array in found.arrays), advance)
             rows = tuple(
                 _write(lambda block: write_block(file, block), _Import(arrays, array, stored, scales.get(array)), meter)
                 for array, stored in found.arrays.items()
@@ -124,7 +128,8 @@ def import_arrays(
         family_epsilon=_family_epsilon(found.family),
         heads=_heads(model.network) if found.family in FAMILIES else (),
         header=header,
-        nbytes=layout.nbytes,
+        nbytes=max(array.end for array in found.arrays),
+        ends_after=None if len(rows) == len(layout.arrays) else rows[-1].layer,
         arrays=rows,
         ignored=found.ignored,
     )

@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+import re
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
 from bnorm.darknet.layout import Array
 from bnorm.darknet.model import Model
+from bnorm.darknet.network import Network
 from bnorm.errors import TensorError
-from bnorm.exchange.names import FAMILIES, array_names, family_of, is_ignored, role_of, without_prefix
+from bnorm.exchange.names import FAMILIES, MODULES, array_names, family_of, is_ignored, role_of, without_prefix
 from bnorm.exchange.readers import Reader, StoredArray, natural
 from bnorm.text import plural, short
+
+NUMBER = re.compile(rf"(?:{re.escape(MODULES)})?([0-9]{{1,9}})\.")  # of a layer, in the names of each family
 
 ORDER = "order"  # the family of arrays that are matched by order and shape
 
@@ -24,12 +28,18 @@ class Match(NamedTuple):
     ignored: tuple[str, ...]
 
 
-def match(model: Model, reader: Reader, names: str) -> Match:
-    """Return which array is which; a `TensorError` if one is missing, left over or misshapen."""
+def match(model: Model, reader: Reader, names: str, *, partial: bool = False) -> Match:
+    """Return which array is which; a `TensorError` if one is missing, left over or misshapen.
+
+    With `partial` the file may end after any layer: only those before the end must have all of their arrays.
+    """
     family = names if names != "auto" else _detected(reader)
     ignored = tuple(name for name in reader.names if family != "bnorm" and is_ignored(name))
     used = [name for name in reader.names if name not in ignored]
-    arrays = _by_order(model, reader, used) if family == ORDER else _by_name(model, reader, used, family)
+    plan = model.layout.arrays
+    if partial:
+        plan = _first_of(plan, len(used)) if family == ORDER else _up_to(plan, _last_layer(used))
+    arrays = _by_order(plan, reader, used) if family == ORDER else _by_name(model.network, plan, reader, used, family)
     for array, stored in arrays.items():
         if stored.shape != array.shape:
             what = f"{_named(array)} is {short(stored.name)} of the shape {short(str(stored.shape))}"
@@ -47,6 +57,22 @@ def _detected(reader: Reader) -> str:
     return family
 
 
+def _up_to(plan: Sequence[Array], last: int) -> tuple[Array, ...]:
+    """Return the arrays up to a layer."""
+    return tuple(array for array in plan if array.layer <= last)
+
+
+def _last_layer(names: Sequence[str]) -> int:
+    """Return the largest layer in these names, −1 if they name none."""
+    found = (NUMBER.match(without_prefix(name)) for name in names)
+    return max((int(number[1]) for number in found if number), default=-1)
+
+
+def _first_of(plan: Sequence[Array], count: int) -> tuple[Array, ...]:
+    """Return the arrays of the fewest layers that have at least so many."""
+    return _up_to(plan, plan[count - 1].layer) if 0 < count < len(plan) else tuple(plan)
+
+
 def _named(array: Array) -> str:
     return f"layer {array.layer} {array.name}"
 
@@ -61,11 +87,12 @@ def _shape_cause(array: Array, stored: StoredArray) -> str:
 # --- by name ----------------------------------------------------------------------------------------------------------
 
 
-def _by_name(model: Model, reader: Reader, names: Sequence[str], family: str) -> dict[Array, StoredArray]:
+def _by_name(
+    network: Network, plan: Sequence[Array], reader: Reader, names: Sequence[str], family: str
+) -> dict[Array, StoredArray]:
     """Return the array of each name; a `TensorError` for one that is missing or left over."""
-    plan = model.layout.arrays
     try:
-        expected = array_names(model.network, plan, family)
+        expected = array_names(network, plan, family)
     except ValueError as error:
         raise TensorError(reader.path, str(error), cause="--names order takes any layers") from None
     given: dict[str, str] = {}
@@ -109,7 +136,7 @@ def _extra_cause(extra: Sequence[str]) -> str:
 # --- by order ---------------------------------------------------------------------------------------------------------
 
 
-def _by_order(model: Model, reader: Reader, names: Sequence[str]) -> dict[Array, StoredArray]:
+def _by_order(plan: Sequence[Array], reader: Reader, names: Sequence[str]) -> dict[Array, StoredArray]:
     """Return the arrays in the order of the file: those of each kind if their names tell the kinds, otherwise all.
 
     A .safetensors file and a folder are sorted by name, so that the layers' order is that of the numbers in the names.
@@ -121,12 +148,12 @@ def _by_order(model: Model, reader: Reader, names: Sequence[str]) -> dict[Array,
     for role, array in zip(roles, stored, strict=True):
         queues[role if told else None].append(array)
     wanted: dict[str | None, list[Array]] = defaultdict(list)
-    for planned in model.layout.arrays:
+    for planned in plan:
         wanted[planned.field if told else None].append(planned)
     for role in wanted | queues:
         _check_count(reader, role, wanted[role], queues[role])
     pairs = {array: found for role in wanted for array, found in zip(wanted[role], queues[role], strict=True)}
-    return {array: pairs[array] for array in model.layout.arrays}
+    return {array: pairs[array] for array in plan}
 
 
 def _in_layer_order(names: Sequence[str], reader: Reader) -> list[str]:

@@ -67,7 +67,7 @@ def obstacle_before(cfg: Constraints, layer: Layer, target: int) -> str:
     linear = cfg.layers[target]
     if linear.type not in ("convolutional", "connected"):
         return _not_linear(linear)
-    if linear.type == "convolutional" and kernel(linear.section)[1]:
+    if linear.type == "convolutional" and _reads_zeros(linear):
         return f"layer {target} pads its input"
     if others := cfg.readers.get(layer.index):
         return f"layer {min(others)} also reads it"
@@ -76,6 +76,16 @@ def obstacle_before(cfg: Constraints, layer: Layer, target: int) -> str:
     if misread := misread_windows(linear):
         return f"layer {target} has {misread}"
     return _untouchable(cfg, target)
+
+
+def _reads_zeros(layer: Layer) -> bool:
+    """Return whether a convolution reads zeros beside its input.
+
+    Without padding, too, where the kernel is larger than the input: C's division towards zero leaves it one window.
+    """
+    size, padding = kernel(layer.section)
+    reach = layer.section.integer("dilation", 1) * (size - 1) + 1
+    return padding > 0 or reach > min(layer.incoming.height, layer.incoming.width)
 
 
 def _not_linear(layer: Layer) -> str:

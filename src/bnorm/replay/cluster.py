@@ -1,4 +1,4 @@
-"""Workers of a Dask cluster (`bnorm[cluster]`): the only file that imports `distributed`."""
+"""Workers of a Dask cluster: the only file that imports `distributed`."""
 
 from __future__ import annotations
 

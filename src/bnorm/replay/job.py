@@ -158,7 +158,7 @@ def run(
     trailing        bytes after the weights' last array: "error", or "keep" or "drop" for update_weights
     memory          bytes of tensors in memory at a time, at least 16 MiB; no result depends on it
     threads         default: the processors that this process may use; no result depends on it
-    engine          "numpy", "numba" (needs bnorm[fast]), or "auto": Numba where it is installed and there are enough
+    engine          "numpy", "numba", or "auto": Numba where it is installed and there are enough
                     values; no result depends on it
     progress        called with the number of finished values, and the total
 

@@ -16,6 +16,7 @@ import numpy as np
 
 from bnorm.batchnorm.epsilon import Vector
 from bnorm.errors import OutputError
+from bnorm.extras import installation
 from bnorm.files import replacing
 from bnorm.reports.inspect import Inspection
 from bnorm.reports.plot_marks import INK, Series, draw_bars, draw_ranges, draw_spreads, legend
@@ -75,7 +76,7 @@ def save(report: Inspection, path: Path) -> None:
     try:
         import matplotlib
     except ImportError:
-        raise OutputError(path, "drawing needs matplotlib", cause="pip install matplotlib") from None
+        raise OutputError(path, "drawing needs matplotlib", cause=installation("matplotlib")) from None
     with matplotlib.rc_context({"svg.hashsalt": "bnorm", "font.size": 9}), replacing(path) as (file,):
         draw(report).savefig(file, format=suffix[1:], dpi=120, metadata=SUFFIXES[suffix])
 

@@ -203,7 +203,9 @@ def _route(_run: Run, layer: Layer, _x: Tensor, reads: list[Tensor]) -> Tensor:
 def _shortcut(run: Run, layer: Layer, x: Tensor, reads: list[Tensor]) -> Tensor:
     x = run.image(layer, x)
     if run.network.dialect.name == "pjreddie":
-        return run.activate(layer, _overlapping(layer, x, reads[0]), "linear")
+        other, image = reads[0], run.network.layers[layer.reads[0]].output[:3]
+        other = other.reshape(image) if all(image) else other  # that of a head has more axes
+        return run.activate(layer, _overlapping(layer, x, other), "linear")
     weights = np.ones((len(reads) + 1, 1, 1, 1))
     if layer.parts:
         weights = run.arrays(layer)[1]["weights"].reshape(len(reads) + 1, -1, 1, 1)

@@ -14,7 +14,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from bnorm.batchnorm.epsilon import Epsilon, Vector
+from bnorm.batchnorm.epsilon import Epsilon
 from bnorm.darknet.counterparts import counterparts
 from bnorm.darknet.dialects import Dialect
 from bnorm.darknet.layout import NORMALISATION, Array, Layout, plan
@@ -32,6 +32,7 @@ from bnorm.transforms.convert.refusal import refuse
 from bnorm.transforms.convert.request import EpsilonChange, Request
 from bnorm.transforms.convert.unfolding import bare_convolutions, identity, with_normalisation
 from bnorm.transforms.fold.variances import Judgement, judge_variances, refuse_bad
+from bnorm.transforms.rescaling import rescaled
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -223,11 +224,11 @@ class _Draft:
         if layer.index in self.judged.kept:
             return _Vectors(reason="; ".join(self.judged.kept[layer.index].reasons))
         bad = self.judged.bad.get((layer.index, old_name))
-        scales = rescaled(normaliser, self.request.epsilons).astype(np.float32)
+        before, variance = normaliser.parameters.scales, normaliser.rolling.variance
+        scales = rescaled(before, variance, self.request.epsilons.old, self.request.epsilons.new).astype(np.float32)
         vectors = {"scales": scales}
         if bad:
-            vectors["rolling_variance"] = normaliser.rolling.variance.astype(np.float32)
-        before = normaliser.parameters.scales
+            vectors["rolling_variance"] = variance.astype(np.float32)
         change = np.abs(scales / np.where(before == 0, 1, before) - 1)[before != 0]
         return _Vectors(
             kinds=("scales", "clamped") if bad else ("scales",),
@@ -276,9 +277,3 @@ class _Draft:
 
     def _old(self, layer: Layer, part: str, field: str) -> Array | None:
         return self.weights.layout.by_name.get((layer.index, array_name(part, field)))
-
-
-def rescaled(normaliser: Normaliser, epsilons: EpsilonChange) -> Vector:
-    """Return scales that give the same gain with the new ε as before: scales · g_new(v) / g_old(v)."""
-    variance = normaliser.rolling.variance
-    return normaliser.parameters.scales * (epsilons.new.deviation(variance) / epsilons.old.deviation(variance))

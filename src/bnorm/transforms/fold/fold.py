@@ -93,8 +93,7 @@ class FoldReport:
     @property
     def worst(self) -> FoldedLayer | None:
         """Return the folded layer with the largest relative error; None without a comparison."""
-        compared = [layer for layer in self.layers if layer.max_rel_error is not None]
-        return max(compared, key=lambda layer: layer.max_rel_error or 0, default=None)
+        return worst_of(self.layers)
 
     def __repr__(self) -> str:
         output = f", output={str(self.output)!r}" if self.output else ""
@@ -140,7 +139,7 @@ def fold(
         check_outputs(paths or (), (model.network.text.path, weights.path), force=force, cause=FORCE)
         writer = NullWriter() if dry_run or paths is None else stack.enter_context(writing(paths))
         folded, meter = _write(weights, options, writer, verify, advance)
-        differences = _verify(folded, writer, meter) if verify else {}
+        differences = compared(folded, writer, meter) if verify else {}
         findings = worst_first(cfg_findings(folded.after.network))
     return _report(folded, differences, None if dry_run else paths, findings, verify)
 
@@ -184,8 +183,11 @@ def _stream(folded: FoldedModel, writer: Writer, meter: Meter) -> set[int]:
     return overflowing
 
 
-def _verify(folded: FoldedModel, writer: Writer, meter: Meter) -> dict[Key, Difference]:
-    """Compare every folded part before and after; in a dry run, "after" is what the file would hold."""
+def compared(folded: FoldedModel, writer: Writer, meter: Meter) -> dict[Key, Difference]:
+    """Compare every folded part before and after; after is the written file, or of a `NullWriter` what it would hold.
+
+    `ProofError` for a difference that rounding does not explain.
+    """
     arrays = folded.weights.layout.by_name
     old, new = _source(arrays, folded.weights.blocks), _source(arrays, folded.blocks)
     with ExitStack() as stack:
@@ -232,12 +234,7 @@ def _report(
     """Return the totals, and a row for each normalised part in the order of the file."""
     before, after = folded.weights.layout, folded.after.layout
     return FoldReport(
-        layers=tuple(
-            _row(folded, layer, part, differences)
-            for layer in folded.weights.model.network.layers
-            for part in layer.parts
-            if part.batch_normalize
-        ),
+        layers=folded_layers(folded, differences),
         parameters_before=before.parameters,
         parameters_after=after.parameters,
         bytes_before=folded.weights.nbytes,
@@ -248,6 +245,22 @@ def _report(
         verified=verified,
         epsilon=folded.epsilon,
     )
+
+
+def folded_layers(folded: FoldedModel, differences: Mapping[Key, Difference]) -> tuple[FoldedLayer, ...]:
+    """Return a row for each normalised part in the order of the file; without errors where nothing was compared."""
+    return tuple(
+        _row(folded, layer, part, differences)
+        for layer in folded.weights.model.network.layers
+        for part in layer.parts
+        if part.batch_normalize
+    )
+
+
+def worst_of(layers: Iterable[FoldedLayer]) -> FoldedLayer | None:
+    """Return the folded layer with the largest relative error; None without a comparison."""
+    errors = [layer for layer in layers if layer.max_rel_error is not None]
+    return max(errors, key=lambda layer: layer.max_rel_error or 0, default=None)
 
 
 def _row(folded: FoldedModel, layer: Layer, part: Part, differences: Mapping[Key, Difference]) -> FoldedLayer:
