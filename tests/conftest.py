@@ -13,7 +13,7 @@ from support.builders import TINY, write_weights
 from support.golden import NETWORKS, Golden, golden
 from support.runner import runner
 
-# Machines that others share are slow at times: no test may fail for that.
+# Shared machines are slow at times: no test may fail for that.
 settings.register_profile("shared", deadline=None, suppress_health_check=[HealthCheck.too_slow])
 settings.load_profile("shared")
 

@@ -1,4 +1,4 @@
-"""Outputs: all there or not at all, and never over an input."""
+"""Outputs: all of them or none, and never over an input."""
 
 from __future__ import annotations
 
@@ -236,7 +236,7 @@ def test_a_device_is_not_an_input(name):
 
 @posix
 def test_a_pipe_is_refused_before_it_is_opened(tmp_path):
-    """Opening one would wait for somebody who writes to it."""
+    """Opening a pipe would wait for a writer."""
     os.mkfifo(tmp_path / "pipe")
     with pytest.raises(CfgError, match="is a pipe or a device"):
         open_regular(tmp_path / "pipe", CfgError)

@@ -1,4 +1,4 @@
-"""Words of messages, and the errors that they make."""
+"""The text of messages and errors."""
 
 from __future__ import annotations
 

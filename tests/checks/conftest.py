@@ -1,4 +1,4 @@
-"""The sample detector as files of its own, to be damaged."""
+"""A copy of the sample detector's files, for tests that damage them."""
 
 from __future__ import annotations
 

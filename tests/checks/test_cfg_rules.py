@@ -47,7 +47,7 @@ def crashes(source: str, dialect: str) -> list[Finding]:
 
 @pytest.mark.parametrize("kind", BAD_CFGS)
 def test_a_problem_in_a_cfg_is_found_in_its_line(pair, kind):
-    """One finding, whether a rule yields it or the reader of the cfg raises it."""
+    """Return the single finding, from a rule or from the reader of the cfg."""
     path, _ = pair
     data, line, word = BAD_CFGS[kind]
     path.write_bytes(data)
@@ -186,7 +186,7 @@ def anchored(options: str, kind: str = "yolo", filters: int = 21) -> list[Findin
         ("num=9\nmask=0,1,2\nanchors=4,5, 8,9, 12,14\n", "note", "mask uses none"),
     ],
 )
-def test_anchors_that_are_missing_are_told_with_the_boxes_that_use_them(options, severity, effect):
+def test_missing_anchors_are_reported_with_the_boxes_that_use_them(options, severity, effect):
     (found,) = anchored(options)
     assert (found.severity, found.line, effect in found.message) == (severity, 7, True)
 
@@ -287,14 +287,14 @@ def test_a_list_that_is_not_read_the_way_it_looks_is_found(option, read_as):
         ("[net]\nwidth=8\npolicy=sgdr\nsteps=5,6,\n[conv]\n", ["alexeyab"]),
     ],
 )
-def test_a_comma_too_many_counts_where_a_list_is_read(source, readers):
+def test_an_extra_comma_is_found_where_a_list_is_read(source, readers):
     for dialect in ("pjreddie", "alexeyab"):
         if dialect == "pjreddie" and "scale_channels" in source:
             continue
         assert ("cfg-list" in dict(odd(source, dialect))) is (dialect in readers), dialect
 
 
-def test_a_dropped_line_hides_no_later_one():
+def test_a_dropped_line_does_not_hide_a_later_line():
     assert odd("[net]\nwidth=8\n[conv]\nfilters=\nfilters=8\n", "alexeyab") == [("cfg-no-value", 4)]
 
 

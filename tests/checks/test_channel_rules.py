@@ -56,7 +56,7 @@ def test_a_dead_channel_without_bias_is_not_a_constant_one(pair):
 
 
 @pytest.mark.parametrize(("activation", "worst"), [("leaky", 7), ("relu", 9)])
-def test_the_worst_near_dead_channel_varies_least_or_under_a_relu_is_the_rarest(pair, activation, worst):
+def test_the_worst_near_dead_channel_varies_least_or_passes_a_relu_most_rarely(pair, activation, worst):
     cfg, weights = pair
     cfg.write_text(TEXT.replace("=leaky", f"={activation}"))
     for channel, scale, bias in ((7, 1e-5, 1.0), (9, 1e-3, -1.0)):
@@ -167,7 +167,7 @@ def test_statistics_as_a_fork_initialises_them_are_untrained(pair, variance, unt
 
 
 def test_scales_and_biases_that_no_step_has_changed_are_untrained(pair):
-    """Statistics move with every batch; scales and biases only where an update reaches them."""
+    """Statistics change with every batch; scales and biases only with an update."""
     cfg, weights = pair
     patch(weights, offset(0, "biases"), *(0.0,) * 8, *(1.0,) * 8)
     (found,) = findings(cfg, weights)

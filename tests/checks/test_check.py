@@ -35,7 +35,7 @@ from support.golden import MODELS, Golden, needs_shared
 
 
 def test_no_sound_file_has_an_error(layout_case: Golden):
-    """Random numbers that the reference programs wrote, of networks that some of them cannot load."""
+    """Random values written by the reference programs, for networks that some of them cannot load."""
     for dialect in (layout_case.dialect, "auto"):
         found = findings(layout_case.cfg, layout_case.weights, dialect)
         assert {finding.id for finding in found if finding.severity != "note"} <= {"cfg-crash"}
@@ -61,7 +61,7 @@ def test_an_unknown_dialect_is_refused_before_a_file_is_read(tmp_path, dialect):
         bnorm.check(tmp_path / "missing.cfg", None, dialect)
 
 
-# --- what it prints ---------------------------------------------------------------------------------------------------
+# --- printed output ---------------------------------------------------------------------------------------------------
 
 
 def test_the_verdict_of_a_sound_pair(invoke, pair):
@@ -79,7 +79,7 @@ def test_a_cfg_alone_is_checked(invoke, pair):
 
 @pytest.fixture
 def damaged(pair):
-    """Damage the numbers of the weights; the paths of both files."""
+    """Damage the values of the weights; return the paths of both files."""
 
     def run(kind: str):
         pair[1].write_bytes(BAD_VALUES[kind].data)
@@ -98,7 +98,7 @@ def damaged(pair):
         ("dead-channels", ["--strict"], 0),
     ],
 )
-def test_the_exit_code_tells_how_bad_it_is(invoke, damaged, kind, options, code):
+def test_the_exit_code_depends_on_the_severity(invoke, damaged, kind, options, code):
     assert f"[{kind}]" in invoke("check", *damaged(kind), *options, exit_code=code).stdout
 
 
@@ -212,7 +212,7 @@ def test_a_pipe_s_reader_gets_no_escape_codes(damaged):
         assert done.returncode == (3 if command == ["check"] else 0)
 
 
-def test_of_many_findings_of_a_kind_a_table_shows_the_first(invoke, pair):
+def test_a_table_shows_the_first_of_many_findings_of_a_kind(invoke, pair):
     """All five normalised layers have one, also in csv."""
     for layer in (0, 1, 2, 4, 5):
         patch(pair[1], offset(layer, "rolling_variance", 1), 1e-4)
@@ -226,7 +226,7 @@ def test_of_many_findings_of_a_kind_a_table_shows_the_first(invoke, pair):
 
 
 def test_a_file_that_fits_is_read_once(pair, monkeypatch):
-    """The header, the sample of text, the end and the variances are looked at before: 64 KiB and 1 MiB at most."""
+    """The header, a sample for text, the end and the variances are read before that: at most 64 KiB and 1 MiB."""
     read: list[tuple[int, int]] = []
     fill = bnorm.darknet.weights.Weights._fill  # what reads arrays
 

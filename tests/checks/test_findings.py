@@ -1,4 +1,4 @@
-"""`checks.findings`: the table of kinds, and findings made of it."""
+"""`checks.findings`: the table of kinds, and findings made from it."""
 
 from __future__ import annotations
 

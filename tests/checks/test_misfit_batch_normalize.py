@@ -14,7 +14,7 @@ from support.golden import sample
 
 @pytest.fixture
 def folded(tmp_path):
-    """Fold this pair; the paths of the folded one."""
+    """Fold this pair; return the paths of the folded pair."""
 
     def run(cfg, weights):
         out = tmp_path / "folded.cfg", tmp_path / "folded.weights"
@@ -25,7 +25,7 @@ def folded(tmp_path):
 
 
 @pytest.mark.parametrize("name", ["digits", "detector", "batchnorm"])
-def test_folded_weights_are_known_with_the_old_cfg(folded, name):
+def test_folded_weights_are_recognised_with_the_old_cfg(folded, name):
     """The section of a [batchnorm] is removed as well."""
     cfg, weights = sample(name)
     (found,) = findings(cfg, folded(cfg, weights)[1])
@@ -34,7 +34,7 @@ def test_folded_weights_are_known_with_the_old_cfg(folded, name):
 
 
 @pytest.mark.parametrize("name", ["digits", "detector", "binary", "conv_recurrent", "recurrent", "deconvolution"])
-def test_the_old_weights_are_known_with_the_folded_cfg(folded, name):
+def test_the_old_weights_are_recognised_with_the_folded_cfg(folded, name):
     cfg, weights = sample(name)
     found, *_ = findings(folded(cfg, weights)[0], weights)
     assert (found.id, found.severity) == ("weights-unfolded", KINDS["weights-unfolded"].severity)
@@ -62,7 +62,7 @@ def test_all_layers_may_normalise(tmp_path):
     assert (found.id, found.layer, "lines 5, 7" in found.message) == ("weights-unfolded", 0, True)
 
 
-def test_of_many_lines_three_are_named(pair, folded):
+def test_three_of_many_lines_are_named(pair, folded):
     cfg, _ = folded(*pair)
     lines = [n for n, line in enumerate(cfg.read_text().splitlines(), 1) if "[conv" in line]
     (found,) = findings(cfg, pair[1])

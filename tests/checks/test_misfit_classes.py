@@ -26,7 +26,7 @@ def test_the_weights_tell_how_many_classes_they_have(tmp_path, classes, changed)
 
 @pytest.mark.parametrize("dialect", ["auto", "alexeyab"])
 def test_classes_and_filters_that_contradict_each_other_are_both_reported(pair, dialect):
-    """The cfg is refused, and the weights say which of the two is right."""
+    """The cfg is refused, and the weights tell whether `classes` or `filters` is right."""
     cfg, weights = pair
     cfg.write_bytes(BAD_CFGS["cfg-filters"].data)
     classes, filters = findings(cfg, weights, dialect)

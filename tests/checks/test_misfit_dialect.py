@@ -1,4 +1,4 @@
-"""`checks.misfit.dialect`: a file that has the size that another dialect plans."""
+"""`checks.misfit.dialect`: a file whose size is that of another dialect's plan."""
 
 from __future__ import annotations
 

@@ -42,7 +42,7 @@ def test_a_header_of_16_bytes_before_a_bias_of_0_is_4_bytes_off(pair):
     assert [found.id for found in findings(cfg, weights)] == ["weights-header-offset"]
 
 
-def test_where_nothing_normalises_the_bytes_of_seen_tell_how_long_the_header_is(tmp_path):
+def test_without_normalisation_the_bytes_of_seen_tell_the_header_s_length(tmp_path):
     cfg = tmp_path / "net.cfg"
     cfg.write_text(cfg_source("3x8x8", "convolutional filters=2"))
     weights = write_weights(cfg, tmp_path / "net.weights")

@@ -1,4 +1,4 @@
-"""`checks.misfit.likeliest`: which of several candidates is named."""
+"""`checks.misfit.likeliest`: the choice among several candidates."""
 
 from __future__ import annotations
 
@@ -6,8 +6,8 @@ from support.builders import cfg_source, patch, write_weights
 from support.damage import findings
 
 
-def test_of_two_plans_of_one_size_the_one_with_fewer_bad_variances_is_named(tmp_path):
-    """Two classes more have as many values as the first layer's batch normalisation."""
+def test_the_plan_with_fewer_bad_variances_is_named_if_sizes_are_equal(tmp_path):
+    """Two more classes take as many values as the first layer's batch normalisation."""
     cfg = tmp_path / "net.cfg"
     layers = "convolutional filters=2 | convolutional filters={} | yolo mask=0 anchors=8,8 classes={}"
     cfg.write_text(cfg_source("3x32x32", layers.format(14, 9)))

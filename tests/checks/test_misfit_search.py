@@ -40,13 +40,13 @@ def source(layers: list[str], net: str = "3x32x32") -> str:
 
 
 def replaced(index: int, *texts: str) -> list[str]:
-    """Return the layers with these in place of one."""
+    """Return the layers, one of them replaced by these."""
     return [*LAYERS[:index], *texts, *LAYERS[index + 1 :]]
 
 
 @pytest.fixture
 def trained(tmp_path: Path):
-    """Write weights with the magnitudes of trained ones for these layers; a function, which returns their path."""
+    """Return a function that writes weights with the magnitudes of a trained network, and returns their path."""
 
     def write(layers: list[str], net: str = "3x32x32", seed: int = 0) -> Path:
         cfg, path, rng = tmp_path / "trained.cfg", tmp_path / "net.weights", np.random.default_rng(seed)
@@ -72,7 +72,7 @@ def check(tmp_path: Path, layers: list[str], weights: Path, net: str = "3x32x32"
     return findings(cfg, weights, "alexeyab")
 
 
-# --- what people met --------------------------------------------------------------------------------------------------
+# --- cases from users -------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
@@ -97,7 +97,7 @@ def test_the_cause_and_its_line_are_named(cfg, weights, kind, line, words):
 
 @pytest.mark.parametrize("chosen", [(1,), (4,), (0, 3), (1, 2, 5), (0, 1, 3, 5)])
 @pytest.mark.parametrize("lost", [True, False])
-def test_any_few_sections_may_have_a_key_too_many_or_too_few(tmp_path, trained, chosen, lost):
+def test_any_few_sections_may_have_an_extra_or_a_missing_key(tmp_path, trained, chosen, lost):
     bare = [text.replace(BN, "") if index in chosen else text for index, text in enumerate(LAYERS)]
     cfg, file = (bare, LAYERS) if lost else (LAYERS, bare)
     (found,) = check(tmp_path, cfg, trained(file))
@@ -108,7 +108,7 @@ def test_any_few_sections_may_have_a_key_too_many_or_too_few(tmp_path, trained, 
 
 
 @pytest.mark.parametrize("net", ["1x32x32", "4x32x32", "6x32x32"])
-def test_the_image_may_have_other_channels(tmp_path, trained, net):
+def test_the_image_may_have_another_number_of_channels(tmp_path, trained, net):
     (found,) = check(tmp_path, LAYERS, trained(LAYERS), net)
     assert (found.id, found.line, "channels=3" in found.message) == ("weights-channels", 2, True)
 
@@ -122,14 +122,14 @@ def test_the_image_may_have_other_channels(tmp_path, trained, net):
         (4, layer(48, 5), "size=3"),
     ],
 )
-def test_one_value_of_one_layer_may_be_another(tmp_path, trained, index, given, key):
+def test_one_value_of_one_layer_may_differ(tmp_path, trained, index, given, key):
     (found,) = check(tmp_path, replaced(index, given), trained(LAYERS))
     assert (found.id, found.layer) == ("weights-value", index)
     assert f"fits if {key} " in found.message
 
 
 @pytest.mark.parametrize("groups", [2, 4, 8])
-def test_the_groups_of_one_layer_may_be_others(tmp_path, trained, groups):
+def test_the_groups_of_one_layer_may_differ(tmp_path, trained, groups):
     (found,) = check(tmp_path, replaced(3, layer(24, 3, f"{BN} groups={groups}")), trained(LAYERS))
     assert (found.id, found.layer, "groups=1 " in found.message) == ("weights-value", 3, True)
 
@@ -142,7 +142,7 @@ def test_a_layer_may_be_missing_anywhere(tmp_path, trained, index):
 
 
 @pytest.mark.parametrize("index", [0, 2, 5])
-def test_there_may_be_a_layer_too_many(tmp_path, trained, index):
+def test_there_may_be_an_extra_layer(tmp_path, trained, index):
     (found,) = check(tmp_path, replaced(index, LAYERS[index], layer(56)), trained(LAYERS))
     assert (found.id, found.layer) == ("weights-layer", index + 1)
 
@@ -156,7 +156,7 @@ def test_edits_that_have_the_same_plan_are_both_named(tmp_path, trained):
     assert all("other explanation" in row.cause for row in found)
 
 
-def test_a_cut_file_is_cut_and_a_longer_one_longer(tmp_path, trained):
+def test_a_cut_file_and_a_longer_file_are_reported_as_such(tmp_path, trained):
     weights = trained(LAYERS)
     data = weights.read_bytes()
     rng = np.random.default_rng(0)
@@ -168,7 +168,7 @@ def test_a_cut_file_is_cut_and_a_longer_one_longer(tmp_path, trained):
         assert [found.id for found in check(tmp_path, LAYERS, weights)] == [kind]
 
 
-def test_where_no_edit_is_plausible_no_edit_is_named(tmp_path, trained):
+def test_no_edit_is_named_if_none_is_plausible(tmp_path, trained):
     other = [layer(filters) for filters in (12, 20, 40, 56, 36)] + LAYERS[-2:]
     (found,) = check(tmp_path, LAYERS, trained(other))
     assert found.id in ("weights-other-cfg", "weights-left-over", "weights-cut")
@@ -201,7 +201,7 @@ def test_sizes_are_those_of_the_plan(tmp_path, trained):
 
 
 def test_work_is_bounded_by_a_count(tmp_path, trained):
-    """Of a search that has no work left, nothing is proposed."""
+    """A search that has used up its work proposes nothing."""
     weights = trained(replaced(2))
     cfg = tmp_path / "net.cfg"
     cfg.write_text(source(LAYERS))
@@ -211,8 +211,8 @@ def test_work_is_bounded_by_a_count(tmp_path, trained):
     assert sizes_module.WORK < 1_000_000
 
 
-def test_of_many_damaged_pairs_the_first_answer_is_the_edit(tmp_path, trained):
-    """Random edits of one layer: at most one in twenty is not named, and none is wrong."""
+def test_the_first_answer_for_many_damaged_pairs_is_the_edit(tmp_path, trained):
+    """Random edits of one layer: at most one in twenty is missed, and no answer is wrong."""
     random_ = random.Random(0)
     weights = trained(LAYERS)
     true = 0

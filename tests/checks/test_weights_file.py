@@ -56,7 +56,7 @@ def test_the_array_in_which_zeros_begin_is_named(pair):
 
 
 def test_filters_at_the_end_that_are_pruned_to_0_are_sound(tmp_path):
-    """Zeros from a filter of the last layer on are intended; from within one, or from another layer on, not."""
+    """Zeros that begin with a filter of the last layer are intended; zeros that begin elsewhere are not."""
     cfg = tmp_path / "net.cfg"
     cfg.write_text(cfg_source("3x8x8", "convolutional filters=8 size=3 | convolutional filters=8 size=3"))
     weights = write_weights(cfg, tmp_path / "net.weights")
@@ -98,7 +98,7 @@ def test_the_header_alone_ends_before_the_first_layer(pair):
 
 
 def test_a_partial_file_has_the_numbers_that_darknet_partial_needs(pair):
-    """Layer 3 stores nothing: of NAME.conv.3 and NAME.conv.4 the bytes are the same."""
+    """Layer 3 stores nothing: NAME.conv.3 and NAME.conv.4 have the same bytes."""
     cfg, weights = pair
     weights.write_bytes(BAD_FILES["weights-partial"].data)
     (found,) = findings(cfg, weights)
@@ -107,7 +107,7 @@ def test_a_partial_file_has_the_numbers_that_darknet_partial_needs(pair):
 
 
 def test_a_cfg_without_its_last_layers_leaves_bytes_over(pair):
-    """Two layers: of one, the options would be computed."""
+    """Two layers are missing: the options of a single layer could be computed."""
     cfg, weights = pair
     cut = TEXT[: TEXT.rindex("[convolutional]")]
     cfg.write_text(cut[: cut.rindex("[convolutional]")])

@@ -57,7 +57,7 @@ def test_the_chosen_runtime_has_no_column(invoke, tiny, runtime):
     assert [name for name in RUNTIMES if name in heading.split()] == [name for name in RUNTIMES if name != runtime]
 
 
-def test_only_on_request_are_other_runtimes_shown(invoke, tiny):
+def test_other_runtimes_are_shown_only_on_request(invoke, tiny):
     lines = invoke("fold", *tiny, "--dry-run").stdout.splitlines()
     assert [line.split() for line in lines if line.startswith("layer ")] == [
         ["layer", "type", "max", "abs", "max", "rel"]

@@ -53,7 +53,7 @@ def test_a_misspelt_command_is_answered_with_the_nearest_one(invoke, name, near)
     assert result.stdout == ""
 
 
-def test_a_command_like_none_gets_no_suggestion(invoke):
+def test_a_command_that_resembles_no_other_gets_no_suggestion(invoke):
     assert "Did you mean" not in invoke("xyz", exit_code=2).stderr
 
 
@@ -69,7 +69,7 @@ def test_a_usage_error_is_two_lines_on_stderr(invoke, arguments):
 @pytest.mark.parametrize("option", ["-q", "--quiet"])
 @pytest.mark.parametrize("name", [name for name in COMMANDS if name not in ("diff", "import")])
 def test_notes_are_left_out_on_request(invoke, tiny, tmp_path, name, option):
-    """Swapped arguments are worth a note to every command that takes one pair."""
+    """Every command that takes one pair notes swapped arguments."""
     np.save(tmp_path / "x.npy", np.ones((2, 4, 8, 8), "f4"))
     needed = {
         "fold": ["--dry-run"],

@@ -102,7 +102,7 @@ def test_a_finding_is_described_by_its_fields(fields, text):
     assert described(finding(**fields)) == text
 
 
-def test_of_many_findings_of_a_kind_the_first_are_shown(capsys):
+def test_the_first_of_many_findings_of_a_kind_are_shown(capsys):
     findings = [finding(number=number) for number in range(render.MAX_ALIKE + 3)]
     lines = printed("table", page(findings=findings), capsys)
     assert [line.split()[1] for line in lines] == ["m0", "m1", "m2", "m3", "3"]
@@ -198,7 +198,7 @@ def test_an_empty_column_is_dropped_if_it_may_be(capsys):
     assert printed("table", page(table=Table(COLUMNS, rows)), capsys)[0].split() == ["name", "n"]
 
 
-def test_a_table_without_rows_is_nothing(capsys):
+def test_a_table_without_rows_is_not_printed(capsys):
     assert printed("table", page(table=Table(COLUMNS, [])), capsys) == []
 
 

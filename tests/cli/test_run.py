@@ -18,7 +18,7 @@ pytestmark = pytest.mark.usefixtures("tiny")
 
 @pytest.fixture(autouse=True)
 def folder(tmp_path, monkeypatch):
-    """A folder with p.npz, x.npy and d.npy, which `tiny` adds its pair to."""
+    """A folder with p.npz, x.npy and d.npy, to which `tiny` adds its pair."""
     monkeypatch.chdir(tmp_path)
     names = ("scales", "biases", "rolling_mean", "rolling_variance")
     np.savez("p.npz", **dict.fromkeys(names, np.ones(4)))

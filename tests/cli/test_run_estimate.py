@@ -27,7 +27,7 @@ def folder(tmp_path, monkeypatch) -> Path:
 
 @pytest.fixture
 def lists() -> dict[str, np.ndarray]:
-    """For each layer a list of three mini-batches, and all of their values by layer."""
+    """Write three mini-batches for each layer; return the lists of names, and all values by layer."""
     rng, values = np.random.default_rng(5), {}
     for layer, channels in LAYERS.items():
         parts = [rng.normal(number, 2, (2, channels, 4, 4)).astype("f4") for number in range(3)]

@@ -167,13 +167,13 @@ def test_check_finds_trailing_bytes_and_names_the_option(invoke, long):
 
 @pytest.mark.parametrize("choice", ["keep", "drop"])
 @pytest.mark.parametrize("name", ["inspect", "fold", "run"])
-def test_they_are_accepted_by_an_option(invoke, long, commands, name, choice):
+def test_trailing_bytes_are_accepted_by_an_option(invoke, long, commands, name, choice):
     invoke(name, *long, *commands[name], "--trailing", choice)
 
 
 @pytest.mark.parametrize("choice", ["keep", "drop"])
 @pytest.mark.parametrize("name", ["inspect", "fold", "run"])
-def test_the_option_accepts_no_file_that_is_too_short(invoke, tiny, commands, name, choice):
+def test_the_option_does_not_accept_a_file_that_is_too_short(invoke, tiny, commands, name, choice):
     cfg, weights = tiny
     weights.write_bytes(weights.read_bytes()[:-4])
     invoke(name, cfg, weights, *commands[name], "--trailing", choice, exit_code=1)
@@ -181,7 +181,7 @@ def test_the_option_accepts_no_file_that_is_too_short(invoke, tiny, commands, na
 
 @pytest.mark.parametrize(("choice", "kept"), [("keep", EXTRA), ("drop", b"")])
 @pytest.mark.parametrize("verify", [[], ["--no-verify"]], ids=str)
-def test_fold_keeps_or_drops_them(invoke, tiny, tmp_path, choice, kept, verify):
+def test_fold_keeps_or_drops_trailing_bytes(invoke, tiny, tmp_path, choice, kept, verify):
     cfg, weights = tiny
     plain, out = tmp_path / "plain.weights", tmp_path / "out.weights"
     invoke("fold", cfg, weights, "-o", plain)
@@ -193,7 +193,7 @@ def test_fold_keeps_or_drops_them(invoke, tiny, tmp_path, choice, kept, verify):
 
 
 @pytest.mark.parametrize(("choice", "kept"), [("keep", EXTRA), ("drop", b"")])
-def test_updated_weights_keep_or_drop_them(invoke, tiny, commands, tmp_path, choice, kept):
+def test_updated_weights_keep_or_drop_trailing_bytes(invoke, tiny, commands, tmp_path, choice, kept):
     cfg, weights = tiny
     plain, out = tmp_path / "plain.weights", tmp_path / "out.weights"
     train = [*commands["run"], "--train"]
@@ -233,7 +233,7 @@ def test_an_unknown_name_is_a_value_error_before_anything_is_read(tiny, tmp_path
             call()
 
 
-def test_the_option_of_a_model_needs_one(invoke, tmp_path):
+def test_the_trailing_option_needs_a_model(invoke, tmp_path):
     arguments = ["--params", tmp_path / "p.npz", "--input", tmp_path / "x.npy", "--trailing", "keep"]
     assert "--trailing needs CFG WEIGHTS" in invoke("run", *arguments, exit_code=2).stderr
 
@@ -242,12 +242,12 @@ def test_the_option_of_a_model_needs_one(invoke, tmp_path):
 
 
 @COMMANDS
-def test_no_note_where_every_dialect_answers_the_same(invoke, tiny, commands, name):
+def test_no_note_if_every_dialect_gives_the_same_answer(invoke, tiny, commands, name):
     assert invoke(name, *tiny, *commands[name]).stderr == ""
 
 
 @COMMANDS
-def test_a_note_where_another_dialect_refuses(invoke, tiny, commands, name):
+def test_a_note_if_another_dialect_refuses_the_model(invoke, tiny, commands, name):
     cfg, weights = tiny
     cfg.write_text(TINY.replace("batch=4", "batch=4\ncolour=red"))
     error = invoke(name, cfg, weights, *commands[name]).stderr
@@ -263,7 +263,7 @@ def test_the_note_names_the_difference_in_another_dialect(invoke):
     assert "reads the arrays of layer 0 ([lstm]) in another order" in error
 
 
-# --- what people met --------------------------------------------------------------------------------------------------
+# --- cases from users -------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(

@@ -1,4 +1,4 @@
-"""Reading a model, and the choice of its dialect where that is left to bnorm."""
+"""`darknet.autodetect`: reading a model, and the choice of its dialect if none is given."""
 
 from __future__ import annotations
 
@@ -61,7 +61,7 @@ def test_a_model_knows_whether_its_file_has_the_planned_size(tiny):
 
 
 def test_a_golden_pair_is_read_as_the_fork_that_wrote_it(layout_case: Golden):
-    """hank's files can be told from alexeyab's by nothing: both are read the same way."""
+    """Nothing distinguishes hank's files from alexeyab's: both are read the same way."""
     model = read_model(layout_case.cfg, layout_case.weights)
     expected = "alexeyab" if layout_case.dialect == "hank" else layout_case.dialect
     assert (model.dialect.name, model.fits) == (expected, True)
@@ -128,7 +128,7 @@ def test_the_version_decides_between_two_orders_of_the_same_size(name, dialect):
     assert "different header version" in model.reason
 
 
-def test_where_nothing_decides_it_is_alexeyab(tmp_path):
+def test_if_nothing_decides_the_dialect_is_alexeyab(tmp_path):
     model = guessed(tmp_path, "3x8x8", "convolutional filters=2 batch_normalize=1")
     assert (model.dialect.name, "nothing in the files" in model.reason) == ("alexeyab", True)
 
@@ -144,14 +144,14 @@ def test_the_reason_is_one_line(layout_case: Golden):
     assert len(read_model(layout_case.cfg, layout_case.weights).reason.splitlines()) == 1
 
 
-def test_where_every_dialect_fails_the_one_that_came_furthest_says_why(tmp_path):
-    """[deconvolutional] is pjreddie's alone: the two others stop there, at line 5."""
+def test_if_every_dialect_fails_the_error_of_the_one_that_came_furthest_is_raised(tmp_path):
+    """Only pjreddie has [deconvolutional]: the other two forks stop there, at line 5."""
     with pytest.raises(CfgError, match="layers=9 points ahead") as caught:
         guessed(tmp_path, "3x8x8", "deconvolutional | dropout | route layers=9")
     assert caught.value.line == 8
 
 
-def test_where_the_dialects_fail_at_one_line_the_default_says_why(tmp_path):
+def test_if_all_dialects_fail_at_the_same_line_the_error_of_the_default_is_raised(tmp_path):
     with pytest.raises(CfgError, match="unknown to alexeyab"):
         guessed(tmp_path, "3x8x8", "convolutionnal")
 
@@ -192,7 +192,7 @@ def test_an_error_is_not_hidden_by_a_dialect_that_recognises_less_of_the_cfg(tmp
     assert caught.value.line == line
 
 
-def test_where_every_dialect_fails_the_one_that_knows_the_cfg_best_says_why(tmp_path):
+def test_if_every_dialect_fails_the_error_of_the_one_that_recognises_most_is_raised(tmp_path):
     """Not the fork that happens to stop at a later line: pjreddie at the last heading, hank at the key after it."""
     with pytest.raises(CfgError, match="from=-9 points before"):
         guessed(tmp_path, "3x8x8", "convolutional stride_x=1 | shortcut from=-9 | convolutional size=1 size=1")
@@ -201,8 +201,8 @@ def test_where_every_dialect_fails_the_one_that_knows_the_cfg_best_says_why(tmp_
 
 
 @pytest.mark.parametrize("name", ["gru", "lstm"])
-def test_gates_are_not_read_in_the_order_of_another_fork_since_theirs_cannot_read_the_cfg(tmp_path, name):
-    """pjreddie takes no CR; read as alexeyab's, the file would fit, and hold other gates."""
+def test_gates_are_not_read_in_another_fork_s_order_if_their_own_fork_cannot_read_the_cfg(tmp_path, name):
+    """pjreddie does not accept CR; read as alexeyab's, the file would fit, but with the wrong gates."""
     cfg = tmp_path / "net.cfg"
     cfg.write_bytes((LAYOUTS / f"{name}.cfg").read_bytes().replace(b"\n", b"\r\n"))
     with pytest.raises(CfgError, match="its line ends in CR"):
@@ -211,7 +211,7 @@ def test_gates_are_not_read_in_the_order_of_another_fork_since_theirs_cannot_rea
 
 
 def test_a_fork_that_lacks_a_section_has_not_written_the_file(tmp_path):
-    """Whatever the version says: pjreddie has no [local_avgpool]."""
+    """The version does not matter: pjreddie has no [local_avgpool]."""
     cfg = tmp_path / "net.cfg"
     cfg.write_text(cfg_source("3x8x8", "local_avgpool stride=2 | lstm output=2"))
     weights = write_weights(cfg, tmp_path / "net.weights")
@@ -220,14 +220,14 @@ def test_a_fork_that_lacks_a_section_has_not_written_the_file(tmp_path):
     assert (model.dialect.name, model.fits) == ("alexeyab", True)
 
 
-def test_a_fork_that_cannot_read_a_heading_knows_nothing_below_it(tmp_path):
-    """`center` is pjreddie's key alone, and pjreddie takes no CR."""
+def test_a_fork_that_cannot_read_a_heading_recognises_nothing_below_it(tmp_path):
+    """Only pjreddie has the key `center`, and pjreddie does not accept CR."""
     cfg = tmp_path / "net.cfg"
     cfg.write_bytes(b"[net]\r\nwidth=8\r\nheight=8\r\nchannels=3\r\ncenter=1\r\n[maxpool]\r\n")
     assert read_model(cfg).dialect.name == "alexeyab"
 
 
-def test_where_no_gates_are_the_keys_decide_before_the_version(tmp_path):
+def test_without_gates_the_keys_decide_before_the_version(tmp_path):
     cfg, weights = tmp_path / "net.cfg", tmp_path / "net.weights"
     cfg.write_text(cfg_source("3x8x8", "convolutional filters=2 stride_x=2 stride_y=2 activation=mish"))
     weights.write_bytes(struct.pack("<3iQ", 0, 2, 0, 0) + bytes(4 * 8))
@@ -246,7 +246,7 @@ def test_the_reason_says_why_another_dialect_refuses_the_cfg(tmp_path):
     assert "alexeyab refuses line 5 of the cfg ([deconvolutional] is unknown to alexeyab" in reason
 
 
-def test_the_reason_names_who_lost_by_each_clue_and_who_would_do_as_well(tmp_path):
+def test_the_reason_names_the_forks_ruled_out_by_each_clue_and_those_that_fit_equally_well(tmp_path):
     def reason(layers: str) -> str:
         return guessed(tmp_path, "3x8x8", layers).reason
 

@@ -1,4 +1,4 @@
-"""The text of a cfg: lines kept as they are, sections and values as each dialect finds them."""
+"""The text of a cfg: lines are kept unchanged, sections and values are read as in each dialect."""
 
 from __future__ import annotations
 
@@ -113,7 +113,7 @@ def test_a_file_of_the_largest_size_is_read(tmp_path):
     assert len(cfg.read(path).lines) == 1
 
 
-def test_a_text_has_a_largest_number_of_lines():
+def test_a_text_has_a_limited_number_of_lines():
     assert len(text_of("\n" * cfg.MOST_LINES).lines) == cfg.MOST_LINES
     with pytest.raises(CfgError, match=f"more than {cfg.MOST_LINES} lines"):
         text_of("\n" * (cfg.MOST_LINES + 1))
@@ -180,7 +180,7 @@ def test_a_second_net_is_not_a_layer(dialect):
     assert (found.line, found.what) == (4, "[net] appears again, expected it as the first section only")
 
 
-def test_a_key_without_value_is_where_a_missing_one_is_said():
+def test_the_error_of_a_missing_value_has_the_line_of_its_key():
     """It hides later lines with the same key."""
     text = text_of("[net]\nwidth=8\nheight=8\nchannels=3\n[conv]\n[shortcut]\nactivation=linear\nfrom\nfrom=-2\n")
     with pytest.raises(CfgError, match="has no from") as caught:
@@ -188,7 +188,7 @@ def test_a_key_without_value_is_where_a_missing_one_is_said():
     assert caught.value.line == 8
 
 
-def test_an_option_without_a_key_is_not_where_other_errors_are_said():
+def test_an_option_without_a_key_is_not_the_line_of_other_errors():
     text = text_of("[net]\nwidth=8\n[conv]\n=5\n")
     with pytest.raises(CfgError) as caught:
         build(text, DIALECTS["alexeyab"])
@@ -351,7 +351,7 @@ def test_hank_ends_a_value_at_a_comment():
     assert (section.integer("filters", 1), section.text("activation")) == (8, "leaky")
 
 
-def test_hank_wants_a_number_and_not_one_with_a_semicolon():
+def test_hank_refuses_a_number_with_a_semicolon():
     with pytest.raises(CfgError, match="filters=8 ; eight, expected a plain decimal"):
         layer("filters=8 ; eight\n", "hank").integer("filters", 1)
 

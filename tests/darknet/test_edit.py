@@ -1,4 +1,4 @@
-"""Editing a cfg: values, dropped lines, removed layers and the numbers that name them."""
+"""Editing a cfg: values, dropped lines, removed layers and the numbers that refer to layers."""
 
 from __future__ import annotations
 

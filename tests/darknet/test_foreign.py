@@ -40,20 +40,20 @@ def test_a_foreign_file_given_as_a_cfg_has_the_cause_that_weights_have(tmp_path,
     assert [(found.id, found.severity, found.line) for found in findings(path)] == [(row.cfg_finding, "error", None)]
 
 
-def test_a_large_model_is_named_too(tmp_path):
+def test_a_large_model_is_recognised_as_well(tmp_path):
     path = tmp_path / "net.cfg"
     path.write_bytes(b"\x80\x02}q\0" + bytes(1 << 20))
     with pytest.raises(CfgError, match="is a pickle"):
         cfg.read(path)
 
 
-def test_weights_given_as_a_cfg_are_named(tiny):
+def test_weights_given_as_a_cfg_are_recognised(tiny):
     with pytest.raises(CfgError, match="is a weights file, expected a cfg"):
         cfg.read(tiny[1])
 
 
 @pytest.mark.parametrize("comment", ["#   TFL3", '#       {"a"', "# <html>", "# version https://git-lfs"])
-def test_words_in_a_comment_of_a_cfg_are_not_taken_for_another_file(tmp_path, comment):
+def test_words_in_a_comment_of_a_cfg_are_not_mistaken_for_another_file(tmp_path, comment):
     path = tmp_path / "net.cfg"
     path.write_text(f"{comment}\n{TINY}")
     assert cfg.read(path).lines[0] == f"{comment}\n"

@@ -56,7 +56,7 @@ def test_line_based_options_lose_every_blank_and_split_at_the_first_equals_sign(
 
 @pytest.mark.parametrize("dialect", LINE_BASED)
 @pytest.mark.parametrize("text", ["", "\n", " \t\n", "# a=1\n", ";a=1\n", "  # a\n", " \t; a\n", "#[net]\n"])
-def test_line_based_comments_and_empty_lines_are_nothing(dialect, text):
+def test_line_based_comments_and_empty_lines_are_skipped(dialect, text):
     assert line(dialect, text) is None
 
 
@@ -103,7 +103,7 @@ def test_alexeyab_drops_carriage_returns_anywhere():
 
 
 @pytest.mark.parametrize("dialect", LINE_BASED)
-def test_line_based_keeps_blanks_that_strip_does_not_know(dialect):
+def test_line_based_keeps_blanks_that_strip_does_not_remove(dialect):
     assert line(dialect, "a=1\v2\n") == ("a", "1\v2")
     assert line(dialect, "a=1\N{NO-BREAK SPACE}2\n") == ("a", "1\N{NO-BREAK SPACE}2")
 
@@ -150,7 +150,7 @@ def test_hank_section_reaches_from_the_first_bracket_to_the_last(text, name):
 
 
 @pytest.mark.parametrize("text", ["", " \t\r\n", "# a=1\n", ";text\n"])
-def test_hank_comments_are_nothing(text):
+def test_hank_comments_are_skipped(text):
     assert line("hank", text) is None
 
 
@@ -172,7 +172,7 @@ def test_hank_skips_lines_that_match_neither_pattern(text, key):
 
 
 @pytest.mark.parametrize("character", ["\v", "\f", "\N{NO-BREAK SPACE}"])
-def test_hank_keeps_blanks_that_its_trim_does_not_know(character):
+def test_hank_keeps_blanks_that_its_trim_does_not_remove(character):
     assert line("hank", f"a=1{character}\n") == ("a", f"1{character}")
     assert line("hank", f"{character}a=1\n") == (f"{character}a", "1")
 

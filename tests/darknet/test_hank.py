@@ -79,7 +79,7 @@ CONDITIONAL = [
 
 
 @pytest.mark.parametrize(("option", "condition"), CONDITIONAL)
-def test_a_conditional_key_is_taken_under_its_condition(option, condition):
+def test_a_conditional_key_is_accepted_under_its_condition(option, condition):
     check_net(f"{option}\n{condition}")
 
 
@@ -108,7 +108,7 @@ def test_a_value_that_is_not_a_plain_decimal_is_refused_for_any_number(key, valu
 
 
 @pytest.mark.parametrize("option", ["learning_rate=.001", "decay=0.0005", "hue=-.1", "width=416", "batch=1.2.3"])
-def test_a_plain_decimal_is_taken(option):
+def test_a_plain_decimal_is_accepted(option):
     check_net(option)
 
 
@@ -148,11 +148,11 @@ def test_an_unknown_policy_is_refused_with_its_line():
         ("region", "tree=data/9k.tree"),
     ],
 )
-def test_a_known_name_and_any_list_are_taken(name, option):
+def test_a_known_name_and_any_list_are_accepted(name, option):
     check_layer(option, name)
 
 
-def test_of_two_faults_in_a_section_the_first_is_named():
+def test_the_first_of_two_faults_in_a_section_is_named():
     with pytest.raises(CfgError) as caught:
         check_layer("filters=1e1\nfilters=2")
     assert caught.value.line == 4
@@ -164,7 +164,7 @@ LOOSE = "[net]\nwidth=8\nheight=8\nchannels=3\nlearning_rate=1e-4\nB1=1\n[convol
 
 
 @pytest.mark.parametrize("dialect", ["pjreddie", "alexeyab"])
-def test_the_other_forks_take_all_that(dialect):
+def test_the_other_forks_accept_all_of_these(dialect):
     assert build(cfg.parse(Path("net.cfg"), LOOSE.encode()), DIALECTS[dialect])
 
 

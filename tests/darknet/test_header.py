@@ -1,4 +1,4 @@
-"""The header of a weights file: its version, how wide `seen` is, who writes it."""
+"""The header of a weights file: its version, the width of `seen`, and the forks that write it."""
 
 from __future__ import annotations
 
@@ -120,7 +120,7 @@ def test_each_fork_writes_its_version(dialect, fields):
         ((0, 2000, 0), ()),
     ],
 )
-def test_a_version_tells_its_writers(fields, writers):
+def test_a_version_identifies_its_writers(fields, writers):
     assert Header(*fields, seen=0, nbytes=20).writers == writers
 
 
@@ -169,7 +169,7 @@ def saved_array() -> bytes:
     return file.getvalue()
 
 
-# How such files really begin: written by their own programs where the standard library or NumPy has one.
+# Real beginnings of such files, written by the standard library or NumPy where possible.
 SAMPLES = {
     "a Git LFS pointer": b"version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 9\n",
     "HTML": b"\n<!DOCTYPE html>\n<html>",

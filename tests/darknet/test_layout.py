@@ -220,7 +220,7 @@ def test_weights_of_another_shape_are_not_shared(dialect, layers):
 
 @pytest.mark.parametrize("dialect", SINCE_AB)
 def test_weights_of_as_many_values_over_other_inputs_are_not_shared(dialect):
-    """8 filters over 4 channels, and 8 filters over 2 groups of 4: as many weights, another number of inputs."""
+    """8 filters over 4 channels, and 8 filters over 2 groups of 4: equally many weights, but different inputs."""
     with pytest.raises(CfgError, match="shares the weights"):
         layout(dialect, "4x8x8", "convolutional filters=8 | convolutional filters=8 groups=2 share_index=0")
 
@@ -360,13 +360,13 @@ def test_an_unknown_weights_type_is_refused(dialect):
 
 
 @pytest.mark.parametrize("normalization", ["", "weights_normalization=none"])
-def test_weights_must_be_normalised_in_alexeyab_alone(normalization):
+def test_only_alexeyab_requires_normalised_weights(normalization):
     with pytest.raises(CfgError, match="weights_normalization=none"):
         shortcut(AB, f"weights_type=per_feature {normalization}")
     assert shortcut(HK, f"weights_type=per_feature {normalization}") == {"weights": (3, 1)}
 
 
-# --- what is read is not what was saved -------------------------------------------------------------------------------
+# --- plans that differ from what the fork saved -----------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("dialect", ALL)
@@ -390,7 +390,7 @@ def test_dontloadscales_changes_no_other_layer(dialect, layer):
     assert shapes(dialect, "3x8x8", f"{layer} dontloadscales=1") == shapes(dialect, "3x8x8", layer)
 
 
-def test_dontsave_is_expected_in_the_file_all_the_same():
+def test_a_layer_with_dontsave_is_still_expected_in_the_file():
     assert list(shapes(PJ, "3x8x8", "convolutional dontsave=1")) == ["biases", "weights"]
 
 
@@ -399,11 +399,11 @@ def test_numload_is_the_number_of_filters_in_the_file():
     assert list(found.values()) == [(5,), (5,), (5,), (5,), (5, 3, 3, 3)]
 
 
-def test_numload_is_pjreddie_s_alone():
+def test_only_pjreddie_has_numload():
     assert shapes(AB, "3x8x8", "convolutional filters=8 numload=5")["biases"] == (8,)
 
 
-def test_numload_counts_the_filters_of_a_deconvolution_too():
+def test_numload_also_counts_the_filters_of_a_deconvolution():
     found = shapes(PJ, "3x8x8", "deconvolutional filters=8 size=2 numload=5")
     assert found == {"biases": (5,), "weights": (3, 5, 2, 2)}
 
@@ -495,7 +495,7 @@ def test_writing_what_was_read_gives_the_same_bytes_in_any_order_of_axes(net, la
     assert (tmp_path / "copy").read_bytes() == weights_path.read_bytes()
 
 
-# --- questions to a layout --------------------------------------------------------------------------------------------
+# --- methods of a layout ----------------------------------------------------------------------------------------------
 
 TWO = "convolutional filters=2 | maxpool | convolutional filters=1"  # 2 + 6, then 1 + 2 floats
 

@@ -29,7 +29,7 @@ def tensor(tmp_path, monkeypatch):
 
 @pytest.mark.parametrize("kind", [str, lambda path: path], ids=["text", "path"])
 @pytest.mark.parametrize("name", CALLS)
-def test_two_paths_are_as_good_as_a_model(tiny, name, kind):
+def test_two_paths_can_replace_a_model(tiny, name, kind):
     assert CALLS[name](*map(kind, tiny)) == CALLS[name](bnorm.read_model(*tiny))
 
 

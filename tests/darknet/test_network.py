@@ -1,4 +1,4 @@
-"""The layers of a network, and which of them read others by number."""
+"""The layers of a network, and the layers that read other layers by number."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""`darknet.pairing`: which file is the cfg, and the cfg that has the name of the weights."""
+"""`darknet.pairing`: the cfg among two files, and the cfg that has the name of the weights."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ def test_weights_find_the_cfg_that_they_are_named_after(folder, name, place):
 
 
 @pytest.mark.parametrize("name", ["other.weights", "net_lost.weights", "network_last.weights", "net_last_x.weights"])
-def test_weights_of_another_name_find_none(folder, name):
+def test_weights_of_another_name_find_no_cfg(folder, name):
     (folder / "w").rename(folder / name)
     assert pair(folder / name) == Pair(None, folder / name)
 
@@ -61,7 +61,7 @@ def test_alexeyab_cuts_the_cfg_s_name_at_its_first_dot(folder):
         ("net.weights", ["net.cfg", "../cfg/net.cfg"]),
     ],
 )
-def test_of_several_none_is_taken_and_all_are_listed(folder, weights, cfgs):
+def test_several_cfgs_are_listed_and_none_is_chosen(folder, weights, cfgs):
     for name in cfgs:
         (folder / name).parent.mkdir(exist_ok=True)
         (folder / name).write_text(TINY)

@@ -18,7 +18,7 @@ SINCE_AB = (AB, HK)
 
 
 class Case(NamedTuple):
-    """Layers, the forks that refuse them, and the line of the error; the other forks that know them do not."""
+    """Layers, the forks that refuse them, and the line of the error; other forks that know the layers accept them."""
 
     layers: str
     refusing: tuple[str, ...]

@@ -1,4 +1,4 @@
-"""`darknet.rivals`: the dialects that would have given another answer, which the `note:` is about."""
+"""`darknet.rivals`: the dialects that would have given a different answer, which the `note:` names."""
 
 from __future__ import annotations
 
@@ -27,14 +27,14 @@ def of(tmp_path):
     return read
 
 
-def test_where_every_dialect_answers_the_same_there_is_none(of, tiny):
+def test_no_rival_if_every_dialect_gives_the_same_answer(of, tiny):
     assert of("3x8x8", "convolutional filters=2 batch_normalize=1 activation=leaky | maxpool size=2 stride=2") == {}
     assert rivals(read_model(tiny[0])) == {}
     assert rivals(read_model(*sample("digits"))) == {}
 
 
-def test_another_version_of_the_header_alone_is_not_another_answer(tiny):
-    """pjreddie writes 0.2.0, and reads 0.2.5 as the others do."""
+def test_a_different_version_alone_is_not_a_different_answer(tiny):
+    """pjreddie writes 0.2.0, and reads 0.2.5 in the same way as the other forks."""
     cfg, weights = tiny
     for version in ((0, 2, 5), (0, 2, 0), (0, 1, 0)):
         head = struct.pack("<3iQ", *version, 0) if version != (0, 1, 0) else struct.pack("<4i", *version, 0)
@@ -43,17 +43,17 @@ def test_another_version_of_the_header_alone_is_not_another_answer(tiny):
         assert (model.fits, rivals(model)) == (True, {})
 
 
-def test_a_dialect_that_refuses_the_cfg_is_one(of):
+def test_a_dialect_that_refuses_the_cfg_is_a_rival(of):
     assert of("3x32x32", "convolutional filters=2 colour=red activation=leaky") == {"hank": ("refused", None)}
 
 
-def test_a_dialect_that_the_file_does_not_fit_is_one():
+def test_a_dialect_that_the_file_does_not_fit_is_a_rival():
     model = read_model(LAYOUTS / "rnn.cfg", LAYOUTS / "rnn.pjreddie.weights")
     assert rivals(model) == {"alexeyab": ("size", None), "hank": ("size", None)}
 
 
 @pytest.mark.parametrize("name", ["gru", "lstm"])
-def test_gates_in_another_order_are_told_with_their_layer(name):
+def test_gates_in_another_order_are_reported_with_their_layer(name):
     model = read_model(LAYOUTS / f"{name}.cfg", LAYOUTS / f"{name}.alexeyab.weights")
     assert rivals(model)["pjreddie"] == ("order", 0)
 
@@ -78,7 +78,7 @@ def test_another_header_is_another_answer(tmp_path):
 
 
 @pytest.mark.parametrize("dialect", ["pjreddie", "alexeyab", "hank"])
-def test_a_given_dialect_has_none(tmp_path, dialect):
+def test_a_given_dialect_has_no_rivals(tmp_path, dialect):
     cfg = tmp_path / "net.cfg"
     cfg.write_text(TINY)
     assert read_model(cfg, None, dialect).rivals == ()

@@ -11,7 +11,7 @@ from bnorm.darknet.shape_rules import DETECTORS, RULES
 from bnorm.darknet.vocabulary import KEYS
 
 
-def test_every_type_but_net_has_an_output_shape():
+def test_every_type_except_net_has_an_output_shape():
     assert set(RULES) == set(TYPES) - {"net"}
 
 
@@ -29,7 +29,7 @@ def test_a_fork_has_keys_for_each_of_its_types(fork):
 
 
 @pytest.mark.parametrize("fork", DIALECTS)
-def test_a_spelling_is_one_type_s_alone(fork):
+def test_a_spelling_belongs_to_only_one_type(fork):
     rows = [row for row in TYPES.values() if fork in row.forks]
     assert len(SECTIONS[fork]) == sum(1 + bool(row.short) for row in rows)
 

@@ -65,7 +65,7 @@ ROWS = [
     Row(SINCE_AB, "3x8x10", "convolutional filters=4 stride=2 stride_x=0 stride_y=8", (4, 1, 5)),
     Row(SINCE_AB, "3x8x10", "convolutional filters=4 size=3 pad=1 dilation=4", (4, 8, 10)),
     Row(ALL, "3x1x1", "convolutional filters=4 size=5 stride=3 | connected", (1, 1, 1)),
-    # antialiasing: the convolution itself has stride 1, the layer after it sees the blur
+    # antialiasing: the convolution itself has stride 1, and the next layer receives the blurred output
     Row((PJ,), "3x8x10", "convolutional filters=4 stride=2 antialiasing=1", (4, 4, 5)),
     Row(SINCE_AB, "3x8x10", "convolutional filters=4 stride=2 antialiasing=1", (4, 8, 10)),
     Row(SINCE_AB, "3x8x10", "convolutional filters=4 stride=2 antialiasing=1 | dropout", (4, 4, 5)),
@@ -111,7 +111,7 @@ ROWS = [
     Row(SINCE_AB, "3x8x10", "local_avgpool stride=3", (3, 3, 4)),
     Row(SINCE_AB, "3x8x10", "local_avgpool size=2 stride=4 stride_x=2 padding=0", (3, 2, 5)),
     Row(ALL, "3x8x10", "avgpool", (3, 1, 1)),
-    # moving values about
+    # rearranging values
     Row(ALL, "3x8x10", "upsample", (3, 16, 20)),
     Row(ALL, "3x8x10", "upsample stride=3", (3, 24, 30)),
     Row(ALL, "3x8x10", "upsample stride=-3", (3, 2, 3)),
@@ -139,7 +139,7 @@ ROWS = [
     Row(SINCE_AB, "3x8x10", "convolutional filters=4 | route layers=-1 groups=2 group_id=1", (2, 8, 10)),
     Row(SINCE_AB, "3x8x10", "convolutional filters=5 | route layers=-1 groups=2", (2, 8, 10, 200)),
     Row(SINCE_AB, "3x8x10", "convolutional filters=4 | avgpool | route layers=0,1 groups=4", (0, 0, 0, 81)),
-    # shortcut and its kin
+    # shortcut and similar layers
     Row(ALL, "3x8x10", "convolutional filters=4 | convolutional filters=4 | shortcut from=-2", (4, 8, 10)),
     Row(ALL, "3x8x10", "convolutional filters=9 | convolutional filters=4 | shortcut from=0", (4, 8, 10)),
     Row((PJ,), "3x8x10", "maxpool stride=2 | convolutional filters=4 stride=5 | shortcut from=0", (4, 1, 1)),
@@ -372,7 +372,7 @@ def test_an_error_points_at_the_key_s_line():
     assert caught.value.line == 8
 
 
-# --- the cfgs that the forks ship -------------------------------------------------------------------------------------
+# --- the cfgs shipped with the forks ----------------------------------------------------------------------------------
 
 
 def _shipped() -> list[object]:
@@ -411,7 +411,7 @@ NUMBERS = st.sampled_from(["0", "1", "2", "3", "-1", "-2", "8", "40", "65536", "
 
 @st.composite
 def one_layer(draw) -> str:
-    """A section of any type, with keys that some dialect asks for there."""
+    """A section of any type, with keys that at least one dialect asks for there."""
     kind = draw(st.sampled_from(sorted(RULES)))
     keys = st.sampled_from(sorted(KEYS[AB][kind] | KEYS[PJ][kind] | {"colour"}))
     options = draw(st.dictionaries(keys, NUMBERS, max_size=5))

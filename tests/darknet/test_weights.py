@@ -112,7 +112,7 @@ def test_the_error_of_a_file_that_does_not_fit_has_the_words_of_its_mismatch(tin
 
 
 @pytest.mark.parametrize("nbytes", [552, 560])
-def test_only_on_request_are_arrays_of_a_file_that_does_not_fit_read(tiny, nbytes):
+def test_arrays_of_a_file_that_does_not_fit_are_read_only_on_request(tiny, nbytes):
     model = read_model(*resized(tiny, nbytes), "alexeyab")
     with pytest.raises(WeightsError):
         open_weights(model)
@@ -197,7 +197,7 @@ def test_the_header_s_bytes_are_those_of_the_file(tiny):
 
 
 def stored(weights, array) -> np.ndarray:
-    """The array's bytes in the file, in the shape that they have there."""
+    """Return the array from the file's bytes, in its stored shape."""
     data = weights.path.read_bytes()[array.offset : array.end]
     return np.frombuffer(data, "<f4").reshape(array.stored)
 
@@ -235,7 +235,7 @@ def test_blocks_of_a_transposed_array_are_in_the_file_s_order(tmp_path, monkeypa
 # --- writing ----------------------------------------------------------------------------------------------------------
 
 
-def test_an_array_that_the_file_never_held_was_not_cut_meanwhile(tiny):
+def test_the_error_for_an_array_that_was_never_in_the_file_does_not_blame_a_change(tiny):
     cfg, weights = tiny
     weights.write_bytes(weights.read_bytes()[:100])
     model = read_model(cfg, weights)

@@ -121,7 +121,7 @@ def number(draw: Draw) -> str:
 
 
 def other_lines(draw: Draw, lines: list[str]) -> None:
-    """One accident of text: a value changed, a line moved, a line of the grammar put in, a piece said again."""
+    """One accident of text: a value changed, a line moved, a line of the grammar inserted, a piece repeated."""
     place, other = draw.randrange(len(lines)), draw.randrange(len(lines))
     key, equals, _ = lines[place].partition("=")
     kind = draw.randrange(7)
@@ -201,7 +201,7 @@ activation=linear [batchnorm] [convolutional] filters=64 activation=linear batch
 
 
 class Pair(NamedTuple):
-    """A cfg and weights that fit it, and the layers of it that normalise, with their numbers of channels."""
+    """A cfg and weights that fit it, and its layers that normalise, with their numbers of channels."""
 
     cfg: bytes
     weights: bytes
@@ -209,7 +209,7 @@ class Pair(NamedTuple):
 
 
 def fitting(cfg: bytes, name: str) -> bytes:
-    """Weights that fit a cfg, if this dialect takes it and they are small; else nothing."""
+    """Return weights that fit a cfg, or nothing if this dialect refuses it or they are large."""
     dialect = DIALECTS[name]
     with suppress(BnormError):
         count = (plan(build(parse(Path("net.cfg"), cfg), dialect), written_by(dialect)).nbytes - 20) // 4
@@ -225,7 +225,7 @@ def pair(cfg: Path, weights: Path) -> Pair:
 
 
 def large_pairs(folder: Path) -> Iterator[Pair]:
-    """Networks of some hundred kilobytes: more than a few floats to sum."""
+    """Networks of a few hundred kilobytes, so that sums have more than a few values."""
     cfg, weights = folder / "net.cfg", folder / "net.weights"
     for text in LARGE.replace("\n", " ").split("[net]")[1:]:
         cfg.write_text("[net]\n" + "\n".join(text.split()) + "\n")
@@ -304,7 +304,7 @@ def damaged_weights(draw: Draw, weights: bytes) -> bytes:
 
 
 def any_pair(draw: Draw) -> Case:
-    """A pair, half of them with another cfg, most of which the weights fit again; damaged weights, and a command."""
+    """A pair, half the time with another cfg that the weights usually fit; damaged weights, and a command."""
     cfg, weights, places = draw.choice(PAIRS)
     place, channels = draw.choice(places)
     kind = draw.random()
@@ -328,7 +328,7 @@ def any_pair(draw: Draw) -> Case:
 
 
 def values(draw: Draw, shape: tuple[int, ...], dtype: str) -> np.ndarray:
-    """Ordinary numbers, any bits, or a few numbers only."""
+    """Ordinary numbers, arbitrary bits, or a few distinct numbers."""
     count, kind = int(np.prod(shape)), draw.randrange(3)
     if kind == 0:
         return np.random.default_rng(draw.getrandbits(32)).normal(draw.choice((0, 1000)), 1, shape).astype(dtype)
@@ -371,7 +371,7 @@ RUN = """run --params p.npz --input x.npy --layout {layout} --arithmetic {arithm
 
 
 def any_tensor(draw: Draw) -> Case:
-    """A tensor, most of them sound, with a layer that fits and any options."""
+    """A tensor, usually valid, with a layer that fits and any options."""
     shape = tensor_shape(draw)
     while np.prod(shape) > 1 << 15:
         shape = tensor_shape(draw)
@@ -406,7 +406,7 @@ def archive(
 
 
 def any_archive(draw: Draw) -> Case:
-    """An archive as parameters or as tensor, stored or packed, damaged inside or outside, or with more than it says."""
+    """An archive as parameters or as a tensor, stored or packed, damaged inside or outside, or with extra data."""
     members = {name: npy(values(draw, (3,), draw.choice(("f2", "f4", "f8")))) for name in PARAMETERS}
     members["x"] = npy(values(draw, (2, 3), "f4"))
     for name in list(members):
@@ -507,7 +507,7 @@ def safetensors(arrays: dict[str, np.ndarray]) -> tuple[bytes, bytes]:
 
 
 def any_arrays(draw: Draw) -> Case:
-    """Arrays that fit a cfg, as they are or damaged, in each of the formats."""
+    """Arrays that fit a cfg, unchanged or damaged, in each of the formats."""
     cfg, arrays = draw.choice(ARRAYS)
     arrays = dict(arrays)
     for _ in range(draw.choice((0, 0, 1, 2))):
@@ -564,7 +564,7 @@ SAMPLE = PAIRS[0]
 
 
 def any_arguments(draw: Draw) -> Case:
-    """A sound pair and any words."""
+    """A valid pair and any words."""
     paths = ["net.cfg", "net.weights"][: draw.choice((0, 1, 2, 2, 2))]
     found = [draw.choice(("inspect", "fold", "convert", "diff", "run", "check", "export", "import", "none")), *paths]
     for _ in range(draw.randint(0, 5)):

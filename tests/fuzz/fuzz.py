@@ -1,4 +1,4 @@
-"""Feed bnorm with damaged files, and insist that it answers each with a result or an error of its own.
+"""Run bnorm on damaged files, and check that each gives a result or one of bnorm's own errors.
 
     python tests/fuzz/fuzz.py --runs 1000000                    # all targets in turn
     python tests/fuzz/fuzz.py cfg npy --runs 10000 --seed 7     # some of them
@@ -47,11 +47,11 @@ MEMORY = 500_000_000  # bytes of address space in addition to what the process h
 
 
 class Crash(Exception):
-    """A case that bnorm did not answer as it promises."""
+    """A case in which bnorm broke its promises."""
 
 
 def try_one(case: Case, folder: Path) -> float:
-    """Answer one case in an empty folder, and say how many seconds it took; `Crash` with the reason."""
+    """Run one case in an empty folder, and return the seconds that it took; raise `Crash` with the reason."""
     for path in folder.iterdir():
         shutil.rmtree(path) if path.is_dir() else path.unlink()
     for name, data in case.files.items():
@@ -132,7 +132,7 @@ def every_dialect(cfg: bytes) -> None:
 
 @contextmanager
 def limited_memory() -> Iterator[None]:
-    """Let a huge allocation fail instead of making the machine suffer."""
+    """Let a huge allocation fail instead of slowing the machine down."""
     pages = int(Path("/proc/self/statm").read_text().split()[0])
     before = resource.getrlimit(resource.RLIMIT_AS)
     resource.setrlimit(resource.RLIMIT_AS, (pages * resource.getpagesize() + MEMORY, before[1]))

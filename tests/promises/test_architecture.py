@@ -19,7 +19,7 @@ PAGE = (ROOT / "docs" / "architecture.md").read_text(encoding="utf-8")
 
 
 def block(name: str) -> list[str]:
-    """Return the lines of the page's block of code that has this name."""
+    """Return the lines of the page's code block of this name."""
     (text,) = re.findall(rf"^```{name}\n(.*?)^```$", PAGE, re.MULTILINE | re.DOTALL)
     return text.splitlines()
 
@@ -82,17 +82,17 @@ def test_a_wing_imports_only_from_those_above_it_in_the_order(name):
 
 
 @named
-def test_batch_normalisation_knows_no_file_of_darknet(name):
+def test_batchnorm_imports_no_module_of_darknet(name):
     if wing(name) == "batchnorm":
         assert not {other for other in imports(MODULES[name]) if other.startswith("bnorm.darknet")}
 
 
-def test_no_file_imports_itself_by_a_detour():
+def test_no_file_imports_itself_indirectly():
     TopologicalSorter({name: imports(path) & MODULES.keys() - {name} for name, path in MODULES.items()}).prepare()
 
 
 @named
-def test_only_the_command_line_knows_click_and_rich(name):
+def test_only_the_command_line_imports_click_and_rich(name):
     if wing(name) != "cli":
         assert not {other.partition(".")[0] for other in imports(MODULES[name])} & {"click", "rich"}
 
@@ -103,11 +103,11 @@ def loaded_by(statement: str) -> set[str]:
     return set(subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.split())
 
 
-def test_the_command_waits_with_its_imports():
+def test_the_command_imports_late():
     assert not loaded_by("import bnorm.cli") & {"numpy", "rich", "matplotlib"}
 
 
-def test_the_library_waits_with_its_imports():
+def test_the_library_imports_late():
     assert not loaded_by("import bnorm; bnorm.BnormError; dir(bnorm)") & {"numpy", "click", "rich", "matplotlib"}
 
 

@@ -139,7 +139,7 @@ def test_a_device_is_not_a_weights_file(refuse, tiny, command):
 
 @pytest.mark.parametrize("wrong", [0, 1])
 def test_a_pipe_without_a_writer_is_refused_at_once(tiny, wrong):
-    """In a process of its own: waiting for a writer could not be interrupted in this one."""
+    """In a separate process, because waiting for a writer could not be interrupted in this one."""
     paths = list(tiny)
     paths[wrong] = pipe = tiny[0].with_name("pipe")
     os.mkfifo(pipe)
@@ -208,7 +208,7 @@ def test_bytes_that_are_not_text_are_refused_by_the_first_that_is_not(bad_cfg, c
 
 
 @every_command
-def test_two_weights_files_are_told_so(refuse, tiny, command):
+def test_two_weights_files_are_recognised(refuse, tiny, command):
     _, weights = tiny
     assert "the arguments are CFG WEIGHTS" in refuse(command, weights, weights, weights)
 
@@ -239,8 +239,8 @@ def test_a_message_cannot_move_the_terminal(bad_cfg):
 
 @pytest.mark.parametrize("name", ["a\nb\nc", "a\x0bb", "\x1b[2J", "\u2028"])
 @pytest.mark.parametrize("before", [[], ["--sort", "scale", "--"], ["--"]], ids=" ".join)
-def test_a_name_of_several_lines_is_told_in_one(invoke, tiny, name, before):
-    """A file that is missing, or not meant to be there, or one whose content is wrong."""
+def test_a_name_of_several_lines_is_printed_on_one_line(invoke, tiny, name, before):
+    """A file that is missing, unexpected, or has the wrong content."""
     error = invoke("inspect", *before, tiny[0].with_name(name), exit_code=1).stderr
     assert (error.count("\n"), len(error.splitlines())) == (1, 1)
     error = invoke("inspect", *tiny, *before, name, exit_code=2).stderr

@@ -43,7 +43,7 @@ def folded(tmp_path_factory) -> tuple[Path, Path]:
 
 
 def predictions(cfg: Path, weights: Path, images: np.ndarray) -> np.ndarray:
-    """By the plain forward pass."""
+    """Return the accuracy by the plain forward pass."""
     run = Run(cfg, weights, "alexeyab", DARKNET)
     return np.array([int(outputs[-1].argmax()) for outputs in run.layers(*images)])
 
@@ -102,7 +102,7 @@ def test_the_loss_falls(training):
 
 
 def training_data(training):
-    """Images of two kinds, which need no scikit-learn: bright above, or bright on the left."""
+    """Images of two kinds, without scikit-learn: bright at the top, or bright on the left."""
     rng = np.random.default_rng(5)
     digits = rng.integers(0, 2, 256)
     images = rng.uniform(0, 0.5, (256, 1, 8, 8))
@@ -139,7 +139,7 @@ def saved(name: str) -> np.ndarray:
 
 
 def test_the_saved_tensors_are_those_of_one_mini_batch_of_training(training, data):
-    """Of the first eight training images, with the weights in the file: it holds them rounded to float32."""
+    """For the first eight training images, with the weights of the file, which are rounded to float32."""
     network, images = training.Network(), data[0]
     arrays = Run(CFG, WEIGHTS, "alexeyab", DARKNET).arrays
     for number, layer in enumerate(network.layers):

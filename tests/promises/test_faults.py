@@ -31,7 +31,7 @@ KILLS = int(os.environ.get("BNORM_KILLS", "2"))  # of each kind; more in a long 
 
 
 class Work(NamedTuple):
-    """A command that writes: its arguments, and its outputs, of which each belongs to the first."""
+    """A command that writes: its arguments and its outputs; each output belongs to the first one."""
 
     arguments: tuple[str, ...]
     outputs: tuple[str, ...]
@@ -139,7 +139,7 @@ def test_a_killed_command_leaves_no_half_file_and_no_mixed_set(models, expected,
         folder.mkdir()
         old = before(name, state, folder)
         process = start(work, models, folder)
-        # Half of the kills come near the end, where files are renamed.
+        # Half of the kills are near the end, when files are renamed.
         time.sleep(duration * (chance.uniform(0, 1.1) if number % 2 else chance.uniform(0.8, 1.05)))
         process.send_signal(kind)
         process.communicate(timeout=60)
@@ -278,7 +278,7 @@ def test_a_link_is_replaced_and_its_target_stays(invoke, models, tmp_path, name,
 
 
 def at_read(monkeypatch, number: int, change: Callable[[int], None]) -> None:
-    """Before the numbered read, and the file descriptor that it is from, something happens."""
+    """Call a function before the read of this number, with the file descriptor."""
     original, calls = os.preadv, count(1)
 
     def preadv(descriptor: int, *arguments):
@@ -317,7 +317,7 @@ def test_an_input_that_is_replaced_while_it_is_read_never_mixes_with_the_new_one
     at_read(monkeypatch, 2, replace)
     folder = tmp_path / "outputs"
     folder.mkdir()
-    # Where all is copied at once, the size is compared once more: that is an error then.
+    # If everything is copied at once, the size is compared again, which is then an error.
     invoke(*command(WORKS[name], copies, folder), exit_code=1 if name == "update" else 0)
     assert found(folder) == ({} if name == "update" else expected(WORKS[name])[0])
 

@@ -28,7 +28,7 @@ PARAMETERS = ("scales", "biases", "rolling_mean", "rolling_variance")
 
 
 def write_pair(folder: Path, net: str, layers: str, fill: float | None = None) -> tuple[Path, Path]:
-    """A cfg and weights that fit it: random ones, or one number throughout."""
+    """A cfg and weights that fit it: random values, or the same value throughout."""
     cfg, weights = folder / "net.cfg", folder / "net.weights"
     cfg.write_text(cfg_source(net, layers))
     if fill is None:
@@ -42,7 +42,7 @@ def write_pair(folder: Path, net: str, layers: str, fill: float | None = None) -
 
 
 def test_a_cfg_of_more_bytes_than_any_network_has_is_refused(invoke, tmp_path):
-    """A [route] of two million numbers took six seconds."""
+    """A [route] of two million numbers used to take six seconds."""
     cfg = tmp_path / "net.cfg"
     cfg.write_text(cfg_source("4", "connected | route layers=" + ",".join(["0"] * (cfgs.MOST_BYTES // 2))))
     error = invoke("inspect", cfg, exit_code=1).stderr
@@ -98,7 +98,7 @@ def test_layers_whose_folded_numbers_no_float32_holds_are_found_at_once(invoke, 
 
 
 def test_a_binary_layer_whose_folded_numbers_no_float32_holds_stays(invoke, tmp_path):
-    """It ended in a traceback."""
+    """This used to end in a traceback."""
     pair = write_pair(tmp_path, "1x1x1", f"convolutional {BN} activation=linear binary=1", fill=1e30)
     assert "its folded values exceed float32" in invoke("fold", *pair, "--dry-run").stdout
 
@@ -138,7 +138,7 @@ NOTHING = "convolutional filters=4 size=5 stride=3"  # of a small image: the for
     ],
 )
 def test_a_layer_without_weights_is_read_like_others(invoke, tmp_path, net, layers, command):
-    """Its input has no values: maxima and sums of nothing ended in a traceback."""
+    """Its input has no values: maxima and sums over no values used to end in a traceback."""
     name, *options = command
     result = invoke(name, *write_pair(tmp_path, net, layers), *options)
     assert result.stdout
@@ -182,7 +182,7 @@ def packed(path: Path, array: np.ndarray) -> str:
 
 
 def test_an_array_that_unpacks_to_very_much_is_refused(tmp_path, monkeypatch):
-    """A header that tells the truth, and zeros: a thousandth of their size."""
+    """A true header, and zeros that are packed to a thousandth of their size."""
     path = tmp_path / "x.npz"
     zeros = packed(path, np.zeros((1000, 100), "f4"))
     opening.open_tensor(zeros).close()
@@ -198,7 +198,7 @@ def test_an_array_that_unpacks_to_very_much_is_refused(tmp_path, monkeypatch):
 
 
 def test_an_array_that_unpacks_to_a_hundred_times_its_size_is_read(tmp_path, monkeypatch):
-    """Whatever its size: a network's output is of this kind at most."""
+    """At any size: at most, a network's output is of this kind."""
     monkeypatch.setattr(npz, "MOST_UNPACKED", 1000)
     rare = np.zeros((1000, 100), "f4")
     rare[::4] = np.random.default_rng(0).normal(size=(250, 100))
@@ -224,7 +224,7 @@ class Extent:
 @pytest.mark.parametrize("channels_last", [False, True])
 @pytest.mark.parametrize("sizes", [(5, 500_000, 2), (4, 1_000_000, 1), (2, 1_250_000, 1), (40, 60_000, 1)])
 def test_many_channels_of_few_values_are_not_cut_into_many_tiles_and_blocks(sizes, channels_last):
-    """They were cut as if each had thousands of values: ten million of them with a MiB of memory, into 8000 tiles."""
+    """Channels used to be cut as if each had thousands of values: ten million of them into 8000 tiles per MiB."""
     extent, most = Extent(*sizes, channels_last), 1 << 17
     tiles = [span for group in tiling.tiles(extent, most) for span in group]
     whole = np.prod(sizes)

@@ -25,7 +25,7 @@ from bnorm.replay.cluster import cluster_workers  # noqa: E402
 from bnorm.replay.estimate import estimate  # noqa: E402
 from bnorm.replay.moments import in_order  # noqa: E402
 
-# What distributed itself warns of is not bnorm's to mend.
+# Warnings of distributed itself cannot be fixed in bnorm.
 pytestmark = pytest.mark.filterwarnings("ignore:::distributed", "ignore::ResourceWarning", "ignore:Port")
 
 CHANNELS = 4
@@ -91,7 +91,7 @@ def test_a_cluster_that_the_user_started_keeps_running(scheduler):
 
 
 def nap_and_die(number: int) -> int:
-    """Take a while, and the first time that 5 comes, kill this worker."""
+    """Take a while, and kill this worker the first time that the argument is 5."""
     time.sleep(0.05)
     if number == 5 and not Path(os.environ["BNORM_TEST_DIED"]).exists():
         Path(os.environ["BNORM_TEST_DIED"]).touch()
@@ -223,7 +223,7 @@ def test_a_worker_without_the_file(scheduler, monkeypatch):
             return submit(*arguments)
 
         monkeypatch.setattr(workers.executor, "submit", remove_first)
-        with pytest.raises(TensorError, match=r"x3\.npy: .*is not for a worker"):
+        with pytest.raises(TensorError, match=r"x3\.npy: .*but not for a worker"):
             estimate(params="p.npz", inputs=NAMES, output="out", executor=workers.executor, workers=2)
     assert not Path("out").exists()
 
@@ -253,7 +253,7 @@ def test_the_command_says_in_two_lines_that_there_is_no_scheduler(invoke):
 @pytest.mark.slow
 @pytest.mark.skipif(os.name == "nt", reason="needs process groups")
 def test_ctrl_c_ends_everything():
-    """Of the whole group, as a terminal sends it: exit 1, one line, no output, no process."""
+    """Ctrl-C for the whole process group, as from a terminal: exit 1, one line, no output, no process left."""
     big = np.random.default_rng(0).normal(size=(64, CHANNELS, 300, 300)).astype("f4")
     np.save("big.npy", big)
     Path("list.txt").write_text("big.npy\n" * 3000)

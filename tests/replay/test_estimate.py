@@ -136,7 +136,7 @@ def test_many_small_files_are_one_task(monkeypatch):
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        (lambda path: path.unlink(), "is not for a worker"),
+        (lambda path: path.unlink(), "but not for a worker"),
         (lambda path: path.write_bytes(path.read_bytes() + b"1"), "bytes, expected"),
         (lambda path: os.utime(path, (1, 1)), "at another time"),
     ],
@@ -305,7 +305,7 @@ def test_any_text_in_place_of_the_names_is_refused(text):
 
 @pytest.mark.usefixtures("moments")
 def test_a_long_text_is_not_read():
-    with pytest.raises(TensorError, match="of up to 10 bytes"):
+    with pytest.raises(TensorError, match="of at most 10 bytes"):
         read_text(Path("a.npz"), "inputs.json", most=10)
 
 

@@ -44,7 +44,7 @@ def save(name: str, shape: tuple[int, ...], seed: int = 0, dtype: str = "f4", me
 
 
 def save_params() -> dict[str, np.ndarray]:
-    """Write p.npz; its layer by the oracle's names."""
+    """Write p.npz, and return its layer by the oracle's names."""
     rng = np.random.default_rng(7)
     layer = {name: rng.normal(0, 1, CHANNELS) for name in ("scales", "biases", "rolling_mean")}
     layer["rolling_variance"] = rng.uniform(0.5, 2, CHANNELS)
@@ -54,13 +54,13 @@ def save_params() -> dict[str, np.ndarray]:
 
 @pytest.fixture
 def params() -> dict[str, np.ndarray]:
-    """The layer of p.npz, which is there."""
+    """The layer of the existing p.npz."""
     return save_params()
 
 
 @pytest.fixture
 def run(invoke):
-    """Run the layer of p.npz, or with `model` one of a network."""
+    """Run the layer of p.npz, or, with `model`, a layer of a network."""
 
     def run(*arguments: object, model: tuple[object, ...] = (), exit_code: int = 0):
         source = model or ("--params", "p.npz")
@@ -70,7 +70,7 @@ def run(invoke):
 
 
 def results_in(folder: Path | str) -> dict[str, np.ndarray]:
-    """The arrays of a folder, by name; there must be nothing else."""
+    """Return the arrays of a folder by name; it must not contain anything else."""
     assert all(path.suffix == ".npy" and not path.name.startswith(".") for path in Path(folder).iterdir())
     return {path.stem: np.load(path) for path in Path(folder).iterdir()}
 
@@ -788,7 +788,7 @@ def test_weights_that_do_not_fit_are_refused(refuse):
 
 
 def inside(name: str, source: str = "x.npy") -> str:
-    """Copy a tensor to where a result would be written."""
+    """Copy a tensor to the path of a result."""
     Path(name).parent.mkdir(parents=True, exist_ok=True)
     Path(name).write_bytes(Path(source).read_bytes())
     return name

@@ -113,7 +113,7 @@ def test_headers_of_16_and_20_bytes(invoke, pair):
 
 
 def test_every_golden_network_is_identical_to_itself_and_each_changed_value_is_found(layout_case, tmp_path):
-    """The last value of each array, half as much again and 1: its array, place, count and size are right."""
+    """Multiply the last value of each array by 1.5 and add 1: array, place, count and size are right."""
     case, other = layout_case, tmp_path / "b.weights"
     model = read_model(case.cfg, case.weights, case.dialect)
     assert diff(model, model).is_same

@@ -22,7 +22,7 @@ SCALES, VARIANCES = 36, 68  # offsets in the tiny file
 
 
 class Inspected(NamedTuple):
-    """A network of the reference data, and the one report on it that all tests below ask."""
+    """A network of the reference data, and the one report on it that all tests below use."""
 
     case: Golden
     report: Inspection
@@ -269,7 +269,7 @@ def test_without_weights_there_are_arrays_and_no_statistics(tiny):
 
 @pytest.mark.parametrize(("weights", "selection", "floats"), [(False, None, 16), (True, None, 132), (True, [1], 8)])
 def test_only_the_necessary_arrays_are_read(tiny, monkeypatch, weights, selection, floats):
-    """Layer 1 normalises nothing and has 8 weights, layer 0 has 108."""
+    """Layer 1 does not normalise and has 8 weights, layer 0 has 108."""
     read: list[int] = []
     original = Weights._fill
 

@@ -98,7 +98,7 @@ def figure():
 
 @pytest.fixture
 def plot(invoke, tmp_path):
-    """Draw these files into a file of this suffix; its path."""
+    """Draw these files into a file of this suffix, and return its path."""
     pytest.importorskip("matplotlib", reason="drawing needs matplotlib")
 
     def run(*arguments: object, suffix: str = ".svg") -> Path:
@@ -177,7 +177,7 @@ def test_without_a_living_channel_there_are_crosses_alone(panels):
 @pytest.mark.parametrize("value", [math.nan, math.inf, -1.0, 0.0, 1e-45, 3e38])
 @pytest.mark.parametrize("offset", [36, 68])
 def test_any_number_is_drawn_once_in_every_panel(tiny, offset, value):
-    """A bar of all four channels, or a cross for each; of one layer alone a bar or a cross for each."""
+    """A bar for all four channels, or a cross for each; for a single layer, a bar or a cross for each."""
     pytest.importorskip("matplotlib", reason="drawing needs matplotlib")
     patch(tiny[1], offset, *[value] * 4)
     model = read_model(*tiny)
@@ -302,7 +302,7 @@ def test_a_network_without_normalisation_has_the_panel_of_ranges_alone(tmp_path)
 
 
 def test_an_infinite_range_is_a_cross_at_the_top(tmp_path):
-    """An infinite variance makes the gain 0, and says nothing of the spread: the channel is not dead."""
+    """An infinite variance makes the gain 0, but the spread is unknown: the channel is not dead."""
     pytest.importorskip("matplotlib", reason="drawing needs matplotlib")
     changes = {(0, "scales"): {0: 1e-3}, (0, "rolling_variance"): {0: math.inf}}
     model = odd_pair(tmp_path, f"convolutional filters=4 {BN} | convolutional filters=3", changes)

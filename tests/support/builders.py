@@ -15,7 +15,7 @@ BN = "batch_normalize=1"
 
 
 def cfg_source(net: str, layers: str) -> str:
-    """Return the cfg of `3x8x8` (channels, height, width) or `12` (inputs), and of `type key=value ... | type ...`."""
+    """Return a cfg from `3x8x8` (channels, height, width) or `12` (inputs), and `type key=value ... | type ...`."""
     sizes = net.split("x")
     keys = ("inputs",) if len(sizes) == 1 else ("channels", "height", "width")
     lines = ["[net]", *(f"{key}={size}" for key, size in zip(keys, sizes, strict=True))]
@@ -61,14 +61,14 @@ def write_weights(cfg: Path, path: Path, dialect: str = "alexeyab", seed: int = 
 
 
 def with_floats(data: bytes, offset: int, *values: float) -> bytes:
-    """Return the bytes with these float32 values from the offset on."""
+    """Return the bytes, with these float32 values written at the offset."""
     changed = bytearray(data)
     struct.pack_into(f"<{len(values)}f", changed, offset, *values)
     return bytes(changed)
 
 
 def patch(path: Path, offset: int, *values: float) -> None:
-    """Overwrite float32 values of a file, from this byte on."""
+    """Overwrite float32 values of a file at an offset."""
     path.write_bytes(with_floats(path.read_bytes(), offset, *values))
 
 

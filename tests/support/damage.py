@@ -20,7 +20,7 @@ ARRAYS = read_model(CFG, WEIGHTS).layout.by_name
 
 
 def findings(cfg: Path, weights: Path | None = None, dialect: str = "auto") -> tuple[Finding, ...]:
-    """Return what `check` finds."""
+    """Return the findings of `check`."""
     return bnorm.check(cfg, weights, dialect).findings
 
 
@@ -30,7 +30,7 @@ def offset(layer: int, name: str, index: int = 0) -> int:
 
 
 def patched(layer: int, name: str, index: int, *values: float) -> bytes:
-    """Return the weights with other values from this one on."""
+    """Return the weights with some values replaced, from this value on."""
     return with_floats(DATA, offset(layer, name, index), *values)
 
 
@@ -103,7 +103,7 @@ BAD_FILES = {
 
 
 class BadValues(NamedTuple):
-    """Values of an array from an index on, the channel of the finding, and how many of how many its message counts."""
+    """Values of an array from an index on, the channel of the finding, and both counts in its message."""
 
     layer: int
     name: str

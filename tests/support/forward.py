@@ -62,7 +62,7 @@ def deconvolve(x, weights, stride, padding):
 
 
 def pool(x, size, stride):
-    """The largest value of each window; with darknet's default padding, size − 1 in all."""
+    """Return the largest value of each window, with darknet's default padding: size − 1 in total."""
     below = (size - 1) // 2
     edges = (below, size - 1 - below)
     x = np.pad(x, ((0, 0), edges, edges), constant_values=-np.inf)
@@ -78,7 +78,7 @@ def binarise(weights):
 
 
 class Run:
-    """One network with its arrays; `layers` gives every layer's output for each of some inputs, one after the other."""
+    """One network with its arrays; `layers` yields every layer's outputs for some inputs, layer by layer."""
 
     def __init__(self, cfg: Path, weights: Path, dialect: str, epsilon) -> None:
         model = read_model(cfg, weights, dialect)
@@ -131,7 +131,7 @@ class Run:
         return self._activate(layer, self._linear(layer, "", x))
 
     def _weights(self, layer: Layer, count: int):
-        """Of a shortcut: 1 each, or its own, without negative ones and normalised (AB `shortcut_multilayer_cpu`)."""
+        """Return a shortcut's weights: 1 each, or its own, at least 0 and normalised (AB `shortcut_multilayer_cpu`)."""
         if layer.index not in self.arrays:
             return [1.0] * count
         weights = np.maximum(self.arrays[layer.index]["weights"], 0)

@@ -18,7 +18,7 @@ NETWORKS = sorted(LAYOUTS.glob("*.json"), key=lambda path: path.name)
 
 
 def sample(name: str) -> tuple[Path, Path]:
-    """Return the cfg and the weights of a sample that is shipped."""
+    """Return the cfg and the weights of a shipped sample."""
     return ROOT / "sample_cfgs" / f"{name}.cfg", ROOT / "sample_weights" / f"{name}.weights"
 
 

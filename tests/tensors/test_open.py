@@ -25,7 +25,7 @@ MIB = 1 << 20
 
 
 class Trap:
-    """Unpickling one leaves a file, whose name is its only state."""
+    """An object that creates a file when it is unpickled; the name of the file is its only state."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
@@ -41,7 +41,7 @@ def npy(array: np.ndarray, **options) -> bytes:
 
 
 def header(text: str, version: tuple[int, int] = (1, 0)) -> bytes:
-    """The start of a .npy file that says this of itself."""
+    """Return the start of a .npy file with this header."""
     return b"\x93NUMPY" + bytes(version) + struct.pack("<H" if version == (1, 0) else "<I", len(text)) + text.encode()
 
 
@@ -78,7 +78,7 @@ def values_of(name: object, shape: tuple[int, ...] | None = None) -> np.ndarray:
 
 @pytest.fixture
 def write(tmp_path):
-    """Write a file; its path."""
+    """Write a file, and return its path."""
 
     def run(data: bytes, name: str = "x.npy") -> Path:
         path = tmp_path / name
@@ -207,7 +207,7 @@ def test_shapes_that_no_array_has_are_refused(write, shape):
 
 @pytest.fixture
 def frugal():
-    """Fails where the test allocates far more than the files that it reads hold."""
+    """Fail if the test allocates far more memory than the size of the files that it reads."""
     tracemalloc.start()
     yield
     peak = tracemalloc.get_traced_memory()[1]
@@ -515,7 +515,7 @@ def test_vectors_in_something_else_than_an_archive_are_refused(write, data):
 
 @pytest.mark.parametrize("kind", [zipfile.ZIP_BZIP2, zipfile.ZIP_LZMA])
 def test_an_archive_that_numpy_would_not_write_is_refused(tmp_path, kind):
-    """An LZMA stream may ask for 4 GiB before it gives a byte."""
+    """An LZMA stream may require 4 GiB before it yields a byte."""
     path = tmp_path / "x.npz"
     with zipfile.ZipFile(path, "w", kind) as archive:
         archive.writestr("x.npy", bytes(200))

@@ -80,7 +80,7 @@ def test_a_detector_computes_the_same_with_another_epsilon(tmp_path):
 
 @needs_shared("models")
 def test_opencv_agrees_with_darknet_on_a_file_that_was_rewritten_for_it(tmp_path):
-    """Against the float64 forward with darknet's ε: within 5e-5, where the file as it was is off by 0.01."""
+    """Against the float64 forward pass with darknet's ε: within 5e-5, while the original file is off by 0.01."""
     cv2 = pytest.importorskip("cv2")
     cfg, weights = MODELS / "yolo-fastest-1.1.cfg", MODELS / "yolo-fastest-1.1.weights"
     convert(read_model(cfg, weights), tmp_path / "out.weights", epsilon_from="darknet", epsilon_to="opencv")

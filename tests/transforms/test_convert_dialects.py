@@ -278,7 +278,7 @@ OUTPUTS = SHARED / "golden" / "outputs"
 
 
 def fork_pairs() -> list[tuple[str, str, str]]:
-    """Every network that two forks computed, from the one to the other."""
+    """Every network that two forks computed, converted from one fork to the other."""
     forks: dict[str, list[str]] = {}
     for path in sorted(OUTPUTS.glob("*.npz")):
         name, fork = path.name[: -len(".npz")].rsplit(".", 1)
@@ -289,7 +289,7 @@ def fork_pairs() -> list[tuple[str, str, str]]:
 @needs_shared("golden")
 @pytest.mark.parametrize(("name", "old", "new"), fork_pairs())
 def test_a_network_that_is_translated_is_one_of_which_both_programs_computed_the_same(tmp_path, name, old, new):
-    """Up to the ε of pjreddie's CPU. The values of [region] are in another order, and partly not yet squashed."""
+    """Up to the ε of pjreddie's CPU. The values of [region] are in another order, and some lack their activation."""
     ours, theirs = (np.load(OUTPUTS / f"{name}.{fork}.npz") for fork in (old, new))
     cfg, weights = tmp_path / "net.cfg", tmp_path / "net.weights"
     cfg.write_bytes(ours["cfg"].tobytes())

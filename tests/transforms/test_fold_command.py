@@ -47,7 +47,7 @@ def arrays_of(cfg: Path, weights: Path, dialect: str) -> dict[tuple[int, str], n
 
 
 def fold_cfg(invoke, folder: Path, source: bytes | str, *options: str, dialect: str = "alexeyab") -> bytes:
-    """The folded cfg of this one, with weights that fit it."""
+    """Return the folded cfg for this cfg, with weights that fit it."""
     cfg = folder / "net.cfg"
     cfg.write_bytes(source if isinstance(source, bytes) else source.encode())
     weights = write_weights(cfg, folder / "net.weights", dialect)
@@ -247,7 +247,7 @@ def test_a_switch_on_the_last_line_goes(invoke, tmp_path):
     ],
 )
 def test_every_spelling_of_a_switch_goes(invoke, tmp_path, line):
-    """Readers that look for the key alone must not find one: opencv's does so."""
+    """Readers that only look for the key, such as OpenCV's, must not find it."""
     source = cfg_source("3x8x8", "convolutional filters=2")
     assert fold_cfg(invoke, tmp_path, f"{source}{line}\nactivation=leaky\n") == f"{source}activation=leaky\n".encode()
 
