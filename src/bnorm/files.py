@@ -23,7 +23,7 @@ from bnorm.errors import BnormError, OutputError
 
 MARK = "bnorm-tmp"  # part of the name of every temporary file; a killed process may leave one
 
-FORCE = "--force replaces what is there"  # the hint on how to allow an output to exist
+FORCE = "--force replaces existing files"  # the hint on how to allow an output to exist
 
 PATIENCE = 30.0  # seconds to wait for a folder's lock, which is held for a few renames: milliseconds
 

@@ -250,7 +250,7 @@ OBSTACLES = [
         0,
         [
             "no layer precedes it",
-            "layer 1 stays as it is: groups=3 do not divide its 4 filters: the rows of its weights are not its filters",
+            "layer 1 is kept: groups=3 do not divide its 4 filters: the rows of its weights are not its filters",
         ],
     ),
     (
@@ -270,7 +270,7 @@ OBSTACLES = [
         "convolutional filters=4 groups=3 activation=linear | batchnorm",
         1,
         [
-            "layer 0 stays as it is: groups=3 do not divide its 4 filters: the rows of its weights are not its filters",
+            "layer 0 is kept: groups=3 do not divide its 4 filters: the rows of its weights are not its filters",
             "no layer follows it",
         ],
     ),
@@ -284,7 +284,7 @@ OBSTACLES = [
         "pjreddie",
         f"{LINEAR} dontload=1 | batchnorm",
         1,
-        ["layer 0 stays as it is: dontload: its values are not in the file", "no layer follows it"],
+        ["layer 0 is kept: dontload: its values are not in the file", "no layer follows it"],
     ),
     ("pjreddie", f"{LINEAR} | batchnorm dontload=1", 1, ["dontload: its values are not in the file"]),
     ("pjreddie", f"convolutional dontload=1 {BN}", 0, ["dontload: its values are not in the file"]),

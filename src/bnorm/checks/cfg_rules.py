@@ -277,7 +277,7 @@ def _few_anchors(network: Network, layer: Layer) -> Iterator[Finding]:
     used = sum(2 * number + 1 >= anchors for number in mask)
     if anchors >= 2 * boxes and not used:
         return
-    what = f"{anchors} numbers in anchors, expected 2*num = {2 * boxes}: {network.dialect.name} uses 0.5 for the others"
+    what = f"{anchors} numbers in anchors, expected 2*num = {2 * boxes}: {network.dialect.name} uses 0.5 for the rest"
     effect = f"{used} of {len(mask)} boxes of this layer have a default size" if used else "mask uses none of them"
     severity = None if used else "note"
     yield make_finding("cfg-anchors", f"[{section.name}] {what}; {effect}", line=section.line, severity=severity)

@@ -177,7 +177,7 @@ def _sensitive(channels: Channels) -> Hit | None:
     return Hit(mask=mask, worst=worst, detail=_gains(channels, worst))
 
 
-@rule("scale-diverged", "scales far larger than the others")
+@rule("scale-diverged", "scales far larger than the rest")
 def _diverged(channels: Channels) -> Hit | None:
     sizes = np.abs(channels.scale)
     mask = (sizes > DIVERGED) | ((sizes > LARGE) & (sizes > FAR * median(sizes)))
@@ -218,7 +218,7 @@ def _constant(channels: Channels) -> Hit | None:
     return Hit(mask=mask, worst=worst, detail=f"{channels.bias[worst]:.3g} in channel {worst}")
 
 
-# --- what the rules share ---------------------------------------------------------------------------------------------
+# --- shared by the rules ----------------------------------------------------------------------------------------------
 
 
 def _largest(badness: Vector, mask: Mask) -> int:
@@ -228,7 +228,7 @@ def _largest(badness: Vector, mask: Mask) -> int:
 
 
 def _passing(channels: Channels) -> Mask:
-    """Return the channels whose scale lets a signal through."""
+    """Return the channels that are not dead, because their scale is not near 0."""
     return np.abs(channels.scale) >= DEAD_BELOW
 
 

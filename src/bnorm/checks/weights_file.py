@@ -30,7 +30,7 @@ MOST_SEEN = 1 << 32  # more images than anyone has trained on
 
 INTERRUPTED = "an interrupted download or copy"
 
-ACCEPTED = "then --trailing keep or --trailing drop of inspect, fold and run goes on without them"
+ACCEPTED = "then use --trailing keep or --trailing drop with inspect, fold or run"
 
 
 def file_findings(weights: Weights) -> tuple[Finding, ...]:
@@ -130,7 +130,7 @@ def _same_size_by_chance(weights: Weights) -> Finding | None:
     if len(misplaced) * 2 < len(read):
         return None
     counts = f"{len(misplaced)} of {len(read)} arrays of rolling variances"
-    message = f"the size fits, but {counts} hold other numbers, the first in {_named(misplaced[0])}"
+    message = f"the size fits, but {counts} hold implausible values, the first in {_named(misplaced[0])}"
     cause = "a cfg of another network, or another order of arrays"
     return make_finding("weights-other-cfg", message, layer=misplaced[0].layer, cause=cause)
 

@@ -133,16 +133,16 @@ def _check_options(
     """Reject contradictory or incomplete combinations of options."""
     tasks = (to, epsilon_from, epsilon_to, header, seen, unfold or None)
     refusals = (
-        (output is None and not dry_run, "Missing option '-o'; only --dry-run does without it."),
+        (output is None and not dry_run, "Missing option '-o'; only --dry-run works without it."),
         (
             not any(task is not None for task in tasks),
-            "nothing to convert: --to, --epsilon-from, --header, ... say what",
+            "nothing to convert: give --to, --epsilon-from, --header, ...",
         ),
         (epsilon_from is not None and epsilon_to is None, "--epsilon-from needs --epsilon-to"),
         (epsilon_to is not None and epsilon_from is None and not unfold, "--epsilon-to needs --epsilon-from"),
-        (bool(layers) and not unfold, "--layer chooses what --unfold changes, and needs it"),
+        (bool(layers) and not unfold, "--layer needs --unfold: it selects the layers to unfold"),
         (unfold and epsilon_to is not None and epsilon_to.value >= 1, "--unfold needs an ε below 1"),
-        (seen is not None and not 0 <= seen <= MOST_SEEN, "--seen needs a number from 0 on that fits 64 bits"),
+        (seen is not None and not 0 <= seen <= MOST_SEEN, "--seen needs a number ≥ 0 that fits 64 bits"),
     )
     for refused, message in refusals:
         if refused:
@@ -160,7 +160,7 @@ def _page(report: ConvertReport, model: Model) -> Page:
     notes = [Line("note", f"layer {layer.index} {_name(layer)}: {layer.reason}") for layer in changed if layer.reason]
     lines = [_cfg_line(change) for change in report.cfg_changes[:MOST_LINES]]
     if len(report.cfg_changes) > MOST_LINES:
-        lines.append(Line("cfg", f"{len(report.cfg_changes) - MOST_LINES} more changed lines, in json"))
+        lines.append(Line("cfg", f"{len(report.cfg_changes) - MOST_LINES} more changed lines: see --format json"))
     return Page(
         document=lambda: convert_document(report, model),
         records=_records(report),
@@ -181,7 +181,7 @@ def _page(report: ConvertReport, model: Model) -> Page:
 
 def _headline(report: ConvertReport) -> str:
     count = len({layer.index for layer in report.layers if layer.kinds})
-    changed = plural(count, "changed layer") if count else "all layers as they were"
+    changed = plural(count, "changed layer") if count else "all layers unchanged"
     proof = "" if report.verified else ", not verified"
     if report.output is None:
         return f"would convert, {changed}{proof}; a dry run writes nothing"

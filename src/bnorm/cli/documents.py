@@ -14,7 +14,7 @@ from bnorm.darknet.weights import misfit_error
 from bnorm.errors import BnormError
 from bnorm.statistics.quantiles import quantiles
 
-if TYPE_CHECKING:  # a command need not wait for the modules of the others
+if TYPE_CHECKING:  # a command need not import the modules of other commands
     from bnorm.batchnorm.epsilon import Epsilon
     from bnorm.checks.check import Check
     from bnorm.darknet.header import Header

@@ -207,7 +207,7 @@ def _remarks(report: ExportReport) -> Iterator[Line]:
         yield from fold_lines(report)
     if report.removed:
         gone = ", ".join(map(str, report.removed))
-        yield Line("layers", f"are numbered as in the folded cfg: {gone} of the given one went into others")
+        yield Line("layers", f"are numbered as in the folded cfg: {gone} of the original cfg were folded into others")
     if report.output.suffix == ".h" and report.nbytes > LARGE_SOURCE:
         yield Line(
             "large", "for a compiler; a folder of .bin files can be linked with .incbin or `ld -r -b binary` instead"

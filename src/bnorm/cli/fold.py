@@ -65,7 +65,7 @@ def command(
     """
     files = options.full_pair(cfg, weights)
     if output is None and not dry_run:
-        raise click.UsageError("Missing option '-o'; only --dry-run does without it.")
+        raise click.UsageError("Missing option '-o'; only --dry-run works without it.")
     model = read_model(*files, dialect)
     selection = options.selection(layers, model)
     with progress("folding") as advance:

@@ -151,9 +151,9 @@ def _epsilon_lines(report: ImportReport) -> Iterator[Line]:
         yield Line("ε", text)
     elif report.family_epsilon:
         text = f"programs with names of {report.names} add {report.family_epsilon:g} to the variance, darknet 1e-05: "
-        yield Line("note", f"{text}if yours does, give --epsilon {report.family_epsilon:g}")
+        yield Line("note", f"{text}if yours does as well, give --epsilon {report.family_epsilon:g}")
     elif report.names == ORDER:
-        text = "the arrays are taken as they are. If the batch normalisation of the source has an ε other than 1e-05"
+        text = "the arrays are used unchanged. If the batch normalisation of the source has an ε other than 1e-05"
         yield Line("note", f"{text} (yolov5, yolov7 and Keras: 0.001), give --epsilon")
 
 

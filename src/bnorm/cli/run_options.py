@@ -75,7 +75,7 @@ class RunOptions:
 
     @property
     def estimates(self) -> bool:
-        """Return whether only rolling statistics are asked for."""
+        """Return whether only rolling statistics are requested."""
         return bool(self.save_moments or self.moments or self.scheduler)
 
     @property
@@ -108,7 +108,7 @@ class RunOptions:
         if self.cfg and not self.layers:
             raise click.UsageError("Missing option '--layer', which CFG WEIGHTS need.")
         if self.params and self.layers:
-            raise click.UsageError("--layer needs CFG WEIGHTS; --params are those of one layer")
+            raise click.UsageError("--layer needs CFG WEIGHTS; --params holds the arrays of one layer")
         if self.params and self.trailing != "error":
             raise click.UsageError("--trailing needs CFG WEIGHTS")
 
@@ -125,7 +125,7 @@ class RunOptions:
 
     def _check_estimate(self) -> None:
         if self.moments and (self.save_moments or self.scheduler):
-            raise click.UsageError("--from-moments has its moments; --moments and --scheduler compute those of inputs")
+            raise click.UsageError("--from-moments reads moments; --moments and --scheduler compute them from inputs")
         if not self.estimates:
             return
         for name, given in (("--delta", self.deltas), ("--against", self.against), ("--stages", self.stages)):
@@ -134,7 +134,7 @@ class RunOptions:
                     f"{name} needs y, which --moments, --from-moments and --scheduler do not compute"
                 )
         if self.output and self.output.suffix == ".npz":
-            raise click.UsageError("-o is a folder for rolling_mean.npy and rolling_variance.npy here")
+            raise click.UsageError("-o must be a folder here, for rolling_mean.npy and rolling_variance.npy")
 
     def _check_names(self) -> None:
         if not (self.inputs or self.lists or self.moments):

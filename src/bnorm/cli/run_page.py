@@ -126,7 +126,7 @@ def _input_column(report: RunReport) -> list[Column]:
 def _footer(report: RunReport, *, hidden: int) -> list[Line]:
     request = report.request
     return [
-        *([Line(None, f"{plural(hidden, 'input')} before: in json and csv")] if hidden else []),
+        *([Line(None, f"{plural(hidden, 'input')} before these: see --format json or csv")] if hidden else []),
         *([Line(None, f"written to {request.output}")] if request.output else []),
     ]
 

@@ -15,7 +15,7 @@ if TYPE_CHECKING:  # a command need not import the modules of other commands
 
 
 def described(finding: Finding) -> str:
-    """Return where a finding is, what it is and its cause; a finding about the whole file names both itself."""
+    """Return the place, the message and the cause of a finding; a message about the whole file includes the place."""
     position = ""
     if finding.layer is not None:
         part = f" {finding.part}" if finding.part else ""

@@ -207,7 +207,7 @@ def sections(text: CfgText, dialect: Dialect) -> tuple[Section, ...]:
 
 
 class _RawSection(NamedTuple):
-    """A heading and the options below it, whatever the heading says."""
+    """A heading, known or unknown, and the options below it."""
 
     name: str
     line: int

@@ -106,7 +106,7 @@ DIALECTS: dict[str, Dialect] = {dialect.name: dialect for dialect in (ALEXEYAB, 
 
 
 def roles(dialect: Dialect, kind: str) -> dict[str, str]:
-    """Return what each part of a gated layer of this type is for, by its name; empty for any other type."""
+    """Return the role of each part of a gated layer of this type, by its name; empty for any other type."""
     gates = {"gru": dialect.gru, "lstm": dialect.lstm}.get(kind, ())
     return {gate.name: gate.role for gate in gates}
 

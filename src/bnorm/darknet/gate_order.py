@@ -11,7 +11,7 @@ from typing import NamedTuple
 class Gate(NamedTuple):
     """One fully connected part of a gated recurrent layer, named by its field in the fork's C struct.
 
-    `gate` is what it computes, the same word in every fork: with `on_state` it identifies the part.
+    `gate` is the gate that it computes, by the same word in every fork: with `on_state` it identifies the part.
     """
 
     name: str
@@ -20,7 +20,7 @@ class Gate(NamedTuple):
 
     @property
     def role(self) -> str:
-        """Return what the part is for, the same text in every fork: `forget of state`."""
+        """Return the role of the part, the same text in every fork: `forget of state`."""
         return f"{self.gate} of {'state' if self.on_state else 'input'}"
 
 

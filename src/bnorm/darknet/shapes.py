@@ -71,7 +71,7 @@ def passed_on(section: Section, output: Shape) -> Shape:
 def layers_read(section: Section, index: int) -> tuple[int, ...]:
     """Return the layers that layer `index` reads by number, in addition to the one before it.
 
-    `CfgError` if there is no number, or if a number is not that of an earlier layer.
+    `CfgError` if there is no number, or if a number does not refer to an earlier layer.
     """
     kind = TYPES[section.type]
     if not kind.reads_numbered:

@@ -160,7 +160,8 @@ class _Draft:
         """Write the values that the source implies and the target needs."""
         for key, value in implied(layer, self.target).items():
             option = next((item for item in layer.section.options if item.key == key and not item.is_dropped), None)
-            reason = f"{layer.section.dialect.name} means this without the line" if option is None else "as it is read"
+            source = layer.section.dialect.name
+            reason = f"{source} implies this without the line" if option is None else f"the value that {source} reads"
             number = option.line if option else layer.section.line
             line = self.lines.get(number, self.network.text.lines[number - 1])
             before = "" if option else line.rstrip("\r\n") + "\n"

@@ -54,8 +54,8 @@ class Trailing(StrEnum):
     """The treatment of bytes after the last array, which pjreddie's and AlexeyAB's programs ignore."""
 
     ERROR = "error"  # the file does not fit
-    KEEP = "keep"  # read the arrays, and copy the bytes into what is written
-    DROP = "drop"  # read the arrays, and leave the bytes out of what is written
+    KEEP = "keep"  # read the arrays, and copy the bytes to the output
+    DROP = "drop"  # read the arrays, and omit the bytes from the output
 
 
 TRAILING = tuple(choice.value for choice in Trailing)
@@ -120,7 +120,7 @@ class Weights:
         return stored if array.axes is None else stored.transpose(array.axes)
 
     def blocks(self, array: Array) -> Iterator[Floats]:
-        """Yield the array as it is stored, float32, in blocks of whole rows of its first axis.
+        """Yield the array in file order, float32, in blocks of whole rows of its first axis.
 
         A block is valid until the next one is read into the same memory, because allocating each block would cost more
         than reading it: copy a block to keep it.
@@ -152,7 +152,7 @@ class Weights:
             yield self._strip(array, tuple(at)).transpose(turned)
 
     def _strip(self, array: Array, at: tuple[slice, ...]) -> Floats:
-        """Return a part of the array as it is stored, cut along one axis."""
+        """Return a slice of the array in file order, cut along one axis."""
         shape = [len(range(*piece.indices(size))) for piece, size in zip(at, array.stored, strict=True)]
         strip = np.empty(shape, np.float32)
         row = 0
@@ -197,11 +197,11 @@ class Weights:
 
     @property
     def kept_bytes(self) -> int:
-        """Return the number of trailing bytes that are copied into what is written."""
+        """Return the number of trailing bytes that are copied to the output."""
         return max(0, self.nbytes - self.layout.nbytes) if self.trailing is Trailing.KEEP else 0
 
     def kept(self) -> Iterator[bytes]:
-        """Yield the trailing bytes that are copied into what is written, in blocks."""
+        """Yield the trailing bytes that are copied to the output, in blocks."""
         for start in range(self.nbytes - self.kept_bytes, self.nbytes, BLOCK):
             yield self.bytes_at(start, min(BLOCK, self.nbytes - start))
 

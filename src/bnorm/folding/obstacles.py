@@ -97,7 +97,7 @@ def _untouchable(cfg: Constraints, target: int) -> str:
     if target in cfg.groups:
         return f"layer {target} shares its weights"
     if target in cfg.fixed:
-        return f"layer {target} stays as it is: {'; '.join(cfg.fixed[target].reasons)}"
+        return f"layer {target} is kept: {'; '.join(cfg.fixed[target].reasons)}"
     return ""
 
 

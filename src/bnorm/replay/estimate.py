@@ -99,7 +99,7 @@ def estimate(
     progress        called with the number of finished inputs, and the total
 
     Raises ValueError for invalid arguments and a `BnormError` for files that do not fit, before anything is written;
-    whatever the executor raises.
+    any exception of the executor.
     """
     count = thread_count(threads)
     files = [read_moments(Path(name)) for name in tensor_names(moments)]

@@ -29,7 +29,7 @@ FREE_NUMBER = 5.0  # further nats of a number that may have any value
 
 
 class Candidate(NamedTuple):
-    """Another plan that has the file's size, and the finding that says what was edited to get it.
+    """Another plan that has the file's size, and the finding that names the edit.
 
     `edits` is the number of edited sections, where all sections of a kind count as one; `nats` is how much less likely
     it is than no edit, before the file is read. Edits of different options stay distinct even if their plans are equal.

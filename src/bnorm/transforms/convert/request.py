@@ -65,7 +65,7 @@ def request(
     if seen is not None and not 0 <= seen <= MOST_SEEN:
         raise ValueError(f"seen {seen}, expected 0 to {MOST_SEEN}")
     if layers is not None and not unfold:
-        raise ValueError("layers without unfold, expected both: they choose what is unfolded")
+        raise ValueError("layers without unfold, expected both: layers selects the convolutions to unfold")
     if (to, old, header, seen, unfold) == (None, None, None, None, False):
         raise ValueError("nothing to convert, expected to, epsilon_from and epsilon_to, header, seen or unfold")
     guard = new or DARKNET

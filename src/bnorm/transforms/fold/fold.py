@@ -122,7 +122,7 @@ def fold(
     `output_cfg` is by default the output with the suffix `.cfg`. `layers` selects, by default all; the others are not
     touched. `epsilon` is an `Epsilon`, the name of one in `RUNTIMES`, or a text such as `1e-6:outside`. With a rolling
     variance that is bad for this ε (see `statistics.variance_rule`), `bad_variance` decides: `error` fails, `clamp`
-    takes the nearest variance (0 for NaN), `skip` leaves the layer as it is. With bytes after the last array,
+    takes the nearest variance (0 for NaN), `skip` leaves the layer unchanged. With bytes after the last array,
     `trailing` decides: `error` fails, `keep` copies them, `drop` leaves them out.
 
     `WeightsError` for a file that does not fit; `OutputError` for an output that must not be written; `ProofError` if

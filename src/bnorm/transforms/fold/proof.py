@@ -1,11 +1,11 @@
 """Proof of a fold: the arithmetic of each folded layer, before and after, on random windows of its input.
 
-Before is the layer as darknet computes it, step by step in float64: the sums, then each normalisation as
-`(x − mean) / deviation · scale + bias`. After is what the folded file says: the sums with its weights, and its biases.
-`transforms.response` computes a layer from its bytes by the index rule of the C programs, independently of the code
-of the fold. A folded weight or bias is off by one rounding to float32, so the two results differ by no more
-than that bound. The proof does not cover the decisions which layer is folded into which, and what each layer reads:
-those are made in `folding.plan` and `darknet.edit`.
+Before is the layer as darknet computes it, step by step in float64: the sums, then each normalisation as `(x − mean) /
+deviation · scale + bias`. After is the layer in the folded file: the sums with its weights, and its biases.
+`transforms.response` computes a layer from its bytes by the index rule of the C programs, independently of the code of
+the fold. A folded weight or bias is off by one rounding to float32, so the two results differ by no more than that
+bound. The proof does not cover the decisions which layer is folded into which, and what each layer reads: those are
+made in `folding.plan` and `darknet.edit`.
 """
 
 from __future__ import annotations
