@@ -107,7 +107,7 @@ def _about(section: Section, option: Option, kind: str, what: str, severity: str
 
 
 def _includes_comment(section: Section, key: str, value: str) -> bool:
-    """Return whether a `#` becomes part of the value: a number ends before it in any case, a list at the next comma."""
+    """Return whether a `#` becomes part of the value: a number ends before it, a list may continue after a comma."""
     before, mark, after = value.partition("#")
     number = re.fullmatch(r"[-+.,eE0-9]+", before)
     continues = key in LISTS and "," in after and (section.type, key) not in section.dialect.commented_lists

@@ -64,7 +64,7 @@ def check(cfg_path: Path | str, weights_path: Path | str | None = None, dialect:
         return Check(cfg=path, weights=weights, model=None, findings=findings)
     about_weights = tuple(_weights(model)) if weights else ()
     about_cfg = cfg_findings(model.network)
-    if any(finding.id == "weights-classes" for finding in about_weights):  # it includes all that cfg-heads says
+    if any(finding.id == "weights-classes" for finding in about_weights):  # cfg-heads would only repeat it
         about_cfg = tuple(finding for finding in about_cfg if finding.id != "cfg-heads")
     return Check(cfg=path, weights=weights, model=model, findings=worst_first((*about_weights, *about_cfg)))
 

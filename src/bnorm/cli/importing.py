@@ -103,7 +103,7 @@ def _headline(report: ImportReport) -> str:
 
 
 def _is_telling(row: ImportedArray) -> bool:
-    """Return whether the table shows the array: unless it has bnorm's own name and the same values."""
+    """Return whether the table shows the array, which it does unless both name and values are unchanged."""
     own = f"{row.layer}.{row.array}" == row.source and row.dtype == "float32"
     return not own or row.rescaled is not None
 

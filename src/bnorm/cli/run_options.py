@@ -30,7 +30,7 @@ class RunCommand(options.Command):
 
 
 def _repeated(args: Sequence[str], option: str, suffix: str) -> Iterator[str]:
-    """Yield the arguments, with the option before each of the values of this suffix that follow it."""
+    """Yield the arguments, with the option repeated before each following value that has this suffix."""
     follows = False
     for before, arg in zip(["", *args], args, strict=False):
         if follows and before != option and arg.endswith(suffix):

@@ -103,7 +103,7 @@ def _headline(report: RunReport) -> str:
 
 
 def _inputs_shown(report: RunReport) -> int:
-    """Return how many inputs a table has room for, at least the last one."""
+    """Return how many inputs fit into a table, at least one."""
     inputs = len(report.request.inputs)
     return min(inputs, max(1, MOST_ROWS * inputs // len(report.results)))
 

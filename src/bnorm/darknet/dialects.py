@@ -17,7 +17,7 @@ class Dialect:
 
     name: str
     version: tuple[int, int, int]  # major, minor, revision of the header that it writes
-    narrow_seen_from: int | None  # from this major or minor on, `seen` has 4 bytes again (`load_weights_upto`)
+    narrow_seen_from: int | None  # if major or minor is at least this, `seen` has 4 bytes again (`load_weights_upto`)
     signed_seen: bool  # a 4-byte `seen` is read as a signed int
     gru: tuple[Gate, ...]  # in file order
     lstm: tuple[Gate, ...]  # in file order
@@ -31,10 +31,10 @@ class Dialect:
     weights_types: tuple[str, ...] = ("none",)  # of [shortcut]
     weights_normalizations: tuple[str, ...] = ()  # of a [shortcut] with weights
     commented_lists: frozenset[tuple[str, str]] = frozenset()  # sections and keys of lists that end at `#`
-    strict: bool = False  # it stops at a duplicated key, or at one that it never asks for
+    strict: bool = False  # it stops at a duplicated key, or at a key that it never asks for
     asserts: bool = True  # its program is built with assertions
     schedules: frozenset[str] = frozenset({"steps"})  # policies of [net] for which it reads steps and scales
-    unloadable: frozenset[str] = frozenset()  # layers whose weights it can write, but crashes when it reads them
+    unloadable: frozenset[str] = frozenset()  # layers whose weights it can write but not read: it crashes
     unbounded_anchors: frozenset[str] = frozenset()  # layers that accept more anchors than they have room for
     averages_images: bool = False  # parse_network_cfg divides by the number of layers wider and higher than 1
     skips_costs: bool = False  # its output is that of the last layer that is not a [cost] (get_network_output_layer)

@@ -1,4 +1,4 @@
-"""The parts of [gru] and [lstm], their gates, in the order in which each fork stores them (`load_weights_upto`).
+"""The gates of [gru] and [lstm], which are their parts, in each fork's file order (`load_weights_upto`).
 
 The parts of the other recurrent layers, [conv_lstm] among them, have one order in all forks: see `parts`.
 """

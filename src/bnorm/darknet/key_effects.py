@@ -12,7 +12,7 @@ from bnorm.darknet.vocabulary import ACTIVATIONS
 Neutral = float | str | None
 
 # Keys that not every fork asks for, and that change what a layer computes or what its file holds: each with the value
-# that means the same as no such line; None if there is no such value. All other keys that differ concern training.
+# that has the same effect as leaving the line out; None if there is none. Other keys that differ concern training.
 _EVERYWHERE: dict[str, Neutral] = {"numload": 0}
 
 _COMPUTES: dict[str, dict[str, Neutral]] = {
@@ -57,7 +57,7 @@ def effects(kind: str) -> Mapping[str, Neutral]:
 
 
 def is_neutral(section: Section, option: Option, neutral: Neutral) -> bool:
-    """Return whether an option has the value that means the same as no such line."""
+    """Return whether an option has the value that has the same effect as leaving the line out."""
     value = option.value
     if value is None or value == neutral:
         return True

@@ -39,7 +39,7 @@ class Part(NamedTuple):
 
 
 def array_name(part: str, field: str) -> str:
-    """Return the field, after the part's name if it has one: `wf.rolling_mean`."""
+    """Return the name of an array: the field, preceded by the part's name if there is one: `wf.rolling_mean`."""
     return f"{part}.{field}" if part else field
 
 
@@ -55,7 +55,7 @@ def parts(layer: LayerContext, output: Shape) -> tuple[Part, ...]:
 def _convolution(
     section: Section, name: str, *, filters: int, channels: int, size: int, shared: int | None = None
 ) -> Part:
-    """Return a convolution with weights (filters, channels / groups, size, size): none if groups > channels."""
+    """Return a convolution with weights (filters, channels / groups, size, size); empty if groups > channels."""
     groups = groups_of(section)
     if groups < 1:
         raise section.error(f"groups={groups}, expected at least 1", "groups")

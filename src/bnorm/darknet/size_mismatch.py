@@ -21,12 +21,12 @@ class SizeMismatch(NamedTuple):
     actual: int
     array: Array | None
     floats_held: int
-    between_layers: bool  # the file ends after one layer and before another
+    between_layers: bool  # the file ends between two layers
     last: Array | None
 
     @property
     def missing(self) -> int:
-        """Return the number of missing bytes; negative where bytes are left over."""
+        """Return the number of missing bytes; negative if bytes are left over."""
         return self.expected - self.actual
 
 
@@ -40,12 +40,12 @@ class Wording(NamedTuple):
 
     @property
     def sentence(self) -> str:
-        """Return one sentence: where the file ends, how much is missing or left over, and both sizes."""
+        """Return a sentence with the place where the file ends, the bytes missing or left over, and both sizes."""
         return f"{self.where}: {self.amount}, {self.sizes}"
 
 
 def size_mismatch(layout: Layout, nbytes: int) -> SizeMismatch | None:
-    """Compare the plan with a file of `nbytes`; None if it has the planned size."""
+    """Return the mismatch between the plan and a file of `nbytes`; None if the sizes are equal."""
     if nbytes == layout.nbytes:
         return None
     array = layout.cut(nbytes)

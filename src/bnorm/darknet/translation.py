@@ -4,8 +4,8 @@ A line, an option or a layer that the target cannot read the way the source does
 
 1. Each line as both grammars read it: comments, blanks, line ends. Where they differ, the source's reading is written.
 2. Keys. A key that only the source asks for is an obstacle if it changes what a layer computes or stores
-   (`key_effects`). A key that only the target asks for is dropped in that case. For a strict target, every key is
-   dropped that it refuses and the source does not use.
+   (`key_effects`). A key that only the target asks for is dropped in that case. For a strict target, every key that
+   the target refuses and the source does not use is dropped.
 3. Activations: all forks except hank read an unknown name as relu.
 4. Values that the source implies and the target needs in the cfg, see `implied`.
 5. The target builds the network, and every layer must have the shapes, inputs and parts that it has in the source.

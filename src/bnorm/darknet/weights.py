@@ -317,7 +317,7 @@ def write_block(file: BinaryIO, values: Floats) -> None:
 
 
 def same_bits(one: Iterable[Floats], other: Iterable[Floats]) -> bool:
-    """Return whether two streams of blocks hold the same bits in the same order, however they are cut."""
+    """Return whether two streams hold the same bits in the same order, regardless of the sizes of their blocks."""
     return all(np.array_equal(left.view(np.uint32), right.view(np.uint32)) for left, right in aligned(one, other))
 
 

@@ -115,7 +115,7 @@ def _local_cluster(folder: str) -> Iterator[distributed.LocalCluster]:
 
 @contextmanager
 def _uninterrupted() -> Iterator[None]:
-    """Ignore Ctrl-C, also in processes started meanwhile, which it reaches as well: they would print a traceback."""
+    """Ignore Ctrl-C here and in processes started meanwhile, which would otherwise print a traceback."""
     if threading.current_thread() is not threading.main_thread():  # only the main thread may
         yield
         return

@@ -1,4 +1,4 @@
-"""`bnorm.run`: saved tensors through one layer, from files to files."""
+"""`bnorm.run`: one layer's batch normalisation on saved tensors, from files to files."""
 
 from __future__ import annotations
 

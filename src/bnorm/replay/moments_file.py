@@ -26,7 +26,7 @@ from bnorm.tensors.tensor import Doubles, FileTensor, Span, Tensor
 
 ABOUT = "inputs.json"
 
-MOST_ABOUT = 64 << 20  # bytes of it: the names of half a million inputs
+MOST_ABOUT = 64 << 20  # bytes of inputs.json: the names of half a million inputs
 
 MOST_COUNT = 1 << 53  # values per channel: float64 holds all whole numbers up to this
 
@@ -87,7 +87,7 @@ def read_moments(path: Path) -> MomentsFile:
                 )
                 raise TensorError(path, what)
         if mean.shape != m2.shape or len(counts) != len(names):
-            raise TensorError(path, f"mean, m2 and count are not of the same inputs and channels, {NOT_MOMENTS}")
+            raise TensorError(path, f"mean, m2 and count have different inputs or channels, {NOT_MOMENTS}")
         channels = mean.shape[1]
     if not ((counts >= 2) & (counts <= MOST_COUNT) & (counts == np.floor(counts))).all():
         raise TensorError(path, f"has counts that are not whole numbers of at least 2, {NOT_MOMENTS}")

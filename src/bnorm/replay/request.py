@@ -137,7 +137,7 @@ class Training:
         if self.keep is not None and not 0 <= self.keep <= 1:
             raise ValueError(f"keep={self.keep!r}, expected a fraction from 0 to 1")
         if self.keep is not None and self.rolling != "ema":
-            raise ValueError(f"keep={self.keep!r} with rolling={self.rolling!r}, expected it with 'ema' only")
+            raise ValueError(f"keep={self.keep!r} with rolling={self.rolling!r}, expected keep only with 'ema'")
 
     @property
     def forgets(self) -> bool:

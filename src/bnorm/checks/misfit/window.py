@@ -8,7 +8,7 @@ CHANCE = 24  # this many values are not all plausible by chance
 
 
 def window(evidence: Evidence) -> range:
-    """Return the range of layers from plausible arrays of enough values to the first misread array.
+    """Return the range of layers from the last arrays that are reliably plausible to the first misread array.
 
     Every array after an edit is read at the wrong offset, so the edit is not after the first array that is
     misread. Nor is it before an array with many plausible values.

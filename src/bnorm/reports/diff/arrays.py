@@ -38,7 +38,7 @@ class Place(NamedTuple):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Comparable:
-    """One array of one model. `task` is its part's task in words that all forks share, so that arrays can be matched.
+    """One array of one model. `task` is the task of its part in words that all forks share, for matching.
 
     `blocks` yields the values as a file with given `Array.axes` stores them. `missing` says why the file does not hold
     them; it is empty if it does. `terms` are the magnitudes of the terms that each value is a sum of, None for

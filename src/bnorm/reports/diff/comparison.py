@@ -14,7 +14,7 @@ from bnorm.reports.diff.arrays import Comparable
 from bnorm.transforms.fold.proof import ROUNDING, SMALLEST
 from bnorm.transforms.response import Doubles
 
-ROUNDINGS = 4  # of either value by function: a scale, its products in two files, and the fold of one file
+ROUNDINGS = 4  # roundings of a value by function: the scale, its products in two files, and the fold of one
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
