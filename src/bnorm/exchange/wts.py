@@ -9,6 +9,7 @@ digits of the big-endian float32. Two spaces follow the count (wang-xinyu/tensor
 
 from __future__ import annotations
 
+from binascii import hexlify
 from collections.abc import Iterator, Sequence
 from typing import BinaryIO
 
@@ -28,7 +29,8 @@ def write_wts(job: Job, files: Sequence[BinaryIO]) -> None:
     for item in job.items:
         file.write(f"{item.name} {item.size} ".encode())
         for text in _digits(item):
-            file.write(b" " + text)
+            file.write(b" ")
+            file.write(text)
         file.write(b"\n")
         if item.name in counters:
             file.write(f"{counters[item.name]} 1  {0:08x}\n".encode())
@@ -37,7 +39,7 @@ def write_wts(job: Job, files: Sequence[BinaryIO]) -> None:
 def _digits(item: Item) -> Iterator[bytes]:
     """Yield the values as text, in blocks."""
     for block in item.blocks():
-        yield np.ascontiguousarray(block, ">f4").tobytes().hex(" ", DIGITS).encode()
+        yield hexlify(np.ascontiguousarray(block, ">f4").data, " ", DIGITS)
 
 
 def _counters(job: Job) -> dict[str, str]:
