@@ -114,13 +114,13 @@ def test_the_document_counts_batches_and_values(invoke):
 
 
 USAGE = {
-    "--moments m.npz --from-moments a.npz": "--from-moments has its moments",
-    "--scheduler local --from-moments a.npz": "--from-moments has its moments",
+    "--moments m.npz --from-moments a.npz": "--from-moments reads moments",
+    "--scheduler local --from-moments a.npz": "--from-moments reads moments",
     "--moments m.npz": "Missing option '--input', or '--inputs'",
     "--moments m.npz --input x.npy --delta d.npy": "--delta needs y",
     "--moments m.npz --input x.npy --against ref": "--against needs y",
     "--moments m.npz --input x.npy --stages": "--stages needs y",
-    "--moments m.npz --input x.npy -o out.npz": "-o is a folder",
+    "--moments m.npz --input x.npy -o out.npz": "-o must be a folder here",
     "--moments m.npz --input x.npy --rolling population --rolling-keep 0.5": "--rolling-keep needs --rolling ema",
     "--input x.npy --rolling population": "need --train",
     "--input x.npy --update-weights w": "--update-weights needs CFG WEIGHTS",
@@ -135,9 +135,9 @@ def test_options_that_do_not_go_together(options, invoke):
 
 @pytest.mark.usefixtures("lists")
 def test_a_scheduler_without_the_extra_names_the_package_to_install(invoke, monkeypatch):
-    monkeypatch.setattr("importlib.util.find_spec", lambda _name: None)
+    monkeypatch.setattr("bnorm.extras.find_spec", lambda _name: None)
     how = ("--layer", "0", "--inputs", "0.txt", "--scheduler", "local", "--engine", "numpy")
-    assert "distributed" in invoke("run", CFG, WEIGHTS, *how, exit_code=1).stderr
+    assert "pip install 'distributed>=" in invoke("run", CFG, WEIGHTS, *how, exit_code=1).stderr
 
 
 @pytest.mark.usefixtures("lists")

@@ -235,9 +235,7 @@ def kinds_document(kinds: Sequence[Kind]) -> list[Document]:
 def fold_document(report: FoldReport, model: Model) -> Document:
     """Return the document of `bnorm fold`."""
     return {
-        "cfg": str(model.network.text.path),
-        "weights": _path(model.weights),
-        "dialect": model.dialect.name,
+        **_source(model),
         **asdict(report),
         "output": _path(report.output),
         "output_cfg": _path(report.output_cfg),
@@ -249,6 +247,15 @@ def fold_document(report: FoldReport, model: Model) -> Document:
             epsilon=report.epsilon,
             findings=report.findings,
         ),
+    }
+
+
+def _source(model: Model) -> Document:
+    """Return the keys that name the files that were read."""
+    return {
+        "cfg": str(model.network.text.path),
+        "weights": _path(model.weights),
+        "dialect": model.dialect.name,
     }
 
 
@@ -400,14 +407,21 @@ def run_result(row: ResultRow) -> Document:
 # --- export -----------------------------------------------------------------------------------------------------------
 
 
-def export_document(report: ExportReport) -> Document:
-    """Return the document of `bnorm export`."""
+def export_document(report: ExportReport, model: Model) -> Document:
+    """Return the document of `bnorm export`; `verified` is about the folded layers, None without folding."""
     return {
+        **_source(model),
+        **_common(
+            fits=True,  # a file that does not fit is refused
+            header=_model_header(model),
+            verified=report.worst is not None if report.folds else None,
+            worst=_worst(report.worst),
+            epsilon=report.epsilon,
+        ),
         "output": str(report.output),
         "outputs": [str(path) for path in report.outputs],
         "names": report.names,
         "dtype": report.dtype,
-        "epsilon": report.epsilon._asdict() if report.epsilon else None,
         "removed": list(report.removed),
         "folds": [asdict(row) for row in report.folds],
         "bytes": report.nbytes,
@@ -420,16 +434,16 @@ def export_document(report: ExportReport) -> Document:
 # --- import -----------------------------------------------------------------------------------------------------------
 
 
-def import_document(report: ImportReport) -> Document:
-    """Return the document of `bnorm import`."""
+def import_document(report: ImportReport, model: Model) -> Document:
+    """Return the document of `bnorm import`; `header` is the one that was written."""
     return {
+        **_source(model),
+        **_common(header=_header(report.header), epsilon=report.epsilon),
         "arrays_path": str(report.arrays_path),
         "output": str(report.output),
         "names": report.names,
-        "epsilon": report.epsilon._asdict() if report.epsilon else None,
         "family_epsilon": report.family_epsilon,
         "heads": list(report.heads),
-        "header": _header(report.header),
         "bytes": report.nbytes,
         "ends_after": report.ends_after,
         "arrays": [row._asdict() for row in report.arrays],

@@ -15,6 +15,7 @@ from bnorm.cli.export_onnx import onnx_page
 from bnorm.cli.page import BLANK, Column, Line, Page, Records, Table
 from bnorm.cli.progress import progress
 from bnorm.darknet.autodetect import read_model
+from bnorm.darknet.model import Model
 from bnorm.exchange.encoding import DTYPES, SCALE_PER, Rounding
 from bnorm.exchange.export import FORMATS, ExportedArray, ExportReport, check_choices, export, format_of
 from bnorm.exchange.names import NAMES
@@ -138,12 +139,12 @@ def command(
         )
     terminal.note(model)
     graph = report.details
-    render.show(onnx_page(report, graph) if isinstance(graph, OnnxReport) else _page(report), format_)
+    render.show(onnx_page(report, model, graph) if isinstance(graph, OnnxReport) else _page(report, model), format_)
 
 
-def _page(report: ExportReport) -> Page:
+def _page(report: ExportReport, model: Model) -> Page:
     return Page(
-        document=lambda: export_document(report),
+        document=lambda: export_document(report, model),
         records=_records(report),
         summary=(Line(None, _headline(report)), BLANK),
         table=Table(ROUNDING_COLUMNS, _rounding_rows(report.roundings)) if report.roundings else _array_table(report),

@@ -8,6 +8,7 @@ from bnorm.cli import render
 from bnorm.cli.documents import Document, export_document
 from bnorm.cli.export_folds import fold_lines
 from bnorm.cli.page import BLANK, Column, Line, Page, Records, Table
+from bnorm.darknet.model import Model
 from bnorm.exchange.export import ExportReport
 from bnorm.exchange.onnx.graph import INPUT
 from bnorm.exchange.onnx.report import OnnxReport
@@ -23,11 +24,11 @@ COLUMNS = (
 FIELDS = ("name", "shape", "layer", "kind", "meaning")
 
 
-def onnx_page(report: ExportReport, graph: OnnxReport) -> Page:
+def onnx_page(report: ExportReport, model: Model, graph: OnnxReport) -> Page:
     """Return the inputs and outputs of the file, and the result of its checks."""
     rows = [output._asdict() | {"shape": shape_text(output.shape)} for output in graph.outputs]
     return Page(
-        document=lambda: export_document(report) | {"onnx": graph_document(graph)},
+        document=lambda: export_document(report, model) | {"onnx": graph_document(graph)},
         records=Records(FIELDS, [tuple(row[field] for field in FIELDS) for row in rows]),
         summary=(
             Line(None, f"wrote {plural(graph.nodes, 'node')} in {plural(report.nbytes, 'byte')} to {report.output}"),

@@ -13,6 +13,7 @@ from bnorm.cli.documents import import_document
 from bnorm.cli.page import BLANK, Column, Line, Page, Records, Table
 from bnorm.cli.progress import progress
 from bnorm.darknet.autodetect import read_model
+from bnorm.darknet.model import Model
 from bnorm.exchange.importing import MOST_SEEN, WAYS, ImportedArray, ImportReport, import_arrays
 from bnorm.exchange.matching import ORDER
 from bnorm.text import plural
@@ -83,14 +84,14 @@ def command(
             advance=advance,
         )
     terminal.note(model)
-    render.show(_page(report), format_)
+    render.show(_page(report, model), format_)
 
 
-def _page(report: ImportReport) -> Page:
+def _page(report: ImportReport, model: Model) -> Page:
     rows = [row._asdict() for row in report.arrays if _is_telling(row)]
     remarks = tuple(_remarks(report))
     return Page(
-        document=lambda: import_document(report),
+        document=lambda: import_document(report, model),
         records=_records(report),
         summary=(Line(None, _headline(report)), *([BLANK] if rows or remarks else [])),
         table=Table(COLUMNS, rows),

@@ -29,7 +29,7 @@ from bnorm.exchange.wts import write_wts
 from bnorm.extras import require
 from bnorm.files import check_folder, check_outputs, replacing
 from bnorm.statistics.bad_variance import POLICIES, BadVariance
-from bnorm.transforms.fold.fold import FoldedLayer, compared, folded_layers
+from bnorm.transforms.fold.fold import FoldedLayer, compared, folded_layers, worst_of
 from bnorm.transforms.fold.folded_model import FoldOptions
 from bnorm.transforms.pair import Meter, NullWriter, Progress
 
@@ -106,6 +106,11 @@ class ExportReport:
     nbytes: int
     roundings: tuple[Rounding, ...]
     details: object = None
+
+    @property
+    def worst(self) -> FoldedLayer | None:
+        """Return the folded layer with the largest relative error; None without folding."""
+        return worst_of(self.folds)
 
     def __repr__(self) -> str:
         return f"<ExportReport: {len(self.arrays):,} arrays, output={str(self.output)!r}>"
