@@ -114,13 +114,13 @@ def test_the_document_counts_batches_and_values(invoke):
 
 
 USAGE = {
-    "--moments m.npz --from-moments a.npz": "--from-moments has its moments",
-    "--scheduler local --from-moments a.npz": "--from-moments has its moments",
+    "--moments m.npz --from-moments a.npz": "--from-moments reads moments",
+    "--scheduler local --from-moments a.npz": "--from-moments reads moments",
     "--moments m.npz": "Missing option '--input', or '--inputs'",
     "--moments m.npz --input x.npy --delta d.npy": "--delta needs y",
     "--moments m.npz --input x.npy --against ref": "--against needs y",
     "--moments m.npz --input x.npy --stages": "--stages needs y",
-    "--moments m.npz --input x.npy -o out.npz": "-o is a folder",
+    "--moments m.npz --input x.npy -o out.npz": "-o must be a folder",
     "--moments m.npz --input x.npy --rolling population --rolling-keep 0.5": "--rolling-keep needs --rolling ema",
     "--input x.npy --rolling population": "need --train",
     "--input x.npy --update-weights w": "--update-weights needs CFG WEIGHTS",
