@@ -397,7 +397,7 @@ def test_a_conversion_to_the_same_fork_is_a_copy(run, tiny, tmp_path):
         ((), "nothing to convert"),
         (("--epsilon-from", "opencv"), "--epsilon-from needs --epsilon-to"),
         (("--epsilon-to", "opencv"), "--epsilon-to needs --epsilon-from"),
-        (("--seen", "1", "--layer", "0"), "--layer chooses what --unfold changes"),
+        (("--seen", "1", "--layer", "0"), "--layer needs --unfold"),
         (("--unfold", "--epsilon-to", "1.5"), "--unfold needs an ε below 1"),
         (("--seen", str(2**64)), "64 bits"),
         (("--header", "18"), "18"),

@@ -1,4 +1,4 @@
-"""What `bnorm export` folded, in lines."""
+"""The lines about the layers that `bnorm export` folded."""
 
 from __future__ import annotations
 
