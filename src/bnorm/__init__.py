@@ -59,7 +59,7 @@ if TYPE_CHECKING:  # for type checkers and editors; a test compares it with the 
     from bnorm.transforms.fold.fold import fold as fold
     from bnorm.transforms.update import update_weights as update_weights
 
-__version__ = "0.1.0"
+__version__ = "0.2.0"
 
 _NAMES = {
     "batchnorm.arrays": "Result batch_normalize",

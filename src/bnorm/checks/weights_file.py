@@ -173,7 +173,7 @@ def _wrong_size(weights: Weights, mismatch: SizeMismatch) -> Finding:
 def _partial(fewest: int, most: int, difference: str) -> Finding:
     """Return the finding for a partial file; `partial` counts layers without arrays: several N give the same file."""
     same = "" if fewest == most else f" (N = {fewest} to {most} hold the same)"
-    what = f"this is NAME.conv.{fewest}{same}, the first layers alone, to start a training from"
+    what = f"this is NAME.conv.{fewest}{same}, only the first layers, to start a training from"
     return make_finding("weights-partial", f"{what}; it {difference}", layer=most)
 
 

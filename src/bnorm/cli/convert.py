@@ -32,7 +32,7 @@ MOST_LINES = 12  # changed lines of a cfg that a table shows
 @click.option(
     "--to",
     type=click.Choice(sorted(DIALECTS)),
-    help="The fork that will read it: order of arrays, and what it would refuse or read in another way in the cfg.",
+    help="The fork that will read it: sets the order of the arrays, and adapts the cfg.",
 )
 @click.option(
     "--epsilon-from",
@@ -48,7 +48,7 @@ MOST_LINES = 12  # changed lines of a cfg that a table shows
     help="The ε of the program that will read them: scales are rewritten so that it computes the same.",
 )
 @click.option("--header", type=click.Choice([str(size) for size in SIZES]), help="Bytes of the new header.")
-@click.option("--seen", type=int, metavar="N", help="Images seen; 0 starts training anew.")
+@click.option("--seen", type=int, metavar="N", help="Images seen; 0 restarts training.")
 @click.option(
     "--unfold", is_flag=True, help="Put identity batch normalisation into bare convolutions, except before a head."
 )

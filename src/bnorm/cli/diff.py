@@ -37,10 +37,10 @@ Files = tuple[Path, Path]  # a cfg and its weights
 )
 @options.epsilon_option("darknet")
 @click.option(
-    "--epsilon-b", type=options.epsilon, metavar="NAME|VALUE[:SIDE]", help="The ε of B with --function, if another."
+    "--epsilon-b", type=options.epsilon, metavar="NAME|VALUE[:SIDE]", help="The ε of B with --function, if it differs from A's."
 )
 @options.dialect_option
-@click.option("--dialect-b", type=click.Choice([AUTO, *sorted(DIALECTS)]), help="The fork of B, if another.")
+@click.option("--dialect-b", type=click.Choice([AUTO, *sorted(DIALECTS)]), help="The fork of B, if it differs from A's.")
 @options.format_option
 @options.quiet_option
 @click.pass_context
@@ -67,7 +67,7 @@ def command(
     bnorm diff net.cfg net.weights opencv.weights --function --epsilon-b opencv
 
     Values are compared exactly. The files may have other headers, dialects and numbers of classes, and may end early:
-    what is in both is compared, the rest is named. Exit code 3 if anything is different.
+    arrays in both files are compared, all others are listed. Exit code 3 if anything is different.
     """
     if epsilon_b is not None and not function:
         raise click.UsageError("--epsilon-b needs --function")
@@ -108,7 +108,7 @@ def _page(report: DiffReport, rows: Sequence[ArrayDifference]) -> Page:
     return Page(
         document=lambda: diff_document(report, rows),
         records=_records(rows),
-        summary=(Line(None, difference(report)), *_headers(report), BLANK),
+        summary=(Line(None, difference(report)), *_headers(report), *([BLANK] if rows else ())),
         table=Table(COLUMNS, [_row(row) for row in compared]),
         footer=[*([BLANK] if compared and others else ()), *others],
     )

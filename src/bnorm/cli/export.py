@@ -66,7 +66,7 @@ from bnorm.text import plural
 @click.option(
     "--head",
     type=click.Choice(HEAD_FORMS),
-    help="What the detection layers of an ONNX graph give: decoded boxes, or what they read.  [default: boxes]",
+    help="Output of the detection layers of an ONNX graph: decoded boxes, or their raw input.  [default: boxes]",
 )
 @click.option("--batch", metavar="N|dynamic", help="Number of images that an ONNX graph takes.  [default: 1]")
 @click.option("--no-verify", is_flag=True, help="Do not compare folded layers, or what an ONNX graph outputs.")

@@ -127,7 +127,7 @@ def _verdict(report: FoldReport) -> Iterator[Line]:
         silent = sum(layer.silent_channels for layer in folded)
         unseen = f", except in {plural(silent, 'channel')} without a finite output" if silent else ""
         largest = f"the largest relative difference is {render.number(worst.max_rel_error)}, in layer {worst.index}"
-        yield Line("verdict", f"proven: the same but for rounding{unseen}; {largest}", colour="green")
+        yield Line("verdict", f"proven: the same except for rounding{unseen}; {largest}", colour="green")
     else:
         yield Line("verdict", "not verified", colour="yellow")
     yield Line("ε", _epsilon_text(report.epsilon))

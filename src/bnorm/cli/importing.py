@@ -43,7 +43,7 @@ from bnorm.text import plural
     metavar="N",
     help="Number of training images for the header; 0 by default.",
 )
-@click.option("--partial", is_flag=True, help="The arrays may be those of the first layers alone.")
+@click.option("--partial", is_flag=True, help="The arrays may be those of only the first layers.")
 @options.force_option
 @options.dialect_option
 @options.format_option

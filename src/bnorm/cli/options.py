@@ -225,7 +225,7 @@ bad_variance_option = click.option(
     default="error",
     show_default=True,
     help="What to do about a variance that gives no finite gain, or that is negative by more than rounding leaves: "
-    "fail, use the nearest valid variance (NaN becomes 0), or leave the layer as it is.",
+    "fail, use the nearest valid variance (NaN becomes 0), or leave the layer unchanged.",
 )
 
 layers_option = click.option(

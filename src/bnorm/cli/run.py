@@ -122,7 +122,7 @@ from bnorm.tensors.tensor import LAYOUTS
 @click.option(
     "--scheduler",
     metavar="local|ADDRESS|FILE.json",
-    help="Train on a Dask cluster (with distributed), without y: one started for this run, or one that is there.",
+    help="Train on a Dask cluster (needs distributed), without y: a new cluster for this run, or an existing one.",
 )
 @click.option("--stages", is_flag=True, help="Also write x_norm, mean_delta and variance_delta.")
 @click.option(
