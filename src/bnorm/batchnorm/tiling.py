@@ -113,10 +113,11 @@ def tiles(extent: Extent, most: int) -> list[list[Span]]:
 def blocks(tile: Extent, grouping: Grouping, threads: int) -> list[Span]:
     """Return blocks that cover a tile, counted from its beginning.
 
-    There are about two for each thread, where the tile has enough pieces, so that none waits long for the last one.
+    Several threads get about two each, if the tile has enough pieces, so that none waits long for the last one.
     """
     whole = tile.images * tile.places
-    most = max(min(BLOCK, BLOCKS // threads, tile.channels * whole // (2 * threads)), 1)
+    share = tile.channels * whole // (2 * threads if threads > 1 else 1)
+    most = max(min(BLOCK, BLOCKS // threads, share), 1)
     least = grouping.piece if tile.channels_last else max(grouping.piece, tile.places)
     return [span for group in _grid(tile, grouping, most, least=min(least, whole)) for span in group]
 

@@ -37,10 +37,15 @@ Files = tuple[Path, Path]  # a cfg and its weights
 )
 @options.epsilon_option("darknet")
 @click.option(
-    "--epsilon-b", type=options.epsilon, metavar="NAME|VALUE[:SIDE]", help="The ε of B with --function, if it differs from A's."
+    "--epsilon-b",
+    type=options.epsilon,
+    metavar="NAME|VALUE[:SIDE]",
+    help="The ε of B with --function, if it differs from A's.",
 )
 @options.dialect_option
-@click.option("--dialect-b", type=click.Choice([AUTO, *sorted(DIALECTS)]), help="The fork of B, if it differs from A's.")
+@click.option(
+    "--dialect-b", type=click.Choice([AUTO, *sorted(DIALECTS)]), help="The fork of B, if it differs from A's."
+)
 @options.format_option
 @options.quiet_option
 @click.pass_context
