@@ -76,7 +76,7 @@ def command(
     \b
     bnorm inspect yolov4.cfg yolov4.weights
     bnorm inspect yolov4.cfg                      from the cfg only
-    bnorm inspect yolov4.weights                  with the cfg of the same name, if any
+    bnorm inspect yolov4.weights                  and the cfg of its name, if any
     bnorm inspect yolov4.cfg yolov4.weights --channels --sort gain --top 20
     bnorm inspect yolov4.cfg yolov4.weights --sort range --top 10
     bnorm inspect yolov4.cfg yolov4.weights --layer 0-12,81 -o v4.json
