@@ -406,12 +406,12 @@ def test_tiles_and_their_blocks_cover_every_value_exactly_once(extent, most, thr
 @example(MemoryTensor(np.broadcast_to(np.float16(0), (64, 64, 52, 52))), 1 << 40, 2)
 @example(MemoryTensor(np.broadcast_to(np.float16(0), (64, 64, 52, 52))), 1 << 40, 64)
 def test_tiles_and_blocks_are_no_larger_than_is_asked_unless_they_are_one_piece(extent, most, threads):
-    """Memory is bounded by them; and with two blocks for each thread none waits long for another."""
+    """Memory is bounded by them; and with two blocks for each of several threads none waits long."""
     grouping = Grouping(extent.places)
     piece = min(grouping.piece, extent.length)
     for tile in (tile for group in tiling.tiles(extent, most) for tile in group):
         assert tile.size <= max(most, piece)
-        share = tile.size // (2 * threads)
+        share = tile.size // (2 * threads if threads > 1 else 1)
         for block in tiling.blocks(extent.buffer(tile), grouping, threads):
             assert block.size <= max(min(share, tiling.BLOCK, tiling.BLOCKS // threads), piece)
 
