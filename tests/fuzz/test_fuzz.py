@@ -6,7 +6,7 @@ import pytest
 
 import fuzz
 
-RUNS = (40, pytest.param(400, marks=pytest.mark.slow))
+RUNS = (40, pytest.param(200, marks=pytest.mark.slow))
 
 
 @pytest.mark.parametrize("runs", RUNS)
