@@ -144,3 +144,40 @@ def test_a_scheduler_without_the_extra_names_the_package_to_install(invoke, monk
 def test_a_list_that_is_a_tensor_is_refused(invoke):
     how = ("--layer", "0", "--inputs", "x0_0.npy", "--moments", "m.npz")
     assert "x0_0.npy: is not a list of names" in invoke("run", CFG, WEIGHTS, *how, exit_code=1).stderr
+
+
+@pytest.mark.usefixtures("lists")
+@pytest.mark.parametrize("source", [("--inputs", "{layer}.txt"), ("--input", "x{layer}_0.npy")])
+def test_the_weights_file_of_several_layers_is_none_of_their_inputs(source, invoke):
+    before = Path("x1_0.npy").read_bytes()
+    how = ("--layer", "0,1", *source, "--train", "--update-weights", "x1_0.npy", "--force")
+    assert "x1_0.npy: is an input" in invoke("run", CFG, WEIGHTS, *how, exit_code=1).stderr
+    assert Path("x1_0.npy").read_bytes() == before
+
+
+@pytest.mark.usefixtures("lists")
+@pytest.mark.parametrize("layers", ["0", "0,1"])
+@pytest.mark.parametrize("output", [("--moments", "{layer}.txt"), ("--train", "--update-weights", "{layer}.txt")])
+def test_a_list_of_inputs_is_not_an_output(output, layers, invoke):
+    before = Path("0.txt").read_bytes()
+    how = ("--layer", layers, "--inputs", "{layer}.txt", *output, "--force")
+    assert "0.txt: is an input" in invoke("run", CFG, WEIGHTS, *how, exit_code=1).stderr
+    assert Path("0.txt").read_bytes() == before
+
+
+@pytest.mark.usefixtures("lists")
+def test_an_empty_scheduler_is_not_a_run_without_one(invoke):
+    result = invoke("run", CFG, WEIGHTS, "--layer", "0", "--input", "x0_0.npy", "--scheduler", "", exit_code=2)
+    assert "--scheduler is empty" in result.stderr
+
+
+def test_several_files_follow_from_moments_with_an_equals_sign():
+    given = ["n.cfg", "--from-moments=a.npz", "b.npz", "-o", "out"]
+    assert [*_repeated(given, "--from-moments", ".npz")] == [
+        "n.cfg",
+        "--from-moments=a.npz",
+        "--from-moments",
+        "b.npz",
+        "-o",
+        "out",
+    ]

@@ -176,7 +176,7 @@ def command(**values: Any) -> None:
     asked = RunOptions(**values)
     asked.check()
     model = read_model(*options.full_pair(asked.cfg, asked.weights), asked.dialect) if asked.cfg else None
-    asked.check_shared_weights()
+    asked.check_outputs()
     with progress("running") as advance:
         reports = [*(_estimates if asked.estimates else _runs)(asked, model, advance)]
     if model and asked.shared_weights:

@@ -18,6 +18,7 @@ from bnorm.extras import installation
 from bnorm.files import FORCE, check_outputs
 from bnorm.replay.job import ALL
 from bnorm.replay.request import listed_names, tensor_names
+from bnorm.tensors.open import file_of
 
 LAYER = "{layer}"  # in a name, replaced by the layer or part
 
@@ -35,7 +36,9 @@ def _repeated(args: Sequence[str], option: str, suffix: str) -> Iterator[str]:
     for before, arg in zip(["", *args], args, strict=False):
         if follows and before != option and arg.endswith(suffix):
             yield option
-        follows = arg == option or (follows and (before == option or arg.endswith(suffix)))
+        follows = (
+            arg == option or arg.startswith(f"{option}=") or (follows and (before == option or arg.endswith(suffix)))
+        )
         yield arg
 
 
@@ -76,7 +79,7 @@ class RunOptions:
     @property
     def estimates(self) -> bool:
         """Return whether only rolling statistics are requested."""
-        return bool(self.save_moments or self.moments or self.scheduler)
+        return bool(self.save_moments or self.moments or self.scheduler is not None)
 
     @property
     def chosen(self) -> Sequence[options.LayerPart | None]:
@@ -124,7 +127,9 @@ class RunOptions:
             raise click.UsageError("--update-weights needs CFG WEIGHTS and --train")
 
     def _check_estimate(self) -> None:
-        if self.moments and (self.save_moments or self.scheduler):
+        if self.scheduler == "":
+            raise click.UsageError("--scheduler is empty, expected local, ADDRESS or FILE.json")
+        if self.moments and (self.save_moments or self.scheduler is not None):
             raise click.UsageError("--from-moments reads moments; --moments and --scheduler compute them from inputs")
         if not self.estimates:
             return
@@ -147,11 +152,24 @@ class RunOptions:
             if LAYER not in name:
                 raise click.UsageError(f"{name}: expected {LAYER} in it, which becomes the number of each --layer")
 
-    def check_shared_weights(self) -> None:
-        """Raise `OutputError` if the one new weights file of several layers must not be written."""
+    def check_outputs(self) -> None:
+        """Raise `OutputError` for a file that must not be written, of those that `run` and `estimate` cannot know of.
+
+        They know the files of their own layer, but not a list of inputs, nor the weights file that layers share.
+        """
+        read = [Path(self._named(layer, str(path))) for layer in self.chosen for path in self.lists]
+        own = (None if self.shared_weights else self.update_weights, self.save_moments)
+        for layer in self.chosen:
+            check_outputs([path for name in own if (path := self._path(layer, name))], read, force=True)
         if self.shared_weights:
-            read = [path for path in (self.cfg, self.weights) if path]
+            read += [path for path in (self.cfg, self.weights) if path]
+            read += [file_of(name) for layer in self.chosen for name in self._layer_inputs(layer)]
             check_outputs([self.shared_weights], read, force=self.force, cause=FORCE)
+
+    def _layer_inputs(self, layer: options.LayerPart | None) -> tuple[str, ...]:
+        """Return the names of all tensors and files of moments that a layer reads."""
+        listed = chain.from_iterable(listed_names(self._named(layer, path)) for path in map(str, self.lists))
+        return (*self._tensors(layer, (*self.inputs, *self.deltas, *self.moments)), *listed)
 
     def arguments(self, layer: options.LayerPart | None) -> dict[str, Any]:
         """Return the arguments that `run` and `estimate` share, for one layer."""
