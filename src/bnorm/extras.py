@@ -21,11 +21,11 @@ def is_installed(package: str) -> bool:
 
 
 def require(package: str, *, of: Path) -> None:
-    """Raise an `OutputError` that says how to install the package, if it is missing."""
+    """Raise an `OutputError` about `of` if the package is missing; it says how to install it."""
     if not is_installed(package):
         raise OutputError(of, f"needs the package {package}", cause=installation(package))
 
 
 def installation(package: str) -> str:
-    """Return the command that installs the package: from an index, wherever bnorm itself came from."""
+    """Return the command that installs the package from an index, even if bnorm was installed from elsewhere."""
     return f"pip install '{package}>={LOWEST[package]}'"

@@ -9,10 +9,11 @@ import numpy as np
 import pytest
 
 from bnorm.batchnorm.arithmetic import ARITHMETICS
+from bnorm.batchnorm.rolling import ROLLING
 from bnorm.darknet.autodetect import read_model
 from bnorm.errors import CfgError, OutputError, TensorError
 from bnorm.replay.job import run
-from bnorm.replay.request import ROLLING, ModelLayer, ParamsFile, Request, Training, parse_layer
+from bnorm.replay.request import ModelLayer, ParamsFile, Request, Training, parse_layer
 from support import oracle
 
 CHANNELS = 4  # of layer 0 of `tiny`

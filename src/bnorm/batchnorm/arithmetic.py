@@ -65,8 +65,8 @@ ALIASES = {"torch": "paper"}  # other names of the same rows
 def arithmetic_by_name(name: str, epsilon: Epsilon | None = None) -> Arithmetic:
     """Return the row of `ARITHMETICS`, with another ε if one is given; raises ValueError for an unknown name.
 
-    The ε replaces the guard of the forward normalisation, as in `fold`. The forks' backward passes have guards of their
-    own, constants of other functions of theirs, which stay. The paper has one ε throughout, which is replaced.
+    The given ε replaces that of the forward pass, as in `fold`. The forks' backward passes have their own ε, constants
+    in other functions, which stay. The paper uses one ε throughout, which is replaced everywhere.
     """
     row = ARITHMETICS.get(ALIASES.get(name, name))
     if row is None:

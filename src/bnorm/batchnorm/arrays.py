@@ -110,7 +110,7 @@ def batch_normalize(
 
 
 def _tensor(name: str, values: Values, layout: str) -> MemoryTensor:
-    """Return an argument as a tensor, in C order."""
+    """Return an argument as a tensor in C order; ValueError for another dtype or shape."""
     array = np.asarray(values)
     if array.dtype not in (np.float16, np.float32, np.float64):
         raise ValueError(f"{name} has the dtype {array.dtype}, expected float16, float32 or float64")

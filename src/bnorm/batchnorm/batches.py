@@ -45,7 +45,7 @@ class Writer(Protocol):
         """Return the tensors to fill, by name: `y`, `x_norm`, `dx`."""
 
     def finish(self, batch: Batch) -> None:
-        """Take the results per channel."""
+        """Receive the results per channel."""
 
 
 class Results(Protocol):
@@ -55,7 +55,7 @@ class Results(Protocol):
         """Return a writer for one mini-batch, whose tensors have the shape, dtype and layout of its input."""
 
 
-Progress = Callable[[int, int], None]  # called with how much is finished, and the total
+Progress = Callable[[int, int], None]  # called with the finished amount and the total
 
 
 def run_batches(
@@ -70,7 +70,7 @@ def run_batches(
 ) -> Iterator[Batch]:
     """Run consecutive mini-batches, each an input and its delta or None; `rule` updates the statistics in training.
 
-    Each pair is needed until the next one is asked for.
+    Each pair must stay readable until the next one is requested.
     """
     estimator = Estimator(layer.rolling, rule, layer.arithmetic)
     for number, (x, delta) in enumerate(pairs):

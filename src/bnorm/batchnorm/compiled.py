@@ -1,7 +1,7 @@
-"""The engine of Numba: sums and maps of one span, the same results as the NumPy kernels, to the last bit.
+"""The Numba engine: sums and maps of one span, with results that equal those of the NumPy kernels to the last bit.
 
-A tensor is handed to the loops as one contiguous vector of memory and the steps of images, channels and places. A value
-is loaded, converted to float64 in a register, used, and rounded once: there are no copies.
+The loops get a tensor as one contiguous vector of memory, with the steps between images, channels and places. Each
+value is loaded, converted to float64 in a register, used, and rounded once: there are no copies.
 """
 
 from __future__ import annotations
@@ -23,15 +23,15 @@ from bnorm.tensors.tensor import Doubles, Values
 
 
 class CompiledKernels:
-    """The kernels of Numba; each call shares its work among `threads` threads of Numba's own."""
+    """The Numba kernels; each call shares its work among `threads` of Numba's own threads."""
 
-    dtypes = "fd"  # without float16, of which processors have no arithmetic
+    dtypes = "fd"  # not float16: processors have no arithmetic for it
 
     def __init__(self, threads: int = 1) -> None:
         self.threads = threads
 
     def shared(self, threads: int) -> CompiledKernels | None:
-        """Return kernels that share the work of a call among so many threads; None if Numba cannot do so here."""
+        """Return kernels that use this many threads in each call; None if Numba cannot do so here."""
         return CompiledKernels(threads) if has_openmp() else None
 
     def sum_span(
@@ -66,7 +66,7 @@ class CompiledKernels:
     ) -> None:
         """Write each output, as `kernels.map_span` does."""
         grid, items = grid_of(x)
-        axis = 2 if interleaved(x) and x.shape[2] > 1 else 0  # along which rows follow one another
+        axis = 2 if interleaved(x) and x.shape[2] > 1 else 0  # the axis that rows are counted along
         for name, out in outputs.items():
             gain, slope, constant = maps[name]
             other = x if delta is None or slope is None else delta

@@ -1,7 +1,7 @@
 # mypy: allow-untyped-defs, allow-untyped-calls
 """Maps of a span, compiled by Numba: each value is loaded, mapped in float64 in a register, and rounded once.
 
-item       what is done in one go: some rows
+An item is the unit of work: some rows, see `Grid`.
 """
 
 from __future__ import annotations
@@ -16,17 +16,17 @@ from bnorm.tensors.tensor import Values
 
 RUN = 64  # places from which on a plane is mapped by itself, with one factor
 
-WIDE = 1024  # columns of an item: their factors fit the first cache
+WIDE = 1024  # columns of an item: their factors fit the L1 cache
 
 ITEM = 1 << 17  # values of an item
 
 
 class Grid(NamedTuple):
-    """How a map of a span is cut into items.
+    """The sizes by which a map of a span is cut into items.
 
-    Rows are images, or with channels last places, of `columns` values side by side, those of channel j // repeat in
-    column j; an item is `height` rows of `width` columns. Where `width` is 0, rows are planes, `repeat` of each image,
-    and an item is `height` places of one, whose values have the same factors.
+    A row is an image, or with channels last a place: `columns` values side by side, where column j belongs to channel
+    j // repeat. An item is `height` rows of `width` columns. If `width` is 0, a row is a plane, of which an image has
+    `repeat`, and an item is `height` places of one plane, which share their factors.
     """
 
     rows: Any
@@ -38,7 +38,7 @@ class Grid(NamedTuple):
 
 
 def grid_of(x: Values) -> tuple[Grid, int]:
-    """Return how a map of values (n, c, l) is cut into items, and their number."""
+    """Return the sizes by which a map of values (n, c, l) is cut into items, and the number of items."""
     images, channels, places = x.shape
     if not interleaved(x) and places >= RUN:
         across = -(-places // ITEM)
@@ -73,7 +73,7 @@ def _map_rows(x, first_x, delta, first, with_delta, out, first_out, rows, count,
 
 @compiled
 def _map_tile(x, steps_x, delta, steps, with_delta, out, steps_out, grid, vectors, item, factors, shifted):
-    """Write the item of a map whose rows hold several channels."""
+    """Write one item of a map whose rows hold several channels."""
     row, column = item // grid.across * grid.height, item % grid.across * grid.width
     rows, count = min(grid.height, grid.rows - row), min(grid.width, grid.columns - column)
     for k in range(4):
@@ -88,7 +88,7 @@ def _map_tile(x, steps_x, delta, steps, with_delta, out, steps_out, grid, vector
 
 @compiled
 def _map_parts(x, steps_x, delta, steps, with_delta, out, steps_out, grid, vectors, begin, end):
-    """Write the items of a map whose rows are planes: without a call for each, which would cost as much as a plane."""
+    """Write the items of a map whose rows are planes, without a call for each: a call costs as much as a plane."""
     for item in range(begin, end):
         plane, place = item // grid.across, item % grid.across * grid.height
         image, channel, count = plane // grid.repeat, plane % grid.repeat, min(grid.height, grid.columns - place)
@@ -130,7 +130,7 @@ def map_items(x, delta, numbers, with_delta, out, vectors, begin, end):
 
 @compiled_parallel
 def map_shared(x, delta, numbers, with_delta, out, vectors, items, threads):
-    """Write all items, with so many threads."""
+    """Write all items, with this many threads."""
     for thread in prange(threads):
         begin, end = uint64(thread) * items // threads, (uint64(thread) + uint64(1)) * items // threads
         map_items(x, delta, numbers, with_delta, out, vectors, begin, end)

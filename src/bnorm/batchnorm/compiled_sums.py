@@ -4,8 +4,8 @@
 Four rows are added at a time, column by column and from top to bottom, so that an accumulator is loaded and stored once
 for four values; the columns fill the vector registers.
 
-    item       what is done in one go: a piece of some channels
-    segment    columns side by side in memory: those of all channels of an item, or with channels last of one place
+    item       the unit of work: one piece of some channels
+    segment    columns side by side in memory: all channels of an item, or with channels last those of one place
 """
 
 from __future__ import annotations
@@ -19,13 +19,13 @@ from bnorm.batchnorm.memory import interleaved
 from bnorm.batchnorm.tiling import PLANE, Grouping
 from bnorm.tensors.tensor import Values
 
-SEGMENT = 1536  # columns that are side by side in an item, if one channel does not have more: they fit the first cache
+SEGMENT = 1536  # columns side by side in an item, unless a single channel has more: they fit the L1 cache
 
 
 class Sizes(NamedTuple):
-    """How the sums of a span are cut into items.
+    """The sizes by which the sums of a span are cut into items.
 
-    Numba recognises the type of a vector faster than that of a tuple: they are handed over as one.
+    They are passed to compiled code as one vector, whose type Numba recognises faster than that of a tuple.
     """
 
     images: Any
@@ -42,7 +42,7 @@ class Sizes(NamedTuple):
 
 
 def sizes_of(x: Values, grouping: Grouping, pieces: int) -> Sizes:
-    """Return how the sums of values (n, c, l) are cut into items."""
+    """Return the sizes by which the sums of values (n, c, l) are cut into items."""
     large, columns = grouping.places > PLANE, grouping.columns
     if interleaved(x):
         width = max(SEGMENT * 4 // columns, 16) if columns > 1 else 1024
@@ -65,7 +65,7 @@ def sizes_of(x: Values, grouping: Grouping, pieces: int) -> Sizes:
 
 @compiled
 def _add_values(x, first, step, rows, count, shift, shifted, sums, squares, begin):
-    """Add rows of `count` values, `step` apart, and their squares, to the columns from `begin` on; minus shift."""
+    """Add rows of `count` values, `step` apart, and their squares, to the columns from `begin` on, minus `shift`."""
     while rows >= uint64(4):
         second = first + step
         third = second + step
@@ -90,7 +90,7 @@ def _add_values(x, first, step, rows, count, shift, shifted, sums, squares, begi
 
 @compiled
 def _add_deltas(delta, first, step, x, first_x, step_x, rows, count, shift, shifted, sums, products, begin):
-    """Do the same for delta, and for its products with x minus shift."""
+    """Add rows of delta, and its products with x minus `shift`, to the columns from `begin` on."""
     while rows >= uint64(4):
         second, second_x = first + step, first_x + step_x
         third, third_x = second + step, second_x + step_x
@@ -136,7 +136,7 @@ def _halve(values, first, step, count):
 
 @compiled
 def _rows_of(piece, sizes):
-    """Return a piece's first image and place, its number of full rows, and the length of a shorter last one."""
+    """Return a piece's first image and place, its number of full rows, and the length of a shorter last row."""
     if not sizes.large:
         image = piece * sizes.images_per_piece
         return image, uint64(0), min(sizes.images_per_piece, sizes.images - image), uint64(0)
@@ -147,7 +147,7 @@ def _rows_of(piece, sizes):
 
 @compiled
 def _sum_piece(delta, strides, x, strides_x, of_delta, channel, piece, width, sizes, shifts, shifted, sums, products):
-    """Fill the columns of a piece of `width` channels: those of x, or of delta; shift is that of each column."""
+    """Add a piece of `width` channels, of x or of delta, to the columns; `shifts` has the shift of each column."""
     image, place, rows, short = _rows_of(piece, sizes)
     at = image * strides[0] + channel * strides[1] + place * strides[2]
     at_x = image * strides_x[0] + channel * strides_x[1] + place * strides_x[2]
@@ -173,7 +173,7 @@ def _sum_piece(delta, strides, x, strides_x, of_delta, channel, piece, width, si
 
 @compiled
 def sum_items(x, delta, numbers, shift, moments, with_delta, out, begin, end):
-    """Write the sums of the items from `begin` to before `end`; `numbers` are the strides of both, and `Sizes`."""
+    """Write the sums of the items from `begin` to before `end`; `numbers` are the steps of x and delta, and `Sizes`."""
     n = numbers
     strides_x, strides = (n[0], n[1], n[2]), (n[3], n[4], n[5])
     sizes = Sizes(n[6], n[7], n[8], n[9], n[10], n[11], n[12], n[13], n[14], n[15], n[16])
@@ -215,7 +215,7 @@ def sum_items(x, delta, numbers, shift, moments, with_delta, out, begin, end):
 
 @compiled_parallel
 def sum_shared(x, delta, numbers, shift, moments, with_delta, out, items, threads):
-    """Do the same for all items, with so many threads."""
+    """Write the sums of all items, with this many threads."""
     for thread in prange(threads):
         begin, end = uint64(thread) * items // threads, (uint64(thread) + uint64(1)) * items // threads
         sum_items(x, delta, numbers, shift, moments, with_delta, out, begin, end)

@@ -1,8 +1,8 @@
-"""Numba's compiler: it compiles a function for the types of its first call, and keeps the code for later processes.
+"""Numba's compiler: it compiles a function for the types of its first call, and caches the code for later processes.
 
-It compiles additions as they are written: it neither reorders them nor fuses them with multiplications unless
-`fastmath` asks for it. All indices of compiled functions are unsigned: a negative index would count from the end, and
-loops that allow for it are not vectorised.
+It compiles additions as they are written: without `fastmath` it neither reorders them nor fuses them with
+multiplications. All indices in compiled functions are unsigned: a signed index may count from the end, and a loop that
+has to allow for that is not vectorised.
 """
 
 from __future__ import annotations
@@ -18,13 +18,13 @@ from numba import prange, uint64
 
 __all__ = ["compiled", "compiled_parallel", "has_openmp", "prange", "uint64"]
 
-OPENMP = "numba.np.ufunc.omppool"  # which not every system has
+OPENMP = "numba.np.ufunc.omppool"  # not every system has this module
 
 Function = TypeVar("Function", bound=Callable[..., None])
 
 
 def compiled(function: Function, **options: bool) -> Function:
-    """Return the compiled function, which is kept in a cache folder if there is one that can be written."""
+    """Return the compiled function; the code is cached if there is a folder that can be written to."""
     settings = {"nogil": True, "error_model": "numpy", **options}
     try:
         return cast(Function, numba.njit(cache=True, **settings)(function))
@@ -33,11 +33,11 @@ def compiled(function: Function, **options: bool) -> Function:
 
 
 def compiled_parallel(function: Function) -> Function:
-    """Return the compiled function, whose loops over `prange` are shared among Numba's threads."""
+    """Return the compiled function; Numba's threads share its loops over `prange`."""
     return compiled(function, parallel=True)
 
 
-_FORKED = False  # GNU's OpenMP ends a process that uses it after a fork of one that did
+_FORKED = False  # GNU's OpenMP kills a forked process that uses it after its parent did
 
 
 def _after_fork() -> None:
@@ -50,7 +50,7 @@ if hasattr(os, "register_at_fork"):
 
 
 def has_openmp() -> bool:
-    """Return True if Numba has threads that several callers may use at a time: OpenMP, but not after a fork."""
+    """Return whether Numba has threads that several callers may use at once: OpenMP, but not after a fork."""
     return not _FORKED and _openmp_is_installed()
 
 

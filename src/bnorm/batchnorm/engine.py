@@ -38,7 +38,7 @@ Advance = Callable[[int], None]  # called with the number of values finished sin
 class Normalisation(NamedTuple):
     """A layer's parameters, statistics and arithmetic for one mini-batch.
 
-    In training, the mini-batch's own moments are used to normalise; otherwise `rolling` is.
+    Training normalises by the mini-batch's own moments, inference by `rolling`.
     """
 
     parameters: Parameters
@@ -80,12 +80,12 @@ class _Tensors(NamedTuple):
 
     @property
     def in_memory(self) -> bool:
-        """True if no tensor is read from a file, or written to one."""
+        """Return whether no tensor is read from a file, or written to one."""
         return all(isinstance(tensor, MemoryTensor) for tensor in self.all)
 
 
 class _Workers(NamedTuple):
-    """Who computes: a team's threads, each with its own block, or `shared` kernels that use threads of their own."""
+    """The threads of a team, each with its own block, or `shared` kernels that use threads of their own."""
 
     team: Team
     kernels: Kernels
@@ -103,36 +103,40 @@ def run_batch(
     advance: Advance | None = None,
     kernels: Kernels = NUMPY,
 ) -> BatchResult:
-    """Run one mini-batch: fill those of `y`, `x_norm` and `dx` that are in `outputs`; return the vectors.
+    """Run one mini-batch: fill the `outputs`, some of `y`, `x_norm` and `dx`, and return the results per channel.
 
-    All tensors have the shape of `x`; `dx` needs `delta`, ∂loss/∂y. Tiles of all tensors together fit into `memory`
+    All tensors have the shape of `x`; `dx` needs `delta`, ∂loss/∂y. The tiles of all tensors together fit into `memory`
     bytes. Neither threads nor memory nor kernels change a bit of the results.
     """
     tensors = _Tensors(x, delta, outputs)
     workers = _workers(tensors, team, kernels)
-    tiles = tiling.tiles(x, (sys.maxsize if workers.shared else memory) // tensors.bytes_per_value)
     return _concatenated(
-        _run_channels(layer.select(spans[0].channels), _Pass(spans, tensors, workers, advance)) for spans in tiles
+        _run_channels(layer.select(spans[0].channels), _Pass(spans, tensors, workers, advance))
+        for spans in _tiles(tensors, workers, memory)
     )
 
 
 @formulas.quiet
 def batch_moments(x: Tensor, team: Team, memory: int = MEMORY, kernels: Kernels = NUMPY) -> PartialMoments:
-    """Return the moments of one mini-batch, those that `run_batch` normalises by in training, to the bit."""
+    """Return the moments of one mini-batch: bit for bit those that `run_batch` uses in training."""
     tensors = _Tensors(x, None, {})
     workers = _workers(tensors, team, kernels)
-    tiles = tiling.tiles(x, (sys.maxsize if workers.shared else memory) // tensors.bytes_per_value)
-    groups = (_Pass(spans, tensors, workers, None) for spans in tiles)
+    groups = (_Pass(spans, tensors, workers, None) for spans in _tiles(tensors, workers, memory))
     moments = (_summed(group, np.zeros(group.channels), moments=True)[2] for group in groups)
     return _joined([partial for partial in moments if partial])
 
 
 def _workers(tensors: _Tensors, team: Team, kernels: Kernels) -> _Workers:
-    """Return who computes: NumPy where the kernels do not take a dtype."""
+    """Return the workers for these tensors, with NumPy's kernels if the given ones do not support a dtype."""
     if any(tensor.dtype.char not in kernels.dtypes for tensor in tensors.all):
         kernels = NUMPY
     shared = kernels.shared(team.threads) if tensors.in_memory else None
     return _Workers(team, shared or kernels, shared is not None)
+
+
+def _tiles(tensors: _Tensors, workers: _Workers, memory: int) -> list[list[Span]]:
+    """Return the tiles for this much memory; a single one for `shared` kernels, whose tensors are in memory already."""
+    return tiling.tiles(tensors.x, (sys.maxsize if workers.shared else memory) // tensors.bytes_per_value)
 
 
 def _concatenated(results: Iterable[BatchResult]) -> BatchResult:
@@ -176,7 +180,7 @@ def _run_channels(layer: Normalisation, channels: _Pass) -> BatchResult:
 def _summed(channels: _Pass, shift: Vector, *, moments: bool) -> tuple[Sums, Vector, PartialMoments | None]:
     """Return the sums, the shift that they were taken with, and the moments if asked for.
 
-    Channels whose mean dominates are summed again, shifted by it.
+    Channels whose mean dominates their variance are summed again, shifted by the mean.
     """
     sums = channels.sums(shift, moments=moments)
     partial = _partial(sums, shift, channels.count)
@@ -205,7 +209,7 @@ def _starting_shift(layer: Normalisation) -> Vector:
 def _forward_maps(
     layer: Normalisation, statistics: Rolling | Moments, shift: Vector, outputs: tuple[str, ...]
 ) -> dict[str, ChannelMap]:
-    """Return the maps of `y` and `x_norm`, as far as they are among the outputs."""
+    """Return the maps of `y` and `x_norm`, without those that are not among the outputs."""
     maps: dict[str, ChannelMap] = {}
     if "y" in outputs:
         maps["y"] = formulas.forward(layer.parameters, statistics, shift, layer.arithmetic)

@@ -15,9 +15,7 @@ from bnorm.tensors.tensor import Doubles, Values
 
 ENGINES = ("auto", "numpy", "numba")
 
-WORTH = (
-    1 << 28
-)  # values from which on Numba repays its start: half a second to import it, half a second per 2^28 values
+WORTH = 1 << 28  # values from which Numba saves the half second that importing it takes
 
 
 class Kernels(Protocol):
@@ -25,10 +23,10 @@ class Kernels(Protocol):
 
     @property
     def dtypes(self) -> str:
-        """Return NumPy's letters of the dtypes that it takes."""
+        """Return NumPy's letters of the supported dtypes."""
 
     def shared(self, threads: int) -> Kernels | None:
-        """Return kernels each call of which uses so many threads, None if they use one."""
+        """Return kernels that use this many threads in each call; None if a call always uses one."""
 
     def sum_span(
         self,
@@ -56,7 +54,7 @@ class Kernels(Protocol):
 
 
 class NumpyKernels:
-    """The kernels of NumPy."""
+    """The NumPy kernels."""
 
     dtypes = "efd"
 
@@ -80,12 +78,12 @@ def check_engine(engine: str) -> None:
 
 
 def has_numba() -> bool:
-    """Return True if Numba is installed."""
+    """Return whether Numba is installed."""
     return is_installed("numba")
 
 
 def kernels_of(engine: str, values: int) -> Kernels:
-    """Return the kernels of a checked name; "auto" is Numba where it is installed, for so many values that it pays."""
+    """Return the kernels of a checked name; "auto" is Numba if it is installed, and if there are enough values."""
     if engine == "numpy" or (engine == "auto" and (values < WORTH or not has_numba())):
         return NUMPY
     from bnorm.batchnorm.compiled import CompiledKernels  # takes half a second

@@ -69,7 +69,7 @@ class Moments(NamedTuple):
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class PartialMoments:
-    """The moments of some values of each channel, of which no divisor has been chosen: they can be merged, and sent.
+    """The moments of some values of each channel, before a divisor is chosen: they can be merged, and sent.
 
     `count` is the number of values of a channel; `mean` and `m2` = Σ(x − mean)² have shape (C,) and are float64.
     """
@@ -149,7 +149,7 @@ def gain_offset(parameters: Parameters, rolling: Rolling, epsilon: Epsilon) -> t
 def partial_moments(sums: ValueSums, shift: Vector, count: int) -> PartialMoments:
     """Return the moments of `count` values per channel from their sums (pjreddie `blas.c: mean_cpu, variance_cpu`)."""
     drift = sums.x / count  # mean − shift
-    m2 = np.maximum(sums.xx - sums.x * drift, 0)  # which rounding may make negative
+    m2 = np.maximum(sums.xx - sums.x * drift, 0)  # rounding may make it negative
     return PartialMoments(count=count, mean=shift + drift, m2=m2)
 
 
@@ -194,7 +194,7 @@ def backward(
         scale_updates=centred / arithmetic.forward.deviation(statistics.variance),
         bias_updates=sums.delta,
         mean_delta=-scales * sums.delta / deviation,
-        variance_delta=-0.5 * scales * centred / (deviation * deviation * deviation),  # a power differs by processor
+        variance_delta=-0.5 * scales * centred / (deviation * deviation * deviation),  # `**` differs between processors
     )
     direct = scales / arithmetic.direct.deviation(statistics.variance)
     if arithmetic.constant_statistics and isinstance(statistics, Rolling):

@@ -1,11 +1,11 @@
 """Sums and maps of one span: the loops over values, in NumPy.
 
-`sum_span` and `map_span` are all that the engine calls. Both take the values of a span as they are stored, (n, c, l)
+The engine calls only `sum_span` and `map_span`. Both take the values of a span as they are stored, (n, c, l)
 for n images, c channels and l places; convert them to float64 in scratch blocks that stay in cache; and subtract
 `shift`, shape (c,).
 
-Sums are added in the order of `tiling`. NumPy adds the rows of a C-ordered array from top to bottom, whatever the
-processor, unless there is a single column (`np.add.reduce` over the first of two axes; the tests compare it with plain
+Sums are added in the order of `tiling`. On every processor NumPy adds the rows of a C-ordered array from top to
+bottom, unless there is a single column (`np.add.reduce` over the first of two axes; the tests compare it with plain
 Python).
 """
 
@@ -33,7 +33,7 @@ class Scratch:
         self.buffers: dict[str, Doubles] = {}
 
     def block(self, name: str, shape: tuple[int, ...]) -> Doubles:
-        """Return the named buffer in this shape, aligned to a cache line: NumPy's loops are slower elsewhere."""
+        """Return the named buffer in this shape, aligned to a cache line: NumPy's loops are slower without that."""
         size = math.prod(shape)
         if name not in self.buffers or self.buffers[name].size < size:
             raw = np.empty(size + CACHE_LINE // 8)
@@ -70,7 +70,7 @@ def sum_span(
     sum_pieces = sum_planes if grouping.places > PLANE else sum_images
     if moments:
         sum_pieces(shifted, grouping, out[0])
-    if delta is not None:  # products overwrite their factors, which nothing reads after them: fewer blocks in the cache
+    if delta is not None:  # products overwrite their factors, which are not needed any more: fewer blocks in the cache
         upstream = scratch.load("delta", delta)
         sum_pieces(upstream, grouping, out[-2])
         sum_pieces(np.multiply(upstream, shifted, out=upstream), grouping, out[-1])
@@ -89,7 +89,7 @@ def sum_images(values: Doubles, grouping: Grouping, out: Doubles) -> None:
 
 
 def sum_planes(values: Doubles, _grouping: Grouping, out: Doubles) -> None:
-    """Sum the pieces of large planes (n, c, l), or of a part of one, into `out`, shape (c, pieces)."""
+    """Sum the pieces of large planes (n, c, l), or of a part of one plane, into `out`, shape (c, pieces)."""
     images, channels, places = values.shape
     sums = out.reshape(channels, images, -1).swapaxes(0, 1)  # (n, c, pieces of a plane)
     whole = places // PIECE
@@ -112,7 +112,7 @@ def _last_columns(values: Doubles) -> Doubles:
 
 
 def _add_rows(rows: Doubles, out: Doubles) -> None:
-    """Add rows of shape (n, columns) from top to bottom, which NumPy's sum of a single column does not."""
+    """Add rows of shape (n, columns) from top to bottom; NumPy adds a single column in another order."""
     if rows.shape[1] == 1:
         out[:] = np.add.accumulate(rows)[-1]
     else:

@@ -1,4 +1,4 @@
-"""The memory of values (n, c, l) as one vector and the steps of its axes, as compiled loops take it."""
+"""The memory of values (n, c, l) as one vector, and the steps of its axes: the form that compiled loops take."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from bnorm.tensors.tensor import Values
 def memory_of(values: Values, *, writeable: bool = False) -> Values:
     """Return the contiguous memory that values (n, c, l) lie in, as a vector.
 
-    What is only read is made read-only, always, so that the code is compiled once.
+    Inputs are always made read-only: Numba would compile the code again for a writeable one.
     """
     ordered = values.transpose(0, 2, 1) if interleaved(values) else values
     if ordered.flags.c_contiguous:
@@ -28,5 +28,5 @@ def steps_of(values: Values) -> list[int]:
 
 
 def interleaved(x: Values) -> bool:
-    """True if the channels of one place are side by side; a single place of each channel is taken for that, too."""
+    """Return whether the channels of one place are side by side; a single place of each channel counts as such."""
     return x.shape[2] == 1 or x.strides[2] > x.itemsize

@@ -1,4 +1,4 @@
-"""How the moments of consecutive mini-batches become rolling statistics: darknet's rule, and two of the paper's kind.
+"""Rules that turn the moments of consecutive mini-batches into rolling statistics: darknet's, and two like the paper's.
 
 For mini-batches 1 to k with n values per channel each, nᵢ, mean mᵢ, and M2ᵢ = Σ(x − mᵢ)²:
 
@@ -7,12 +7,12 @@ For mini-batches 1 to k with n values per channel each, nᵢ, mean mᵢ, and M2�
     population   mean = Σnᵢmᵢ / Σnᵢ                 variance = M2 / Σnᵢ,  M2 = Σ(x − mean)² over all values together
 
 `average` is the paper's estimate (arXiv:1502.03167, algorithm 2, step 10) and PyTorch's `momentum=None`: the mean of
-the mini-batches' variances. It leaves out the variance of their means, so that of all values together is larger:
+the mini-batches' variances. It leaves out the variance of their means, so the variance of all values is larger:
 
     M2 = Σ M2ᵢ + Σ nᵢ(mᵢ − mean)²
 
-A rule is a function of the statistics so far, the moments of this mini-batch, and what was seen up to and with it. It
-is applied in the order of the inputs, whoever computed their moments and whenever they arrived.
+A rule is a function of the statistics so far, the moments of this mini-batch, and the mini-batches seen so far,
+including this one. It is applied in the order of the inputs, not in the order in which their moments arrive.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from bnorm.batchnorm.formulas import Moments, PartialMoments, Rolling, quiet
 
 @quiet
 def merge(first: PartialMoments, second: PartialMoments) -> PartialMoments:
-    """Return the moments of both together.
+    """Return the moments of the values of both.
 
     Chan, Golub, LeVeque, "Updating Formulae and a Pairwise Algorithm for Computing Sample Variances" (1979), with
     δ = mean₂ − mean₁ and n = n₁ + n₂:
@@ -55,21 +55,11 @@ class Seen(NamedTuple):
 RollingRule = Callable[[Rolling, Moments, Seen], Rolling]  # (rolling so far, this mini-batch, all so far) -> rolling
 
 
-@quiet
-def roll(rolling: Rolling, batch: Moments, keep: float, arithmetic: Arithmetic) -> Rolling:
-    """Return keep · rolling + (1 − keep) · moment (pjreddie `forward_batchnorm_layer`: scal_cpu, axpy_cpu)."""
-    variance = batch.unbiased if arithmetic.unbiased_rolling else batch.variance
-    return Rolling(
-        mean=keep * rolling.mean + (1 - keep) * batch.mean,
-        variance=keep * rolling.variance + (1 - keep) * variance,
-    )
-
-
 ROLLING = ("ema", "average", "population")  # the names of the rules: `exponential`, `average` and `population`
 
 
 def rolling_rule(name: str, keep: float, arithmetic: Arithmetic) -> RollingRule:
-    """Return the rule of this name, "ema" with the fraction that it keeps; ValueError for another name."""
+    """Return the rule of this name; ValueError for another name. Only "ema" uses `keep`, the fraction that it keeps."""
     if name not in ROLLING:
         raise ValueError(f"rule={name!r}, expected one of {', '.join(ROLLING)}")
     if name == "ema":
@@ -78,10 +68,18 @@ def rolling_rule(name: str, keep: float, arithmetic: Arithmetic) -> RollingRule:
 
 
 def exponential(keep: float, arithmetic: Arithmetic) -> RollingRule:
-    """Return darknet's rule: rolling = keep · rolling + (1 − keep) · moment."""
+    """Return darknet's rule: rolling = keep · rolling + (1 − keep) · moment.
 
+    pjreddie `forward_batchnorm_layer`: scal_cpu, axpy_cpu.
+    """
+
+    @quiet
     def rule(rolling: Rolling, moments: Moments, _seen: Seen) -> Rolling:
-        return roll(rolling, moments, keep, arithmetic)
+        variance = moments.unbiased if arithmetic.unbiased_rolling else moments.variance
+        return Rolling(
+            mean=keep * rolling.mean + (1 - keep) * moments.mean,
+            variance=keep * rolling.variance + (1 - keep) * variance,
+        )
 
     return rule
 
@@ -104,9 +102,9 @@ def population(_rolling: Rolling, _moments: Moments, seen: Seen) -> Rolling:
 
 
 class Estimator:
-    """Rolling statistics that follow the moments of one mini-batch after the other.
+    """Rolling statistics, updated by a rule for one mini-batch after the other.
 
-    `rolling` is the state: as given at first, then by the rule.
+    `rolling` is the current state, `seen` is None before the first mini-batch.
     """
 
     def __init__(self, rolling: Rolling, rule: RollingRule, arithmetic: Arithmetic) -> None:

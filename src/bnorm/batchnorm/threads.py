@@ -21,7 +21,7 @@ Item = TypeVar("Item")
 class _Queue(Generic[Item]):
     """Items for several threads: each item is handed out once.
 
-    The lock makes that true for an interpreter without a global lock as well, where threads may not share an iterator.
+    The lock is for interpreters without a global lock, where threads must not share an iterator.
     """
 
     def __init__(self, items: Sequence[Item]) -> None:
@@ -44,10 +44,11 @@ class _Queue(Generic[Item]):
 
 
 class Team:
-    """Threads, each with its scratch buffers. A context manager; NumPy computes outside the interpreter's lock.
+    """Threads, each with its scratch buffers; a context manager.
 
-    The caller's thread is one of them. Each takes the next item when it has finished one: submitting every item to a
-    pool would wake the caller as often, and cost more than the work (see benchmarks/README.md).
+    NumPy releases the interpreter's lock while it computes. The caller's thread is one of them. Each takes the next
+    item when it has finished one: submitting every item to a pool would wake the caller for each, which costs more than
+    the work (see benchmarks/README.md).
     """
 
     def __init__(self, threads: int) -> None:
@@ -83,7 +84,7 @@ class Team:
 def _drain(queue: _Queue[Item], task: Callable[[Item, Scratch], None], scratch: Scratch) -> None:
     """Run the task on items of the queue until it is empty."""
     try:
-        with np.errstate(all="ignore"):  # both settings are each thread's own
+        with np.errstate(all="ignore"):  # both settings are per thread
             np.setbufsize(BUFFER)
             for item in queue:
                 task(item, scratch)

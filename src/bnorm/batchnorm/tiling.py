@@ -1,24 +1,25 @@
-"""How a tensor is cut into tiles and blocks, and the order in which the values of a channel are added.
+"""Cuts a tensor into tiles and blocks, and fixes the order in which the values of a channel are added.
 
-Words, each with one meaning:
+Terms:
 
     place   one spatial position of an image; a plane is all places of one image and channel, H·W of them
     value   of one channel, numbered i = image · places + place
-    row     values side by side: a plane of up to PLANE places, or WIDTH places of a larger one, whose last row is short
+    row     values side by side: a plane of up to PLANE places, or WIDTH places of a larger plane (its last row may have
+            fewer)
     piece   rows below one another, ROWS at most: images of up to PIECE values together, or PIECE places of one plane
-    tile    what is in memory at a time: cut between pieces, as large as the memory budget allows
-    block   what one thread works on: cut between pieces of a tile
+    tile    the part of a tensor in memory at a time: cut between pieces, as large as the memory budget allows
+    block   the part of a tile that one thread works on: cut between pieces
 
 A sum is taken in three steps, in float64, each addition rounded:
 
     1. In a piece, each column is added from top to bottom.
     2. The columns of a piece are added in halves: with h = P/2, P/4, ... 1, P being the number of columns rounded up to
-       a power of two, column j + h is added to column j. What is not there is not added.
+       a power of two, column j + h is added to column j, if there is such a column.
     3. The pieces of a channel are added in their order, beginning with 0.
 
-Rows and pieces depend on the number of places alone. Tiles and blocks depend on memory, threads and layout, but never
-divide a piece. Every product is rounded before it is added: there is no fused multiply-add. So each sum is the same,
-to the last bit, for all of these, for every processor, and for both engines.
+Rows and pieces depend only on the number of places. Tiles and blocks depend on memory, threads and layout, but never
+divide a piece. Every product is rounded before it is added: there is no fused multiply-add. So each sum is the same, to
+the last bit, for any memory, threads and layout, on every processor, and with both engines.
 
     plane                     1x1            13x13            300x300
     places                    1              169              90000
@@ -46,22 +47,22 @@ from bnorm.tensors.tensor import Extent, Span
 
 PLANE = 4096  # most places of a plane that is one row
 
-WIDTH = 1024  # places in a row of a larger plane: 4 kB of float32, a page, whose reading the processor foresees
+WIDTH = 1024  # places in a row of a larger plane: 4 kB of float32, a page, which the processor prefetches
 
 PIECE = 64 * WIDTH  # values in a piece
 
-ROWS = 256  # most rows in a piece: a block of matrices holds whole rows of up to 2048 channels then
+ROWS = 256  # most rows in a piece: a block of (N, C) values then holds whole rows of up to 2048 channels
 
 BLOCK = 1 << 19  # largest number of values in a block: smaller blocks wait longer for the interpreter's lock
 
 BLOCKS = 1 << 22  # largest number of values in the blocks of all threads together
 
-LONG = 1024  # length of a contiguous run from which on the gaps between runs cost little
+LONG = 1024  # values of a contiguous run that is long enough for gaps between runs to cost little
 
 
 @dataclass(frozen=True, slots=True)
 class Grouping:
-    """The rows and pieces of a channel whose images have so many places."""
+    """The rows and pieces of a channel whose images have this many places."""
 
     places: int
 
@@ -72,7 +73,7 @@ class Grouping:
 
     @property
     def images_per_piece(self) -> int:
-        """Return the number of whole images in a piece, or 1 where an image has one piece or more."""
+        """Return the number of whole images in a piece, or 1 if an image has one or more pieces."""
         return 1 if self.places > PLANE else min(PIECE // self.places, ROWS)
 
     @property
@@ -96,14 +97,14 @@ class Grouping:
         return image // self.images_per_piece * self.pieces_per_plane + place // self.places_per_piece
 
     def pieces(self, span: Span) -> slice:
-        """Return the pieces of a span, which begins with one."""
+        """Return the pieces of a span, which begins at the start of a piece."""
         return slice(self.piece_of(span.start), self.piece_of(span.stop - 1) + 1)
 
 
 def tiles(extent: Extent, most: int) -> list[list[Span]]:
     """Return tiles of about `most` values that cover a tensor: one list for each group of channels.
 
-    A tile holds whole channels if they fit and are not scattered in memory, else as many channels as fit.
+    A tile holds whole channels if they fit and are not scattered in memory, else pieces of as many channels as fit.
     """
     grouping, whole = Grouping(extent.places), extent.images * extent.places
     scattered = extent.channels_last or most // whole * extent.places < LONG
@@ -113,7 +114,7 @@ def tiles(extent: Extent, most: int) -> list[list[Span]]:
 def blocks(tile: Extent, grouping: Grouping, threads: int) -> list[Span]:
     """Return blocks that cover a tile, counted from its beginning.
 
-    Several threads get about two each, if the tile has enough pieces, so that none waits long for the last one.
+    Several threads get about two blocks each, if the tile has enough pieces, so that none waits long at the end.
     """
     whole = tile.images * tile.places
     share = tile.channels * whole // (2 * threads if threads > 1 else 1)
@@ -123,7 +124,7 @@ def blocks(tile: Extent, grouping: Grouping, threads: int) -> list[Span]:
 
 
 def _grid(extent: Extent, grouping: Grouping, most: int, *, least: int) -> list[list[Span]]:
-    """Return spans of up to `most` values, a list per group of channels: as many as fit with `least` values of each."""
+    """Return spans of about `most` values, one list per group of channels: as many as fit with `least` values each."""
     width = _even(extent.channels, most // least, 1)
     cuts = list(_cuts(extent, grouping, max(most // width, 1)))
     return [
@@ -133,7 +134,7 @@ def _grid(extent: Extent, grouping: Grouping, most: int, *, least: int) -> list[
 
 
 def _cuts(extent: Extent, grouping: Grouping, most: int) -> Iterator[tuple[int, int]]:
-    """Yield the ranges of values that are whole images of about `most` values together, or parts of one image."""
+    """Yield ranges of about `most` values: whole images, or parts of one image."""
     images, places = extent.images, extent.places
     if places <= max(most, grouping.places_per_piece):
         step = _even(images, most // places, grouping.images_per_piece)

@@ -15,6 +15,7 @@ from bnorm.batchnorm.batches import Progress
 from bnorm.batchnorm.engine import MEMORY
 from bnorm.batchnorm.engines import ENGINES
 from bnorm.batchnorm.epsilon import Vector
+from bnorm.batchnorm.rolling import ROLLING
 from bnorm.cli import options, render, terminal
 from bnorm.cli.progress import progress
 from bnorm.cli.run_options import RunCommand, RunOptions
@@ -25,7 +26,6 @@ from bnorm.darknet.weights import copy
 from bnorm.extras import require
 from bnorm.replay.estimate import EstimateReport, estimate
 from bnorm.replay.job import ALL, RunReport, run
-from bnorm.replay.request import ROLLING
 from bnorm.tensors.tensor import LAYOUTS
 
 

@@ -70,6 +70,7 @@ class Mapped(Sequence[R]):
 
 
 def run_page(report: RunReport) -> Page:
+    """Return the page of the results of one layer, or of the arithmetics ranked against a reference."""
     results = Mapped(run_result, report.results)
     ranking = [ranked_arithmetic(ranked) for ranked in report.ranking]
     return Page(
@@ -132,6 +133,7 @@ def _footer(report: RunReport, *, hidden: int) -> list[Line]:
 
 
 def sizes_text(others: Sequence[OtherSize]) -> str:
+    """Return the note about inputs whose height and width are not those in the cfg."""
     first, more = others[0], f" and {plural(len(others) - 1, 'more input')}" if len(others) > 1 else ""
     sizes = f"{first.size.height}x{first.size.width}, in the cfg {first.expected.height}x{first.expected.width}"
     return f"{first.input}{more}: height x width {sizes}; {OWN_OUTPUT}"

@@ -27,8 +27,8 @@ from bnorm.exchange.safetensors import write_safetensors
 from bnorm.exchange.source import Source, open_source
 from bnorm.exchange.wts import write_wts
 from bnorm.extras import require
-from bnorm.files import check_folder, check_outputs, replacing
-from bnorm.statistics.bad_variance import POLICIES, BadVariance
+from bnorm.files import FORCE, check_folder, check_outputs, replacing
+from bnorm.statistics.bad_variance import BadVariance, policy_by_name
 from bnorm.transforms.fold.fold import FoldedLayer, compared, folded_layers, worst_of
 from bnorm.transforms.fold.folded_model import FoldOptions
 from bnorm.transforms.pair import Meter, NullWriter, Progress
@@ -157,8 +157,7 @@ def export(
     format_ = format_of(output)
     if format_.graph and layers is not None:
         raise ValueError("layers, expected none: an ONNX file holds the whole network")
-    policy = BadVariance(_one_of("bad_variance", bad_variance, POLICIES))
-    folding = FoldOptions(layers=None, epsilon=as_epsilon(epsilon), bad_variance=policy)
+    folding = FoldOptions(layers=None, epsilon=as_epsilon(epsilon), bad_variance=policy_by_name(bad_variance))
     options = ExportOptions(
         layers=_known_layers(model, layers),
         names=names,
@@ -198,7 +197,7 @@ def _check_outputs(output: Path, format_: Format, inputs: Sequence[Path], force:
         check_folder(output)
         if not output.is_dir():
             return
-    check_outputs(format_.files(output, None), inputs, force=force, cause="--force overwrites it")
+    check_outputs(format_.files(output, None), inputs, force=force, cause=FORCE)
 
 
 @contextmanager

@@ -23,7 +23,7 @@ from bnorm.exchange.axes import reordered
 from bnorm.exchange.matching import ORDER, Match, match
 from bnorm.exchange.names import FAMILIES, NAMES
 from bnorm.exchange.readers import StoredArray, open_arrays
-from bnorm.files import check_outputs, replacing
+from bnorm.files import FORCE, check_outputs, replacing
 from bnorm.text import short
 from bnorm.transforms.pair import Meter, Progress
 from bnorm.transforms.rescaling import rescaled
@@ -109,7 +109,7 @@ def import_arrays(
     source_epsilon = None if epsilon is None else as_epsilon(epsilon)
     header = written_by(model.dialect)._replace(seen=seen)
     layout = plan(model.network, header)
-    check_outputs([output], _inputs(model, arrays), force=force, cause="--force overwrites it")
+    check_outputs([output], _inputs(model, arrays), force=force, cause=FORCE)
     with open_arrays(arrays) as reader:
         found = match(model._replace(layout=layout), reader, names, partial=partial)
         scales = _rescaled(arrays, found, source_epsilon) if source_epsilon else {}

@@ -36,7 +36,7 @@ from bnorm.text import plural
 
 @dataclass(frozen=True, slots=True, kw_only=True, repr=False)
 class EstimateReport:
-    """Rolling statistics, and the numbers of mini-batches and values per channel that they were estimated from.
+    """The rolling statistics, and how many mini-batches, and values per channel, they were estimated from.
 
     `results` has a row for each of the two, as they are written.
     """
@@ -82,7 +82,7 @@ def estimate(
     workers: int | None = None,
     progress: Progress | None = None,
 ) -> EstimateReport:
-    """Return the rolling statistics after training on the mini-batches: bit for bit those of `run`, without its y.
+    """Return the rolling statistics after training on the mini-batches, bit for bit as `run` does, without computing y.
 
     model, layer, params, inputs, arithmetic, layout, shape, update_weights, force, epsilon, bad_variance, trailing,
     memory, threads, engine: as in `run`
@@ -169,11 +169,11 @@ def _plan(request: Request, save_moments: Path | None) -> OutputPlan:
     )
 
 
-# --- moments from files of them ---------------------------------------------------------------------------------------
+# --- moments from files -----------------------------------------------------------------------------------------------
 
 
 def _check(files: Sequence[MomentsFile], request: Request, stored: StoredLayer) -> None:
-    """Raise `TensorError` for moments of another layer, or of inputs other than the named ones."""
+    """Raise `TensorError` for moments of another layer, or of other inputs than those named in the request."""
     layer, channels = request.source.name, len(stored.parameters.scales)
     for file in files:
         if file.layer != layer:
@@ -274,7 +274,7 @@ def _saving(
 
 
 def _write(request: Request, plan: OutputPlan, outputs: Outputs, rolling: Rolling) -> None:
-    """Write the statistics, and the weights that hold them."""
+    """Write the statistics, and a copy of the weights with them, as far as they were requested."""
     if plan.root:
         outputs.make_folder(plan.root)
         with outputs.open(*plan.final) as files:

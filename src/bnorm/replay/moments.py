@@ -21,7 +21,7 @@ TASK_BYTES = 64 << 20  # total size of the files of one task: about 0.1 s of wor
 
 TASK_FILES = 256  # the limit for small files: opening a file takes about as long as reading 100 kB
 
-IN_FLIGHT = 4  # tasks per worker that have been sent and whose results have not been fetched
+IN_FLIGHT = 4  # tasks per worker that have been sent, and whose results have not been fetched yet
 
 Task = TypeVar("Task")
 
@@ -45,7 +45,7 @@ class Stamp(NamedTuple):
 class MomentsTask:
     """Some inputs of one layer, for one worker: only text and numbers, so that it can be sent to another process.
 
-    `threads` work on each input; `stamps` are those of the files when the task was made.
+    `threads` work on each input; `stamps` are the stamps of the files when the task was made.
     """
 
     channels: int
@@ -79,24 +79,26 @@ def _input_moments(name: str, stamp: Stamp, task: MomentsTask, team: Team) -> Pa
 
 
 def _check_stamp(name: str, expected: Stamp) -> None:
+    """Raise `TensorError` for a file that is missing, or whose stamp is another one."""
     path = file_of(name)
     try:
         found = Stamp.of(name)
     except FileNotFoundError:
         cause = "every worker needs the files under the same paths"
         raise TensorError(path, "exists here, but not for a worker", cause=cause) from None
+    cause = "it was changed, or a worker has another file of this name"
     if found.size != expected.size:
         what = f"has {found.size:,} bytes, expected {expected.size:,}, as when the run began"
-        raise TensorError(path, what, cause="it was changed, or a worker has another file of this name")
+        raise TensorError(path, what, cause=cause)
     if found.written != expected.written:
-        cause = "it was changed, or a worker has another file of this name"
         raise TensorError(path, "was written at another time than when the run began", cause=cause)
 
 
 def moments_tasks(names: Sequence[str], like: MomentsTask, workers: int) -> list[MomentsTask]:
     """Return tasks for the inputs in order: copies of `like` with names and stamps. OSError for a missing file.
 
-    The files of each task have `TASK_BYTES` together, or less, so that there are several tasks for each worker.
+    The files of a task have at most `TASK_BYTES` together (or are a single file), less if workers would otherwise
+    have fewer than `IN_FLIGHT` tasks each.
     """
     stamps = [Stamp.of(name) for name in names]
     most = min(TASK_BYTES, sum(stamp.size for stamp in stamps) // (IN_FLIGHT * workers))

@@ -1,11 +1,11 @@
-"""A file with the moments of consecutive mini-batches of one layer, which another process may merge.
+"""A file with the moments of consecutive mini-batches of one layer, for another process to merge.
 
 A .npz archive, uncompressed, that NumPy reads:
 
     mean          (inputs, C) float64      the mean of each input and channel
     m2            (inputs, C) float64      Σ(x − mean)²
     count         (inputs,) float64        values per channel of each input: whole numbers, exact up to 2⁵³
-    inputs.json   {"layer": "12", "inputs": ["a.npy", ...]}: "" is a layer of `--params`; names as they were given
+    inputs.json   {"layer": "12", "inputs": ["a.npy", ...]}: "" is a layer of `--params`; names as given
 """
 
 from __future__ import annotations
@@ -56,7 +56,7 @@ class MomentsWriter:
 
 
 class MomentsFile(NamedTuple):
-    """An open file of moments: its facts about the inputs, before any moments are read."""
+    """A file of moments: what it says about the inputs. `rows` reads the moments themselves."""
 
     path: Path
     layer: str
@@ -65,7 +65,7 @@ class MomentsFile(NamedTuple):
     channels: int
 
     def rows(self) -> Iterator[PartialMoments]:
-        """Yield the moments of each input; raises `TensorError` for a sum of squares that is negative."""
+        """Yield the moments of each input; raises `TensorError` for a negative sum of squares."""
         with ExitStack() as stack:
             mean, m2 = (stack.enter_context(open_tensor(f"{self.path}:{name}")) for name in ("mean", "m2"))
             for number, count in enumerate(self.counts):
@@ -76,7 +76,7 @@ class MomentsFile(NamedTuple):
 
 
 def read_moments(path: Path) -> MomentsFile:
-    """Open a file of moments; raises `TensorError` for any other file."""
+    """Return what a file of moments says about its inputs; raises `TensorError` for any other file."""
     layer, names = _about(path)
     (counts,) = read_vectors(path, ("count",))
     with open_tensor(f"{path}:mean") as mean, open_tensor(f"{path}:m2") as m2:

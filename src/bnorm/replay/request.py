@@ -16,8 +16,7 @@ from bnorm.batchnorm.engine import LEAST_MEMORY, MEMORY
 from bnorm.batchnorm.engines import check_engine
 from bnorm.batchnorm.epsilon import Epsilon, Vector
 from bnorm.batchnorm.formulas import Rolling
-from bnorm.batchnorm.rolling import ROLLING as ROLLING
-from bnorm.batchnorm.rolling import RollingRule, rolling_rule
+from bnorm.batchnorm.rolling import ROLLING, RollingRule, rolling_rule
 from bnorm.darknet.model import Model
 from bnorm.darknet.parts import array_name
 from bnorm.darknet.weights import Trailing, trailing_by_name
