@@ -310,6 +310,17 @@ def test_a_long_text_is_not_read():
 
 
 @pytest.mark.usefixtures("moments")
+def test_a_name_in_a_file_of_moments_stays_on_its_line():
+    arrays = dict(np.load("a.npz"))
+    text = json.loads(arrays.pop("inputs.json"))
+    text["inputs"][0] = "x\nerror: \x1b[31m"
+    save_bad(arrays | {"m2": -arrays["m2"]}, json.dumps(text))
+    with pytest.raises(TensorError) as found:
+        estimate(params="p.npz", moments="bad.npz")
+    assert str(found.value).isprintable()
+
+
+@pytest.mark.usefixtures("moments")
 def test_a_packed_size_beyond_memory_is_not_allocated():
     """The fuzzer found it: zipfile reads a whole member by the packed size that the archive claims."""
     data = bytearray(Path("a.npz").read_bytes())

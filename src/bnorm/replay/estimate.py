@@ -31,7 +31,7 @@ from bnorm.replay.request import Request, TensorNames, Training, layer_source, t
 from bnorm.replay.results import value_range
 from bnorm.statistics.bad_variance import BadVariance, policy_by_name
 from bnorm.tensors.npy import write_npy
-from bnorm.text import plural
+from bnorm.text import plural, printable
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, repr=False)
@@ -184,7 +184,7 @@ def _check(files: Sequence[MomentsFile], request: Request, stored: StoredLayer) 
     held = [(file.path, name) for file in files for name in file.names]
     for number, ((path, name), expected) in enumerate(zip(held, request.inputs, strict=False)):
         if name != expected:
-            what = f"has the moments of {name} as number {number}, expected {expected}"
+            what = f"has the moments of {printable(name)} as number {number}, expected {expected}"
             raise TensorError(path, what, cause="names and order have to be those of the inputs")
     if len(held) != len(request.inputs):
         what = f"{plural(len(held), 'input')} up to here, expected {len(request.inputs)}"
@@ -200,7 +200,7 @@ def _distinct(files: Sequence[MomentsFile]) -> Generator[PartialMoments, None, N
             key = (name, sha256(moments.mean.tobytes() + moments.m2.tobytes()).digest())
             if key in earlier:
                 cause = "each mini-batch is merged once"
-                raise TensorError(file.path, f"has {name}, which {earlier[key]} has as well", cause=cause)
+                raise TensorError(file.path, f"has {printable(name)}, which {earlier[key]} has as well", cause=cause)
             own[key] = file.path
             yield moments
         earlier |= own

@@ -23,6 +23,7 @@ from bnorm.errors import TensorError
 from bnorm.tensors.npz import NpzWriter, read_text, read_vectors
 from bnorm.tensors.open import open_tensor
 from bnorm.tensors.tensor import Doubles, FileTensor, Span, Tensor
+from bnorm.text import printable
 
 ABOUT = "inputs.json"
 
@@ -71,7 +72,7 @@ class MomentsFile(NamedTuple):
             for number, count in enumerate(self.counts):
                 moments = PartialMoments(count=int(count), mean=_read(mean, number), m2=_read(m2, number))
                 if (moments.m2 < 0).any():
-                    raise TensorError(self.path, f"m2 of {self.names[number]} is negative, {NOT_MOMENTS}")
+                    raise TensorError(self.path, f"m2 of {printable(self.names[number])} is negative, {NOT_MOMENTS}")
                 yield moments
 
 
