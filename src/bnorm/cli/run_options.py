@@ -163,21 +163,21 @@ class RunOptions:
             check_outputs([path for name in own if (path := self._path(layer, name))], read, force=True)
         if self.shared_weights:
             read += [path for path in (self.cfg, self.weights) if path]
-            read += [file_of(name) for layer in self.chosen for name in self._layer_inputs(layer)]
+            for layer in self.chosen:
+                tensors = (*self._layer_inputs(layer), *self._tensors(layer, (*self.deltas, *self.moments)))
+                read += map(file_of, tensors)
             check_outputs([self.shared_weights], read, force=self.force, cause=FORCE)
 
     def _layer_inputs(self, layer: options.LayerPart | None) -> tuple[str, ...]:
-        """Return the names of all tensors and files of moments that a layer reads."""
+        """Return the names of a layer's inputs: those given, then those in lists."""
         listed = chain.from_iterable(listed_names(self._named(layer, path)) for path in map(str, self.lists))
-        return (*self._tensors(layer, (*self.inputs, *self.deltas, *self.moments)), *listed)
+        return (*self._tensors(layer, self.inputs), *listed)
 
     def arguments(self, layer: options.LayerPart | None) -> dict[str, Any]:
         """Return the arguments that `run` and `estimate` share, for one layer."""
-        inputs = self._tensors(layer, self.inputs)
-        listed = chain.from_iterable(listed_names(self._named(layer, path)) for path in map(str, self.lists))
         return {
             "params": self.params,
-            "inputs": [*inputs, *listed],
+            "inputs": self._layer_inputs(layer),
             "arithmetic": self.arithmetic,
             "rolling": self.rolling,
             "keep": self.keep,

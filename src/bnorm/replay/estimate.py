@@ -19,7 +19,7 @@ from bnorm.batchnorm.rolling import Estimator, Seen
 from bnorm.batchnorm.threads import thread_count
 from bnorm.darknet.model import Model
 from bnorm.darknet.model_or_paths import model_or_paths
-from bnorm.darknet.weights import Trailing, copy_to
+from bnorm.darknet.weights import Trailing
 from bnorm.errors import TensorError
 from bnorm.files import Outputs, replacing_set
 from bnorm.replay.job import ResultRow
@@ -30,7 +30,6 @@ from bnorm.replay.outputs import FINAL, OutputPlan, final_files
 from bnorm.replay.request import Request, TensorNames, Training, layer_source, tensor_names
 from bnorm.replay.results import value_range
 from bnorm.statistics.bad_variance import BadVariance, policy_by_name
-from bnorm.tensors.npy import write_npy
 from bnorm.text import plural, printable
 
 
@@ -255,7 +254,10 @@ def _estimated(
                 if progress:
                     progress(done, len(request.inputs))
         assert estimator.seen  # there is at least one input
-        _write(request, plan, outputs, _as_written(request, estimator.rolling))
+        if plan.root:
+            outputs.make_folder(plan.root)
+            plan.write_final(outputs, _as_written(request, estimator.rolling))
+        request.write_weights(plan.updated_weights, outputs, estimator.rolling)
     return estimator.seen, estimator.rolling
 
 
@@ -271,16 +273,3 @@ def _saving(
         writer = MomentsWriter(plan.moments, file, request.source.name, request.inputs, channels)
         yield writer.add
         writer.finish()
-
-
-def _write(request: Request, plan: OutputPlan, outputs: Outputs, rolling: Rolling) -> None:
-    """Write the statistics, and a copy of the weights with them, as far as they were requested."""
-    if plan.root:
-        outputs.make_folder(plan.root)
-        with outputs.open(*plan.final) as files:
-            for file, vector in zip(files, rolling, strict=True):
-                write_npy(file, vector)
-    source = request.model_layer
-    if plan.updated_weights and source:
-        with outputs.open(plan.updated_weights) as (file,):
-            copy_to(file, source.model, source.rolling_arrays(rolling), source.trailing)

@@ -21,9 +21,9 @@ from bnorm.batchnorm.formulas import Rolling, quiet
 from bnorm.batchnorm.threads import Team, thread_count
 from bnorm.darknet.model import Model
 from bnorm.darknet.model_or_paths import model_or_paths
-from bnorm.darknet.weights import Trailing, copy_to
+from bnorm.darknet.weights import Trailing
 from bnorm.errors import TensorError
-from bnorm.files import Outputs, replacing_set
+from bnorm.files import replacing_set
 from bnorm.replay.layer import OtherSize, StoredLayer, check_tensors, other_sizes
 from bnorm.replay.outputs import FINAL, OutputPlan, plan_outputs
 from bnorm.replay.reference import Difference, References, open_reference, read_reference, vector_difference
@@ -48,7 +48,6 @@ from bnorm.replay.results import (
     wanted_results,
 )
 from bnorm.statistics.bad_variance import BadVariance, policy_by_name
-from bnorm.tensors.npy import write_npy
 from bnorm.tensors.open import open_tensor
 from bnorm.tensors.tensor import FileTensor, Tensor
 
@@ -248,7 +247,9 @@ def execute(request: Request, team: Team, progress: Progress | None = None) -> R
         for number, last in enumerate(batches):
             measured = [*results.tensors.items(), *_measured(wanted.select(last), vectors[number])]
             rows.extend(_row(request, plan, number, name, measures) for name, measures in measured)
-        _write_final(request, plan, outputs, wanted.select(last), last.rolling)
+        if plan.final:
+            plan.write_final(outputs, [wanted.select(last)[name] for name in FINAL])
+        request.write_weights(plan.updated_weights, outputs, last.rolling)
     return RunReport(
         request=request,
         arithmetic=arithmetic.name,
@@ -310,20 +311,6 @@ def _destination(plan: OutputPlan, wanted: Wanted) -> Destination:
     if plan.archive:
         return ArchiveResults(wanted=wanted, path=plan.archive)
     return FolderResults(wanted=wanted, folders=plan.folders) if plan.folders else NoResults()
-
-
-def _write_final(
-    request: Request, plan: OutputPlan, outputs: Outputs, last: Mapping[str, NDArray[np.floating]], rolling: Rolling
-) -> None:
-    """Write the rolling statistics after several mini-batches, and the weights that hold them."""
-    if plan.final:
-        with outputs.open(*plan.final) as files:
-            for file, name in zip(files, FINAL, strict=True):
-                write_npy(file, last[name])
-    source = request.model_layer
-    if plan.updated_weights and source:
-        with outputs.open(plan.updated_weights) as (file,):
-            copy_to(file, source.model, source.rolling_arrays(rolling), source.trailing)
 
 
 def _measured(

@@ -7,8 +7,12 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
+from numpy.typing import NDArray
+
 from bnorm.errors import OutputError
-from bnorm.files import FORCE, FileSet, check_folder, check_outputs
+from bnorm.files import FORCE, FileSet, Outputs, check_folder, check_outputs
+from bnorm.tensors.npy import write_npy
 
 TENSORS = ("y", "x_norm", "dx")
 
@@ -67,6 +71,12 @@ class OutputPlan:
                 is_file = path.is_file() or path.is_symlink()
                 if is_file and path not in read:
                     yield path
+
+    def write_final(self, outputs: Outputs, vectors: Iterable[NDArray[np.floating]]) -> None:
+        """Write the rolling statistics, a vector for each name in `FINAL`."""
+        with outputs.open(*self.final) as files:
+            for file, vector in zip(files, vectors, strict=True):
+                write_npy(file, vector)
 
     def _all_folders(self) -> list[Path]:
         return [*dict.fromkeys((self.root, *self.folders))] if self.root else []

@@ -19,9 +19,9 @@ from bnorm.batchnorm.formulas import Rolling
 from bnorm.batchnorm.rolling import ROLLING, RollingRule, rolling_rule
 from bnorm.darknet.model import Model
 from bnorm.darknet.parts import array_name
-from bnorm.darknet.weights import Trailing, trailing_by_name
+from bnorm.darknet.weights import Trailing, copy_to, trailing_by_name
 from bnorm.errors import BnormError, TensorError, WeightsError
-from bnorm.files import open_regular
+from bnorm.files import Outputs, open_regular
 from bnorm.replay.layer import StoredLayer, judged, layer_from_model, layer_from_params, rolling_arrays
 from bnorm.replay.reference import References, find_references
 from bnorm.statistics.bad_variance import BadVariance
@@ -229,6 +229,13 @@ class Request:
     def files_read(self) -> list[Path]:
         """Return all files that are read, and therefore must not be written."""
         return self.source.files() + [file_of(name) for name in (*self.inputs, *self.deltas)]
+
+    def write_weights(self, path: Path | None, outputs: Outputs, rolling: Rolling) -> None:
+        """Write a copy of the model's weights with new rolling statistics, unless `path` is None."""
+        source = self.model_layer
+        if path and source:
+            with outputs.open(path) as (file,):
+                copy_to(file, source.model, source.rolling_arrays(rolling), source.trailing)
 
     def references(self, names: tuple[str, ...]) -> References:
         """Return the results to compare with; raises `TensorError` if none has one of these names."""
