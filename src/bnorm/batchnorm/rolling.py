@@ -55,18 +55,6 @@ class Seen(NamedTuple):
 RollingRule = Callable[[Rolling, Moments, Seen], Rolling]  # (rolling so far, this mini-batch, all so far) -> rolling
 
 
-ROLLING = ("ema", "average", "population")  # the names of the rules: `exponential`, `average` and `population`
-
-
-def rolling_rule(name: str, keep: float, arithmetic: Arithmetic) -> RollingRule:
-    """Return the rule of this name; ValueError for another name. Only "ema" uses `keep`, the fraction that it keeps."""
-    if name not in ROLLING:
-        raise ValueError(f"rule={name!r}, expected one of {', '.join(ROLLING)}")
-    if name == "ema":
-        return exponential(keep, arithmetic)
-    return average if name == "average" else population
-
-
 def exponential(keep: float, arithmetic: Arithmetic) -> RollingRule:
     """Return darknet's rule: rolling = keep · rolling + (1 − keep) · moment.
 
@@ -99,6 +87,22 @@ def average(rolling: Rolling, moments: Moments, seen: Seen) -> Rolling:
 def population(_rolling: Rolling, _moments: Moments, seen: Seen) -> Rolling:
     """Return mean and variance of all values of all mini-batches together."""
     return Rolling(mean=seen.together.mean, variance=seen.together.m2 / seen.together.count)
+
+
+RULES: dict[str, Callable[[float, Arithmetic], RollingRule]] = {
+    "ema": exponential,
+    "average": lambda _keep, _arithmetic: average,
+    "population": lambda _keep, _arithmetic: population,
+}
+
+ROLLING = tuple(RULES)  # the names of the rules
+
+
+def rolling_rule(name: str, keep: float, arithmetic: Arithmetic) -> RollingRule:
+    """Return the rule of this name; ValueError for another name. Only "ema" uses `keep`, the fraction that it keeps."""
+    if name not in RULES:
+        raise ValueError(f"rule={name!r}, expected one of {', '.join(RULES)}")
+    return RULES[name](keep, arithmetic)
 
 
 class Estimator:
