@@ -21,7 +21,7 @@ FIELDS = ("weights", f"weights{SCALE}", "biases", "scales", "rolling_mean", "rol
 
 
 def bin_files(folder: Path, items: Sequence[Item] | None = None) -> tuple[Path, ...]:
-    """Return the files of these arrays, or of any; the layout first, to which the others belong."""
+    """Return the files for these arrays, or for any arrays if None; first the layout, which describes the rest."""
     held = FIELDS if items is None else {item.field for item in items}
     return (folder / LAYOUT, *(folder / f"{field}.bin" for field in FIELDS if field in held))
 

@@ -21,13 +21,13 @@ INDENT = "    "
 
 
 def _float(value: float) -> str:
-    """Return nine significant digits, which give the same float32 again; always with a point or an exponent."""
+    """Return nine significant digits, which read back as the same float32; always with a point or an exponent."""
     text = f"{value:.9g}"
     return f"{text}f" if "." in text or "e" in text else f"{text}.0f"
 
 
 class CType(NamedTuple):
-    """A type of C99: how a value is spelled, and how many go on a line of 100 columns."""
+    """A type of C99: its name, the spelling of a value, and the number of values on a line of 100 columns."""
 
     name: str
     text: Callable[[Any], str]
@@ -97,7 +97,7 @@ def _comment(job: Job, item: Item) -> str:
 
 
 def _lines(job: Job, item: Item) -> Iterator[str]:
-    """Yield the values in lines, some at a time."""
+    """Yield the values as lines of C, several lines at a time."""
     kind = TYPES[item.dtype]
     left: list[str] = []
     for block in item.blocks():
@@ -117,5 +117,5 @@ def _line(values: list[str]) -> str:
 
 def _check_finite(job: Job, item: Item, block: NDArray[Any]) -> None:
     if not np.isfinite(block).all():
-        what = f"layer {item.array.layer} {item.array.name} holds NaN or infinity, expected what C can spell"
+        what = f"layer {item.array.layer} {item.array.name} holds NaN or infinity, expected finite values"
         raise WeightsError(job.source.weights.path, what, cause="bnorm check names the values")

@@ -1,11 +1,11 @@
-"""Arrays in types of fewer bits: their scales, their values, and the error.
+"""Arrays converted to types with fewer bits: their scales, values and errors.
 
     float16    every array, rounded to nearest even
     int8       weights: q = round(w / scale), |q| ≤ 127, value = q * scale; scale = max |w| / 127
     int16      the same with 32,767
 
 Symmetric, with a zero point of 0, and one scale for each output channel or for the tensor. Biases stay float32: as
-integers they need the scale of the layer's input, which no file of weights has.
+integers they would need the scale of the layer's input, which a weights file does not have.
 """
 
 from __future__ import annotations
@@ -33,15 +33,15 @@ DTYPES = ("float32", *CODES)
 
 SCALE_PER = ("channel", "tensor")
 
-SMALLEST = float(np.finfo(np.float32).smallest_subnormal)  # of a scale, where a division would give 0
+SMALLEST = float(np.finfo(np.float32).smallest_subnormal)  # the least scale, used where a division would give 0
 
 
 class Rounding(NamedTuple):
     """The error of one array in another type, with one kind of scale.
 
-    `scale_min` and `scale_max` are those of the channels, None for float16. `max_abs` and `rms` are the largest error,
-    value − rounded value, and the root of its mean square. `snr` is 10·log10(Σ value² / Σ error²) in decibels: infinite
-    without an error, None for an array of zeros.
+    `scale_min` and `scale_max` are the smallest and largest scale, None for float16. `max_abs` and `rms` are the
+    largest error, value − rounded value, and the root of its mean square. `snr` is 10·log10(Σ value² / Σ error²) in
+    decibels: infinite without an error, None for an array of zeros.
     """
 
     layer: int
@@ -58,7 +58,7 @@ class Rounding(NamedTuple):
 
 
 class Encoded(NamedTuple):
-    """The arrays as they are written, and their errors: for integers with both kinds of scales."""
+    """The arrays as they are written, and their errors; for integers, with either kind of scale."""
 
     items: tuple[Item, ...]
     roundings: tuple[Rounding, ...]
@@ -148,7 +148,7 @@ def _magnitudes(job: Job, item: Item, axis: int) -> Doubles:
 
 
 def _scales(magnitudes: Doubles, largest: int) -> NDArray[np.float32]:
-    """Return one scale for each magnitude; 1 where all weights are 0, so that nobody divides by 0."""
+    """Return one scale for each magnitude; 1 where all weights are 0, so that no reader divides by 0."""
     scales = np.maximum(magnitudes / largest, SMALLEST).astype(np.float32)
     return np.where(magnitudes == 0, np.float32(1), scales)
 
@@ -172,7 +172,7 @@ def _quantised(block: Doubles, scales: Doubles, largest: int) -> Doubles:
 
 
 def _roundings(item: Item, axis: int, dtype: str, scales: Mapping[str, NDArray[np.float32]]) -> tuple[Rounding, ...]:
-    """Return the errors with each kind of scales."""
+    """Return the errors with each kind of scale."""
     errors = {per: _Errors(item.size) for per in scales}
     for block, columns in _with_rows(item, axis, *scales.values()):
         for per, column in zip(scales, columns, strict=True):
@@ -186,13 +186,13 @@ def _roundings(item: Item, axis: int, dtype: str, scales: Mapping[str, NDArray[n
 
 
 class _Errors:
-    """Sums over the blocks of an array, in float64."""
+    """The errors of an array, summed over its blocks in float64."""
 
     def __init__(self, count: int) -> None:
         self._count, self._signal, self._noise, self._largest = count, 0.0, 0.0, 0.0
 
     def add(self, values: NDArray[Any], rounded: NDArray[Any]) -> None:
-        """Add a block, and the same block as the other type holds it; NaN and infinity stay what they are."""
+        """Add a block, given its values before and after rounding; NaN and infinity count as exact."""
         exact = values.astype(np.float64, copy=False)
         error = rounded - exact
         finite = np.isfinite(exact)

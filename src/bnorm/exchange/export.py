@@ -51,9 +51,9 @@ def _write_onnx(job: Job, files: Sequence[BinaryIO]) -> object:
 class Format(NamedTuple):
     """A format: its writer, its files, and what it can hold.
 
-    `files` are those that these arrays are written to, or without arrays all that may be written. `fold` says whether
-    batch normalisation is folded unless it shall be kept, `named` whether names can be chosen.
-    `graph` is true for a format of networks: it takes all layers, and the options of `OnnxOptions`.
+    `files` returns the files for these arrays, or without arrays all files that may be written. `fold` says whether
+    batch normalisation is folded by default, `named` whether names can be chosen. `graph` is true for a format that
+    holds a whole network: it takes all layers, and the options of `OnnxOptions`.
     """
 
     write: Writer
@@ -77,7 +77,7 @@ FOLDER = ""  # the suffix of a folder
 
 
 class ExportedArray(NamedTuple):
-    """An array of the export: its layer there and its name within it, its name in the file, shape and type."""
+    """An exported array: its layer, part and name in the model, its name in the file, its shape and type."""
 
     layer: int
     part: str
@@ -89,7 +89,7 @@ class ExportedArray(NamedTuple):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ExportReport:
-    """The result of `export`. `epsilon` is None without folding; `removed` are the layers that folding removed.
+    """The result of `export`. `epsilon` is None without folding; `removed` lists the layers that folding removed.
 
     `folds` has a row for each normalised part, as in `bnorm.fold`, and is empty without folding. `details` is what the
     writer of the format returns, None for most.
@@ -137,16 +137,16 @@ def export(
     force: bool = False,
     advance: Progress | None = None,
 ) -> ExportReport:
-    """Write arrays of the model to `output`, whose suffix is a row of `FORMATS`; or for `.onnx` a network.
+    """Write arrays of the model to `output`, in the format of its suffix (see `FORMATS`); for `.onnx`, the network.
 
-    Of an ONNX file, `opset` is the version of the operators, `batch` the number of images or `dynamic`, and `head` says
-    what the detection layers give: `boxes`, or `raw` for what they read. `outputs="layers"` adds the output of every
-    layer, named `layer_<number>`. With `verify` each folded layer is compared before and after, as in
-    `bnorm.fold`, and an ONNX file is run where onnxruntime is installed, and compared.
+    For an ONNX file, `opset` is the version of the operators, `batch` the number of images or `dynamic`, and `head` is
+    the output of the detection layers: `boxes`, or `raw` for their undecoded input. `outputs="layers"` adds the output
+    of every layer, named `layer_<number>`. With `verify` each folded layer is compared before and after, as in
+    `bnorm.fold`, and an ONNX file is run and compared if onnxruntime is installed.
 
-    `fold` folds all batch normalisation first, as `bnorm.fold` does, without a file in between; `keep_batchnorm` does
-    not for a format that is folded by default; `epsilon` and `bad_variance` are those of `bnorm.fold`. `layers` selects
-    by the numbers of the given cfg. `scale_per` is "channel" or "tensor", for the scales of int8 and int16.
+    `fold` folds all batch normalisation first, as `bnorm.fold` does, without a file in between; `keep_batchnorm` turns
+    that off for a format that is folded by default; `epsilon` and `bad_variance` are those of `bnorm.fold`. `layers`
+    are numbers of the given cfg. `scale_per` is "channel" or "tensor", for the scales of int8 and int16.
 
     ValueError for an invalid argument, before anything is read; `WeightsError` for a file that does not fit;
     `OutputError` for an output that must not be written; `ProofError` for a difference that rounding does not explain.
@@ -156,7 +156,7 @@ def export(
     check_choices(output, names=names, dtype=dtype, graph=graph)
     format_ = format_of(output)
     if format_.graph and layers is not None:
-        raise ValueError("layers, expected none: an ONNX file holds the whole network")
+        raise ValueError("layers with .onnx, expected none: an ONNX file holds the whole network")
     folding = FoldOptions(layers=None, epsilon=as_epsilon(epsilon), bad_variance=policy_by_name(bad_variance))
     options = ExportOptions(
         layers=_known_layers(model, layers),
@@ -184,7 +184,7 @@ def export(
 
 
 def _folds(source: Source, verify: bool) -> tuple[FoldedLayer, ...]:
-    """Return what was folded and what was not, each folded layer compared if that is wanted."""
+    """Return a row for each normalised part, with the differences before and after folding if `verify`."""
     if source.folded is None:
         return ()
     differences = compared(source.folded, NullWriter(), Meter(0, None)) if verify else {}
@@ -215,7 +215,7 @@ def _folder(path: Path) -> Iterator[None]:
 
 
 def check_choices(output: Path, *, names: str, dtype: str, graph: GraphChoices) -> None:
-    """Raise ValueError for an unknown suffix, and for what its format does not have."""
+    """Raise ValueError for an unknown suffix, and for an option that its format does not have."""
     format_ = format_of(output)
     of = f"{output.suffix or 'folder'}: "
     _one_of(f"{of}names", names, NAMES if format_.named else NAMES[:1])
@@ -225,7 +225,7 @@ def check_choices(output: Path, *, names: str, dtype: str, graph: GraphChoices) 
 
 
 def format_of(output: Path) -> Format:
-    """Return the format of this output: a name without a suffix, and an existing folder of another one, is a folder.
+    """Return the format of this output: a folder if it has no suffix, or if it exists as a folder.
 
     ValueError for an unknown suffix.
     """
@@ -264,7 +264,7 @@ def _items(source: Source, options: ExportOptions) -> tuple[Item, ...]:
         raise WeightsError(source.weights.path, "holds no arrays of these layers, expected at least one")
     try:
         names = array_names(source.model.network, arrays, options.names)
-        if options.graph:  # whose outputs have the layers' numbers in the given cfg, too
+        if options.graph:  # a graph names its outputs, too, by the layers' numbers in the given cfg
             names = {(layer, name): f"{source.numbers[layer]}.{name}" for layer, name in names}
     except ValueError as error:
         raise CfgError(source.model.network.text.path, str(error)) from None
@@ -281,7 +281,7 @@ def _items(source: Source, options: ExportOptions) -> tuple[Item, ...]:
 
 
 def _counted(items: Sequence[Item], advance: Progress | None) -> tuple[Item, ...]:
-    """Return the same arrays, whose values are counted when they are written."""
+    """Return the same arrays, with progress reported as their values are written."""
     meter = Meter(sum(item.size for item in items), advance)
 
     def counted(item: Item) -> Iterator[NDArray[Any]]:

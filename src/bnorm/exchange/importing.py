@@ -1,4 +1,4 @@
-"""`bnorm import`: a weights file of the arrays of another program."""
+"""`bnorm import`: a weights file made from the arrays of another program."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ MOST_SEEN = 2**64 - 1
 
 
 class ImportedArray(NamedTuple):
-    """An array of the new file: the name and type of the array that it was, and what became of the values.
+    """An array of the new file: the name and type of the array that it was made from, and how its values changed.
 
     `rounding` is the largest |float32 / value − 1|, 0 for an exact array. `rescaled` is the largest |new / old − 1| of
     scales that were rewritten for another ε, None for all others. `not_finite` counts NaN and infinity.
@@ -92,13 +92,13 @@ def import_arrays(
 ) -> ImportReport:
     """Write a weights file for the model's cfg from a .npz, a .safetensors, or a folder of .npy files.
 
-    `names` is a family of names, `order` for arrays without telling names, or `auto`. Every array is used exactly once,
-    and rounded once to float32. `epsilon` is the one that the source's batch normalisation adds inside the root (or as
-    given): the scales are rewritten so that darknet computes the same; None takes them as they are. The header is that
-    of a new file of the model's dialect, with `seen`. `partial` takes a file that has the arrays of the first layers
-    alone, and writes those, as `darknet partial` does.
+    `names` is a family of names, `order` if the names do not tell what the arrays are, or `auto`. Every array is used
+    exactly once, and rounded once to float32. `epsilon` is the ε of the source's batch normalisation: the scales are
+    rewritten so that darknet computes the same; with None they are kept. The header is that of a new file of the
+    model's dialect, with `seen`. `partial` accepts a file with the arrays of only the first layers, and writes those,
+    as `darknet partial` does.
 
-    `TensorError` for a file that cannot be read, or an array that is missing, left over or misshapen; `OutputError` for
+    `TensorError` for a file that cannot be read, or an array that is missing, extra or misshapen; `OutputError` for
     an output that must not be written; ValueError for an invalid argument, before anything is read.
     """
     arrays, output = Path(arrays), Path(output)
@@ -157,14 +157,14 @@ def _heads(network: Network) -> tuple[int, ...]:
 
 
 class Rescaled(NamedTuple):
-    """New scales of one part, (C,), and the largest |new / old − 1|."""
+    """The new scales of one part, (C,), and the largest |new / old − 1|."""
 
     values: Floats
     change: float
 
 
 def _rescaled(path: Path, found: Match, epsilon: Epsilon) -> dict[Array, Rescaled]:
-    """Return the scales of every part for darknet's ε; a `TensorError` where no float32 scale computes the same."""
+    """Return the scales of every part for darknet's ε; a `TensorError` if no float32 scale computes the same."""
     by_name = {(array.layer, array.name): array for array in found.arrays}
     result = {}
     for array in found.arrays:
@@ -183,7 +183,7 @@ def _rescaled_part(
     if bad.size:
         name = array_name(array.part, "rolling_variance")
         what = f"layer {array.layer} {name} is {variance[bad[0]]:g} in channel {bad[0]}, expected finite values ≥ 0"
-        raise TensorError(path, what, cause="without --epsilon the arrays are taken as they are")
+        raise TensorError(path, what, cause="without --epsilon the scales are not changed")
     values = rescaled(scales, variance, epsilon, DARKNET).astype(np.float32)
     if (np.isfinite(scales) & ~np.isfinite(values)).any():
         what = f"layer {array.layer} {array.name} exceeds float32 with darknet's ε, expected a larger variance or ε"
@@ -201,7 +201,7 @@ def _vector(stored: StoredArray) -> NDArray[np.float64]:
 
 
 class _Import(NamedTuple):
-    """One array on its way: where it comes from, and its new values if they are not the stored ones."""
+    """One array to import: its source, and its new scales if they are rewritten for another ε."""
 
     path: Path
     array: Array
@@ -210,7 +210,7 @@ class _Import(NamedTuple):
 
 
 def _write(write: Callable[[Floats], None], one: _Import, meter: Meter) -> ImportedArray:
-    """Write one array in the order in which the weights file stores it."""
+    """Write one array in the order in which the weights file stores it; return its row of the report."""
     array, stored, scales = one.array, one.stored, one.scales
     blocks = stored.blocks if array.axes is None else lambda: reordered(stored.blocks, array.shape, _inverse(array))
     rounding, not_finite = 0.0, 0
@@ -236,12 +236,12 @@ def _write(write: Callable[[Floats], None], one: _Import, meter: Meter) -> Impor
 
 
 def _inverse(array: Array) -> tuple[int, ...]:
-    """Return the axes that turn the array in memory into the one in the file."""
+    """Return the axes that transpose the array from its order in memory to its order in the file."""
     return tuple(int(axis) for axis in np.argsort(array.axes or ()))
 
 
 def _rounded(one: _Import, block: NDArray[Any]) -> Floats:
-    """Return float32; a `TensorError` for a finite value that it cannot hold."""
+    """Return the block as float32; a `TensorError` for a finite value that float32 cannot hold."""
     values: Floats = block.astype(np.float32, copy=False)
     if block.dtype == np.float64 and (np.isinf(values) & np.isfinite(block)).any():
         what = f"layer {one.array.layer} {one.array.name} exceeds float32 in {short(one.stored.name)}"

@@ -1,4 +1,4 @@
-"""What a writer of a format is given: the arrays in order, and the options."""
+"""The job of a writer of one format: the arrays in order, and the options."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from bnorm.transforms.fold.folded_model import FoldOptions
 class ExportOptions:
     """The options of `export`; `layers` is None for all, `fold` None without folding.
 
-    `scale_per` says what has a scale of its own: a channel, or a whole tensor. `graph` is None except for ONNX.
+    `scale_per` is "channel" or "tensor": what each scale is for. `graph` is None except for ONNX.
     """
 
     layers: frozenset[int] | None
@@ -32,13 +32,13 @@ class ExportOptions:
     graph: OnnxOptions | None = None
 
 
-SCALE = "_scale"  # after the name of an array of integers: the name of its scales
+SCALE = "_scale"  # appended to the name of an array of integers, for the name of its scales
 
 
 class Item(NamedTuple):
     """One array to write: its name in the file, and its values in C order, in blocks of whole rows of axis 0.
 
-    `scale_of` is the name of the array of integers that this one has the scales of: value = integer * scale.
+    `scale_of` is the name of the array of integers whose scales this array holds: value = integer * scale.
     """
 
     name: str
@@ -50,7 +50,7 @@ class Item(NamedTuple):
 
     @property
     def field(self) -> str:
-        """Return what the array is in its part: `weights`, `weights_scale`."""
+        """Return the name of the array in its part, such as `weights` or `weights_scale`."""
         return self.array.field + (SCALE if self.scale_of else "")
 
     @property
@@ -66,7 +66,7 @@ class Item(NamedTuple):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Job:
-    """An export: the network and its arrays, those that were chosen as they are written, the files and the options."""
+    """An export: the source, the chosen arrays as they are written, the output files and the options."""
 
     source: Source
     items: tuple[Item, ...]

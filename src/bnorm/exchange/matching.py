@@ -21,7 +21,7 @@ ORDER = "order"  # the family of arrays that are matched by order and shape
 
 
 class Match(NamedTuple):
-    """The family of names, the array of the file for each of the plan, in its order, and the names that are ignored."""
+    """The family of names; the file's array for each planned array, in the order of the plan; and the ignored names."""
 
     family: str
     arrays: Mapping[Array, StoredArray]
@@ -29,9 +29,9 @@ class Match(NamedTuple):
 
 
 def match(model: Model, reader: Reader, names: str, *, partial: bool = False) -> Match:
-    """Return which array is which; a `TensorError` if one is missing, left over or misshapen.
+    """Match the arrays of the file with those of the weights; a `TensorError` if one is missing, extra or misshapen.
 
-    With `partial` the file may end after any layer: only those before the end must have all of their arrays.
+    With `partial` the file may end after any layer; up to there every layer must have all of its arrays.
     """
     family = names if names != "auto" else _detected(reader)
     ignored = tuple(name for name in reader.names if family != "bnorm" and is_ignored(name))
@@ -69,7 +69,7 @@ def _last_layer(names: Sequence[str]) -> int:
 
 
 def _first_of(plan: Sequence[Array], count: int) -> tuple[Array, ...]:
-    """Return the arrays of the fewest layers that have at least so many."""
+    """Return the arrays of the fewest layers that have at least this many arrays."""
     return _up_to(plan, plan[count - 1].layer) if 0 < count < len(plan) else tuple(plan)
 
 
@@ -78,7 +78,7 @@ def _named(array: Array) -> str:
 
 
 def _shape_cause(array: Array, stored: StoredArray) -> str:
-    """Return the likely cause of another shape."""
+    """Return the likely cause of the wrong shape."""
     if sorted(array.shape) == sorted(stored.shape) and len(array.shape) > 1:
         return "axes in another order? darknet stores (filters, channels, height, width), and (outputs, inputs)"
     return "another cfg, or another number of classes?"
@@ -115,7 +115,7 @@ def _by_name(
 def _missing(
     reader: Reader, missing: Sequence[Array], expected: Mapping[tuple[int, str], str], extra: Sequence[str]
 ) -> TensorError:
-    """Return the error of arrays that the file lacks."""
+    """Return the error for arrays that the file lacks."""
     first = missing[0]
     name = expected[first.layer, first.name]
     others = f", {plural(len(missing), 'array')} in all" if missing[1:] else ""
@@ -137,9 +137,9 @@ def _extra_cause(extra: Sequence[str]) -> str:
 
 
 def _by_order(plan: Sequence[Array], reader: Reader, names: Sequence[str]) -> dict[Array, StoredArray]:
-    """Return the arrays in the order of the file: those of each kind if their names tell the kinds, otherwise all.
+    """Return the arrays matched in the order of the file: within each kind if the names tell the kinds, otherwise all.
 
-    A .safetensors file and a folder are sorted by name, so that the layers' order is that of the numbers in the names.
+    A .safetensors file and a folder are sorted by name, so their layers are in the order of the numbers in the names.
     """
     stored = [reader.array(name) for name in _in_layer_order(names, reader)]
     roles = [role_of(array.name, len(array.shape)) for array in stored]
@@ -157,7 +157,7 @@ def _by_order(plan: Sequence[Array], reader: Reader, names: Sequence[str]) -> di
 
 
 def _in_layer_order(names: Sequence[str], reader: Reader) -> list[str]:
-    """Return the names as they are in an archive, otherwise sorted by module; arrays of a module keep their order."""
+    """Return the names in the order of an archive, otherwise sorted by module; a module's arrays keep their order."""
     if reader.path.suffix == ".npz":
         return list(names)
     return sorted(names, key=lambda name: natural(name.rpartition(".")[0]))

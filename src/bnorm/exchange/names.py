@@ -44,7 +44,7 @@ NAMES = ("bnorm", *FAMILIES)
 def array_names(network: Network, arrays: Sequence[Array], family: str) -> dict[tuple[int, str], str]:
     """Return the name of each array in this family, by layer and name.
 
-    ValueError for an array for which the ports have no name: those of layers that are not convolutional.
+    ValueError for an array of a layer that is not convolutional: the ports have no name for it.
     """
     if family == "bnorm":
         return {(array.layer, array.name): f"{array.layer}.{array.name}" for array in arrays}
@@ -68,7 +68,11 @@ def _torch_name(family: Family, array: Array, normalised: bool) -> str:
 
 # --- names that are read ----------------------------------------------------------------------------------------------
 
-IGNORED = ("num_batches_tracked", "anchors", "anchor_grid")  # the last words of names that no weights file has room for
+IGNORED = (
+    "num_batches_tracked",
+    "anchors",
+    "anchor_grid",
+)  # the last words of names of arrays that a weights file does not store
 
 _OWN = re.compile(rf"[0-9]+\.(\w+\.)?({'|'.join(('weights', *NORM))})")
 
@@ -84,7 +88,7 @@ def is_ignored(name: str) -> bool:
 
 
 def without_prefix(name: str) -> str:
-    """Return the name from `module_list.` on: some programs wrap the network in `model.` or `module.`."""
+    """Return the name from `module_list.` on, without the `model.` or `module.` that some programs put before it."""
     prefix, modules, rest = name.partition(MODULES)
     return modules + rest if modules and (not prefix or prefix.endswith(".")) else name
 
@@ -108,7 +112,7 @@ ROLES = {
 
 
 def role_of(name: str, dimensions: int) -> str | None:
-    """Return the field that a name of any program means, or None; `weight` is that of a norm if it is a vector."""
+    """Return the field that a name means in any program, or None; a `weight` that is a vector belongs to a norm."""
     word = re.split(r"[./:]", name.removesuffix(":0"))[-1]
     if word in ("weight", "kernel"):
         return "weights" if dimensions > 1 else "scales"

@@ -15,7 +15,7 @@ from bnorm.tensors.npz import new_member
 def write_npz(job: Job, files: Sequence[BinaryIO]) -> None:
     """Write an archive of .npy files, uncompressed and without times: the same arrays give the same bytes.
 
-    `numpy.savez` would hold all arrays in memory, and writes the time of day.
+    `numpy.savez` would hold all arrays in memory, and write the time of day.
     """
     with zipfile.ZipFile(files[0], "w", zipfile.ZIP_STORED) as archive:
         for item in job.items:

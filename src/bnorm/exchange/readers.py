@@ -30,11 +30,11 @@ from bnorm.tensors import npy
 from bnorm.tensors.npz import check_compression, check_unpacked, damaged_archives, member_header
 from bnorm.text import short
 
-Read = Callable[[int], bytes | memoryview]  # the next so many bytes, fewer at the end
+Read = Callable[[int], bytes | memoryview]  # returns the next bytes, this many or fewer at the end
 
 
 class StoredArray(NamedTuple):
-    """An array of a file: its type in words, and its values in C order, in blocks of whole rows of axis 0."""
+    """An array of a file: the name of its type, and its values in C order, in blocks of whole rows of axis 0."""
 
     name: str
     shape: tuple[int, ...]
@@ -80,7 +80,7 @@ REFUSED |= dict.fromkeys((".h5", ".hdf5", ".keras"), KERAS)
 def _distinct(path: Path, names: list[str]) -> tuple[str, ...]:
     """Return the names; a `TensorError` if there are none, or if one is repeated."""
     if not names:
-        raise TensorError(path, "holds no arrays, expected those of a network")
+        raise TensorError(path, "holds no arrays, expected the arrays of a network")
     (name, count), *_ = Counter(names).most_common(1)
     if count > 1:
         raise TensorError(path, f"holds {short(name)} {count} times, expected distinct names")
@@ -101,7 +101,7 @@ def _values(shape: tuple[int, ...], dtype: np.dtype[Any], read: Read, path: Path
 
 
 def _read_from(path: Path, file: BinaryIO, offset: int) -> Read:
-    """Return a function that reads on from an offset; it does not use the file's own position."""
+    """Return a function that reads from an offset onwards, without moving the file's own position."""
     position = offset
 
     def read(count: int) -> memoryview:
@@ -126,7 +126,7 @@ def _npz(path: Path, file: BinaryIO, stack: ExitStack) -> Reader:
         members = archive.infolist()
     odd = next((info.filename for info in members if not info.filename.endswith(".npy")), None)
     if odd is not None:
-        raise TensorError(path, f"holds {short(odd)}, expected .npy files alone")
+        raise TensorError(path, f"holds {short(odd)}, expected only .npy files")
     names = _distinct(path, [info.filename.removesuffix(".npy") for info in members])
     return Reader(path, names, partial(_npz_array, path, archive, dict(zip(names, members, strict=True))))
 
@@ -187,9 +187,11 @@ def natural(name: str) -> list[tuple[int, str]]:
 
 
 def _npy_array(path: Path) -> StoredArray:
-    """Open one file; it is opened again for its values, so that any number of them needs one descriptor."""
+    """Return the array of one file, which is opened again for its values: many arrays need only one descriptor."""
     if path.is_symlink():
-        raise TensorError(path, "is a link, expected a file", cause="a folder of arrays may come from somebody else")
+        raise TensorError(
+            path, "is a link, expected a file", cause="a folder from somebody else could link to any file"
+        )
     with open_regular(path, TensorError) as file:
         shape, dtype = npy.read_header(path, file)
         start, nbytes = file.tell(), os.fstat(file.fileno()).st_size

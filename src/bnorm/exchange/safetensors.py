@@ -1,4 +1,4 @@
-"""The safetensors format: written in a stream, and its header read with suspicion.
+"""The safetensors format: streamed when written, and its header not trusted when read.
 
     u64 little-endian N | N bytes of JSON, padded with spaces to a multiple of 8 | the values of all arrays, no gaps
 
@@ -108,9 +108,9 @@ def _no_constant(name: str) -> None:
 
 
 def _entry(path: Path, name: str, value: object, begin: int) -> Entry:
-    """Return one array of the header; a `TensorError` unless its offsets fit its type and shape."""
+    """Return one array of the header; a `TensorError` if its offsets do not match its type and shape."""
     if not isinstance(value, dict) or value.keys() != {"dtype", "shape", "data_offsets"}:
-        raise TensorError(path, f"describes {short(name)} in another way than by dtype, shape and data_offsets")
+        raise TensorError(path, f"does not describe {short(name)} by dtype, shape and data_offsets alone")
     dtype, shape, offsets = value["dtype"], value["shape"], value["data_offsets"]
     if not isinstance(dtype, str) or dtype not in SIZES:
         raise TensorError(path, f"{short(name)} has the type {short(str(dtype))}, expected F16, F32, F64 or BF16")
@@ -123,7 +123,7 @@ def _entry(path: Path, name: str, value: object, begin: int) -> Entry:
 
 
 def _sizes(value: object, most: int) -> bool:
-    """Return whether the value is a list of at most so many sizes."""
+    """Return whether the value is a list of sizes, and not too long."""
     return (
         isinstance(value, list)
         and len(value) <= most

@@ -20,7 +20,7 @@ from bnorm.transforms.fold.folded_model import FoldedModel, FoldOptions, fold_mo
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Source:
-    """The arrays of `model`, the network as it is exported. `folded` says how it came about, None for the file's own.
+    """The arrays of `model`, the network as it is exported. `folded` is the folded model, None without folding.
 
     `numbers` gives the layer in the given cfg for each layer of `model`: folding may remove `[batchnorm]` layers.
     """
@@ -45,7 +45,7 @@ class Source:
         return stored if array.axes is None else stored.transpose(array.axes)
 
     def __getitem__(self, key: tuple[int, str]) -> Floats:
-        """Return an array as `read` does, by the number of its layer and its name, as in `Weights`."""
+        """Return an array as `read` does, by its layer and name, as in `Weights`."""
         return self.read(self.model.layout.array(*key))
 
     def _stored(self, array: Array) -> Iterator[Floats]:
@@ -67,7 +67,7 @@ def open_source(model: Model, fold: FoldOptions | None) -> Iterator[Source]:
 
 @quiet
 def _fold(weights: Weights, options: FoldOptions) -> FoldedModel:
-    """Return the folded model, without the layers whose folded values exceed float32."""
+    """Return the folded model; layers whose folded values exceed float32 stay as they are."""
     overflowing: dict[int, Kept] = {}
     while True:
         folded = fold_model(weights, options, overflowing)

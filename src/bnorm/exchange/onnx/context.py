@@ -1,4 +1,4 @@
-"""What a builder sees: one layer, its inputs in the graph, and its arrays."""
+"""The context of a builder: one layer, its inputs in the graph, and its arrays."""
 
 from __future__ import annotations
 
@@ -62,7 +62,7 @@ class Context:
         return self.network.dialect.name
 
     def refusal(self, what: str, key: str = "", cause: str = "") -> CfgError:
-        """Return the error of a layer that a graph cannot express."""
+        """Return the error for a layer that a graph cannot express."""
         return self.layer.section.error(f"(layer {self.number}) {what}", key, cause=cause, finding="onnx")
 
     def image(self) -> Value:
@@ -77,7 +77,7 @@ class Context:
         """Return a value in another shape with the same number of values."""
         if value.size != prod(shape):
             sizes = f"{value.size:,} values as {'x'.join(map(str, shape))}"
-            raise self.refusal(f"reads {sizes}, expected a layer that gives as many as it takes")
+            raise self.refusal(f"reads {sizes}, expected as many values as the layer takes")
         return self.graph.reshape(value, tuple(shape))
 
     def numbered(self, position: int) -> Value:

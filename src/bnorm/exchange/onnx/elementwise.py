@@ -1,4 +1,4 @@
-"""Builders of the layers that keep their input's shape, or bring values of their own."""
+"""Builders of the layers that keep their input's shape, or have values of their own."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from bnorm.exchange.onnx.graph import INPUT, Value
 
 
 def through(context: Context) -> Value:
-    """Return what the layer before outputs."""
+    """Return the output of the layer before."""
     return context.before
 
 

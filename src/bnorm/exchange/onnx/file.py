@@ -60,7 +60,7 @@ def _tensor(constant: Constant) -> onnx.TensorProto:
 
 
 def pieces(model: onnx.ModelProto, graph: Graph) -> tuple[bytes, bytes]:
-    """Return what precedes the weights in the file, and what follows them."""
+    """Return the bytes before the weights in the file, and those after them."""
     head, tail = onnx.GraphProto(), onnx.GraphProto()
     head.name = model.graph.name
     head.node.extend(model.graph.node)

@@ -70,7 +70,7 @@ class Output(NamedTuple):
 
 @dataclass(slots=True, kw_only=True)
 class Graph:
-    """Nodes in order, and what they read. `batch` is the number of images, None for any number."""
+    """Nodes in order, with their constants and weights. `batch` is the number of images, None for any number."""
 
     opset: int
     batch: int | None

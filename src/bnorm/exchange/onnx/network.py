@@ -75,7 +75,7 @@ def _arrays(job: Job, options: OnnxOptions) -> Arrays:
 
 
 def _ends(folded: FoldedModel | None) -> dict[int, int]:
-    """Return for each layer that took in `[batchnorm]` layers after it the number of the last, whose output it has."""
+    """Return, for each layer with `[batchnorm]` layers folded into it, the number of the last, whose output it has."""
     removed = folded.folds.removed if folded else {}
     return {target: number for number, target in sorted(removed.items()) if target < number}
 
@@ -97,7 +97,7 @@ def _checked(context: Context, value: Value) -> Value:
 
 
 def _head(context: Context, options: OnnxOptions) -> None:
-    """Make the head's boxes an output, or what it reads."""
+    """Make the head's boxes an output, or with `--head raw` its input."""
     name = f"{context.layer.type}_{context.number}"
     if options.head == "raw":
         meaning = f"what [{context.layer.section.name}] reads: {context.layer.type} values, not decoded"
@@ -109,7 +109,7 @@ def _head(context: Context, options: OnnxOptions) -> None:
 
 
 def _boxes(context: Context) -> Value:
-    """Return the decoded boxes; an error says that what the head reads can be had."""
+    """Return the decoded boxes; an error mentions `--head raw`, which exports the head's input."""
     try:
         return HEADS[context.layer.type].boxes(context)
     except CfgError as error:

@@ -16,7 +16,7 @@ MOST_IMAGES = 65_536
 
 
 class GraphChoices(NamedTuple):
-    """What may be chosen for a graph alone; None is the default."""
+    """The options that only a graph has; None is the default."""
 
     opset: int | None = None
     head: str | None = None
@@ -25,9 +25,9 @@ class GraphChoices(NamedTuple):
 
 
 class OnnxOptions(NamedTuple):
-    """How a model becomes a graph; `batch` is None for any number of images.
+    """The options by which a model becomes a graph; `batch` is None for any number of images.
 
-    `layers` adds every layer's output to the outputs, to look for a difference.
+    `layers` makes every layer's output an output of the graph, to find where two programs begin to differ.
     """
 
     epsilon: Epsilon
@@ -40,12 +40,10 @@ class OnnxOptions(NamedTuple):
 
 
 def onnx_options(epsilon: Epsilon | str, *, keep_batchnorm: bool, verify: bool, choices: GraphChoices) -> OnnxOptions:
-    """Return the options; ValueError for one that is none, with what there is."""
+    """Return the options; ValueError for an invalid one, with the valid values."""
     chosen, opset = as_epsilon(epsilon), OPSET if choices.opset is None else choices.opset
     if keep_batchnorm and not chosen.inside:
-        raise ValueError(
-            "epsilon is outside the root, expected inside: BatchNormalization knows no other; fold instead"
-        )
+        raise ValueError("epsilon is outside the root, expected inside, as in ONNX's BatchNormalization; fold instead")
     if not OLDEST <= opset <= NEWEST:
         raise ValueError(f"opset {opset}, expected {OLDEST} to {NEWEST}")
     return OnnxOptions(

@@ -89,7 +89,7 @@ def run_file(path: Path, graph: Graph, weights: Weights, epsilon: Epsilon, targe
 
 
 class _Gap(NamedTuple):
-    """How far an output is from the plain pass, in relation to its largest value."""
+    """The difference between an output and the plain pass, relative to the largest value of the output."""
 
     output: str
     relative: float
@@ -111,13 +111,13 @@ def _too_large(network: Network, images: int) -> str:
 
 
 def _places(layer: Layer, part: Part) -> int:
-    """Return how often a part's weights are used in an image."""
+    """Return the number of times that a part's weights are used in an image."""
     slides = part.kind in ("convolutional", "deconvolutional")
     return max(layer.incoming.height * layer.incoming.width, 1) if slides else 1
 
 
 def _most_values(network: Network) -> int:
-    """Return how many values the plain pass holds at once: outputs that are still to be read, and those at work."""
+    """Return the number of values that the plain pass holds at once: outputs still to be read, and those in use."""
     last = {number: layer.index for layer in network.layers for number in layer.reads}
     most, kept = 0, dict[int, int]()
     for layer in network.layers:
@@ -128,7 +128,7 @@ def _most_values(network: Network) -> int:
 
 
 def _jumps(network: Network) -> str:
-    """Return which layer's output jumps where its input does not; an empty text without one."""
+    """Return the sentence that names a layer whose output is not continuous in its input; empty if there is none."""
     for layer in network.layers:
         jump = next((f"{key}={value}" for key, value in JUMPS if layer.section.text(key) == value), "")
         if jump:
@@ -179,7 +179,7 @@ def plain_outputs(
     image: Tensor,
     dtype: type[np.floating[Any]] = np.float64,
 ) -> Mapping[str, Tensor]:
-    """Return what the plain forward pass gives for each output."""
+    """Return the values of the plain forward pass for each output."""
     wanted: dict[int, list[Output]] = {}
     for output in outputs:
         wanted.setdefault(output.layer, []).append(output)

@@ -1,4 +1,4 @@
-"""What is said of a written ONNX file. Nothing here imports onnx."""
+"""The report on a written ONNX file. Nothing here imports onnx."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ BOUND = 1e-4
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Proof:
-    """What was proven: the number of shapes, and how far the outputs of a run were from the plain forward pass.
+    """The proof of a file: the number of shapes compared, and the error of a run against the plain forward pass.
 
     `worst` is relative to the largest value of the output, and None where nothing was run; `reason` says why not.
     """
@@ -25,7 +25,7 @@ class Proof:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class OnnxReport:
-    """What an ONNX file takes and gives, and what was proven of it; None in a shape is a batch of any size."""
+    """The inputs, outputs and proof of an ONNX file; None in a shape is a batch of any size."""
 
     opset: int
     ir_version: int

@@ -55,7 +55,7 @@ def write_onnx(job: Job, files: Sequence[BinaryIO]) -> OnnxReport:
 
 
 def _origin(job: Job, options: OnnxOptions) -> tuple[str, dict[str, str]]:
-    """Return the graph's name and what the file says of its origin: names without folders, so that the bytes repeat."""
+    """Return the graph's name and its origin: file names without folders, so that the bytes do not depend on them."""
     cfg = job.source.model.network.text.path
     epsilon = f"{options.epsilon.value:g}:{'inside' if options.epsilon.inside else 'outside'}"
     return cfg.stem, {
