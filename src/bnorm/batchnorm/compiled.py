@@ -1,7 +1,7 @@
 """The Numba engine: sums and maps of one span, with results that equal those of the NumPy kernels to the last bit.
 
 The loops get a tensor as one contiguous vector of memory, with the steps between images, channels and places. Each
-value is loaded, converted to float64 in a register, used, and rounded once: there are no copies.
+value is loaded, converted to float64 in a register, used, and rounded once, without copies.
 """
 
 from __future__ import annotations

@@ -18,7 +18,7 @@ A sum is taken in three steps, in float64, each addition rounded:
     3. The pieces of a channel are added in their order, beginning with 0.
 
 Rows and pieces depend only on the number of places. Tiles and blocks depend on memory, threads and layout, but never
-divide a piece. Every product is rounded before it is added: there is no fused multiply-add. So each sum is the same, to
+divide a piece. Every product is rounded before it is added, never fused with the addition. So each sum is the same, to
 the last bit, for any memory, threads and layout, on every processor, and with both engines.
 
     plane                     1x1            13x13            300x300

@@ -97,7 +97,7 @@ LAYER_TABLE = (
     Column(".01-10", "histogram", right=False, drop_order=7),
 )
 
-# Headings that stand for several columns of the CSV: the column to sort by in descending and in ascending order.
+# Headings that combine several columns of the CSV: the column to sort by in descending and in ascending order.
 SPANS = {
     "output": ("outputs", "outputs"),
     **{name: (f"{name}_max", f"{name}_min") for name in QUANTITIES},

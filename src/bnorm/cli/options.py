@@ -248,7 +248,7 @@ def selection(layers: tuple[range, ...], model: Model) -> set[int] | None:
 
 
 def epsilon_option(default: str | None, owner: str = "dialect's CPU path") -> Callable[[Function], Function]:
-    """Return the option `--epsilon` with this default; None stands for the default of the `owner`."""
+    """Return the option `--epsilon` with this default; None means the default of the `owner`."""
     by_default = "" if default else f" By default that of the {owner}."
     return click.option(
         "--epsilon",

@@ -2,7 +2,7 @@
 
 pjreddie and alexeyab (`parser.c: read_cfg`, `utils.c: strip`, `option_list.c`) remove blanks everywhere in a line, even
 inside names and values, then look at the first byte: `[` opens a section whose type is the whole line, `#` and `;` make
-the line a comment, and anything else is `key=value`, split at the first `=`. There are no inline comments. If a key is
+the line a comment, and anything else is `key=value`, split at the first `=`. Inline comments do not exist. If a key is
 duplicated, the first line counts; a key without `=` gets its default and hides later ones; `key=` is dropped. Integers
 are read by `atoi`.
 

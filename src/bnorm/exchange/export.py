@@ -22,7 +22,7 @@ from bnorm.exchange.encoding import DTYPES, SCALE_PER, Rounding, encoded
 from bnorm.exchange.job import SCALE, ExportOptions, Item, Job, Writer
 from bnorm.exchange.names import NAMES, array_names
 from bnorm.exchange.npz import write_npz
-from bnorm.exchange.onnx.options import GraphChoices, onnx_options
+from bnorm.exchange.onnx.options import GraphChoices, one_of, onnx_options
 from bnorm.exchange.safetensors import write_safetensors
 from bnorm.exchange.source import Source, open_source
 from bnorm.exchange.wts import write_wts
@@ -162,7 +162,7 @@ def export(
         layers=_known_layers(model, layers),
         names=names,
         dtype=dtype,
-        scale_per=_one_of("scale_per", scale_per, SCALE_PER),
+        scale_per=one_of("scale_per", scale_per, SCALE_PER),
         fold=folding if fold or (format_.fold and not keep_batchnorm) else None,
         graph=onnx_options(epsilon, keep_batchnorm=keep_batchnorm, verify=verify, choices=graph)
         if format_.graph
@@ -218,8 +218,8 @@ def check_choices(output: Path, *, names: str, dtype: str, graph: GraphChoices) 
     """Raise ValueError for an unknown suffix, and for an option that its format does not have."""
     format_ = format_of(output)
     of = f"{output.suffix or 'folder'}: "
-    _one_of(f"{of}names", names, NAMES if format_.named else NAMES[:1])
-    _one_of(f"{of}dtype", dtype, format_.dtypes)
+    one_of(f"{of}names", names, NAMES if format_.named else NAMES[:1])
+    one_of(f"{of}dtype", dtype, format_.dtypes)
     if given := [] if format_.graph else [name for name, value in graph._asdict().items() if value is not None]:
         raise ValueError(f"{of}{given[0]} is for .onnx")
 
@@ -235,12 +235,6 @@ def format_of(output: Path) -> Format:
         return FORMATS[FOLDER]
     suffixes = ", ".join(filter(None, FORMATS))
     raise ValueError(f"output {output.name!r}, expected the suffix {suffixes}, or none for a folder")
-
-
-def _one_of(what: str, value: str, allowed: tuple[str, ...]) -> str:
-    if value not in allowed:
-        raise ValueError(f"{what} {value!r}, expected one of {', '.join(allowed)}")
-    return value
 
 
 def _known_layers(model: Model, layers: Iterable[int] | None) -> frozenset[int] | None:

@@ -27,7 +27,7 @@ from bnorm.replay.layer import StoredLayer
 from bnorm.replay.moments import MomentsTask, in_order, moments_tasks, task_moments
 from bnorm.replay.moments_file import MomentsFile, MomentsWriter, read_moments
 from bnorm.replay.outputs import FINAL, OutputPlan, final_files
-from bnorm.replay.request import Request, TensorNames, Training, layer_source, tensor_names
+from bnorm.replay.request import Request, TensorNames, Training, layer_source, optional_path, tensor_names
 from bnorm.replay.results import value_range
 from bnorm.statistics.bad_variance import BadVariance, policy_by_name
 from bnorm.text import plural, printable
@@ -109,8 +109,8 @@ def estimate(
         arithmetic=arithmetic,
         layout=layout,
         shape=shape,
-        output=None if output is None else Path(output),
-        update_weights=None if update_weights is None else Path(update_weights),
+        output=optional_path(output),
+        update_weights=optional_path(update_weights),
         force=force,
         epsilon=None if epsilon is None else as_epsilon(epsilon),
         bad_variance=policy_by_name(bad_variance),
@@ -119,7 +119,7 @@ def estimate(
     )
     if files and save_moments is not None:
         raise ValueError("save_moments with moments, expected inputs")
-    plan = _plan(request, None if save_moments is None else Path(save_moments))
+    plan = _plan(request, optional_path(save_moments))
     plan.check([*request.files_read(), *(file.path for file in files)], force=force)
     stored = request.read_layer()
     if files:

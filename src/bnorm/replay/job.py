@@ -6,7 +6,6 @@ import os
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
-from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
@@ -33,6 +32,7 @@ from bnorm.replay.request import (
     TensorNames,
     Training,
     layer_source,
+    optional_path,
     tensor_names,
 )
 from bnorm.replay.results import (
@@ -173,10 +173,10 @@ def run(
         stages=stages,
         layout=layout,
         shape=shape,
-        output=None if output is None else Path(output),
-        update_weights=None if update_weights is None else Path(update_weights),
+        output=optional_path(output),
+        update_weights=optional_path(update_weights),
         force=force,
-        against=None if against is None else Path(against),
+        against=optional_path(against),
         epsilon=None if epsilon is None else as_epsilon(epsilon),
         bad_variance=policy_by_name(bad_variance),
         memory=memory,

@@ -99,6 +99,11 @@ class ParamsFile:
         return TensorError(self.path, what, cause=cause)
 
 
+def optional_path(path: str | os.PathLike[str] | None) -> Path | None:
+    """Return the path of an argument that may be None."""
+    return None if path is None else Path(path)
+
+
 def layer_source(
     model: Model | None,
     layer: int | str | tuple[int, str] | None,

@@ -31,9 +31,9 @@ BLOCK = 64  # values whose sum of squares is cached
 
 CHUNK = 1 << 20  # values that are read at a time
 
-SMALLEST = 1e-6  # a smaller magnitude is no stronger evidence
+SMALLEST = 1e-6  # a smaller magnitude is not stronger evidence
 
-LARGEST = 1e8  # square of a magnitude: a larger one is no stronger evidence
+LARGEST = 1e8  # square of a magnitude: a larger one is not stronger evidence
 
 
 class Evidence:

@@ -50,15 +50,15 @@ def onnx_options(epsilon: Epsilon | str, *, keep_batchnorm: bool, verify: bool, 
         epsilon=chosen,
         keep_batchnorm=keep_batchnorm,
         opset=opset,
-        head=_one_of("head", choices.head, HEAD_FORMS),
+        head=one_of("head", choices.head, HEAD_FORMS),
         batch=_batch(1 if choices.batch is None else choices.batch),
-        layers=_one_of("outputs", choices.outputs, SHOWN) == "layers",
+        layers=one_of("outputs", choices.outputs, SHOWN) == "layers",
         verify=verify,
     )
 
 
-def _one_of(what: str, value: str | None, allowed: tuple[str, ...]) -> str:
-    """Return the value, by default the first that is allowed."""
+def one_of(what: str, value: str | None, allowed: tuple[str, ...]) -> str:
+    """Return the value, by default the first that is allowed; ValueError for one that is not allowed."""
     if value is not None and value not in allowed:
         raise ValueError(f"{what} {value!r}, expected one of {', '.join(allowed)}")
     return allowed[0] if value is None else value
