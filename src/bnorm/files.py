@@ -88,11 +88,12 @@ def check_outputs(outputs: Iterable[Path], inputs: Iterable[Path], *, force: boo
 
     `force` allows outputs to exist; `cause` is the hint on how to allow that.
     """
-    read, earlier = FileSet(inputs), FileSet(())
+    read, earlier = FileSet(inputs), set[str]()
     for path in outputs:
+        real = os.path.realpath(path)
         if path in read:
             raise OutputError(path, "is an input, expected another name for the output")
-        if os.path.realpath(path) in earlier.paths:
+        if real in earlier:
             raise OutputError(path, "is given for two outputs, expected two names")
         if not path.parent.is_dir():
             raise OutputError(path, f"no folder {path.parent}, expected one that exists")
@@ -100,7 +101,7 @@ def check_outputs(outputs: Iterable[Path], inputs: Iterable[Path], *, force: boo
             raise OutputError(path, "is not a regular file, expected a new name")
         if os.path.lexists(path) and not force:
             raise OutputError(path, "exists already, expected a new name", cause=cause)
-        earlier.paths.add(os.path.realpath(path))
+        earlier.add(real)
 
 
 class FileSet:
@@ -108,11 +109,11 @@ class FileSet:
 
     def __init__(self, paths: Iterable[Path]) -> None:
         paths = list(paths)
-        self.paths = {os.path.realpath(path) for path in paths}  # Path.resolve raises RuntimeError for links in a loop
+        self._paths = {os.path.realpath(path) for path in paths}  # Path.resolve raises RuntimeError for links in a loop
         self._identities = {identity for path in paths if (identity := _identity(path))}
 
     def __contains__(self, path: Path) -> bool:
-        return os.path.realpath(path) in self.paths or _identity(path) in self._identities
+        return os.path.realpath(path) in self._paths or _identity(path) in self._identities
 
 
 def _identity(path: Path) -> tuple[int, int] | None:
