@@ -19,11 +19,12 @@ from hypothesis import strategies as st
 
 from bnorm.batchnorm import tiling
 from bnorm.batchnorm.arithmetic import ARITHMETICS
-from bnorm.batchnorm.engine import Normalisation, run_batch
+from bnorm.batchnorm.engine import LEAST_MEMORY, Normalisation, run_batch
 from bnorm.batchnorm.engines import has_numba, kernels_of
 from bnorm.batchnorm.formulas import Parameters, Rolling
 from bnorm.batchnorm.threads import Team
 from bnorm.batchnorm.tiling import Grouping
+from bnorm.tensors import tensor
 from bnorm.tensors.npy import new_npy
 from bnorm.tensors.open import open_tensor
 from bnorm.tensors.tensor import MemoryTensor, Span, Tensor
@@ -346,7 +347,7 @@ def test_progress_ends_with_every_value_done_once(tmp_path, shape, train, memory
 
 @pytest.mark.slow
 def test_memory_is_bounded_by_the_budget_and_not_by_the_file(tmp_path, tall):
-    budget = 8 * MIB
+    budget = LEAST_MEMORY
     with Team(2) as team, ExitStack() as stack:
         x = stack.enter_context(open_tensor(str(tall[0]), None, tall[1]))
         y, _ = room(stack, tmp_path, "y", x, Way(2, budget, storage="npy"))
@@ -359,6 +360,19 @@ def test_memory_is_bounded_by_the_budget_and_not_by_the_file(tmp_path, tall):
             tracemalloc.stop()
     # x and y have 96 MiB; two threads have three scratch blocks of 4 MiB each.
     assert peak < budget + 2 * 3 * 4 * MIB
+
+
+@pytest.mark.parametrize("threads", [1, 2])
+def test_a_file_with_channels_last_is_moved_in_long_runs(monkeypatch, threads):
+    moved = []
+    for name in ("read_at", "write_at"):
+        move = getattr(tensor, name)
+        monkeypatch.setattr(tensor, name, lambda *arguments, move=move: moved.append(move(*arguments)) or moved[-1])
+    batch = batch_of((2, 32, 300, 301))
+    found = results(batch, Way(threads, 256 * MIB, "nhwc", "npy"))
+    assert_same_bits(found, results(batch, Way(threads, 256 * MIB, "nhwc")))
+    assert sum(moved) == 5 * batch.x.nbytes  # x and delta are read once, y, x_norm and dx are written once
+    assert len(moved) <= 5 * 2 * 2  # of each, two pieces of two images
 
 
 @pytest.fixture(params=[((1, 1, 3072, 4096), "nchw"), ((1, 768, 1024, 16), "nhwc"), ((3072, 4096), "nchw")], ids=str)

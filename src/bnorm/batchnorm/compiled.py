@@ -14,9 +14,8 @@ import numpy as np
 from bnorm.batchnorm.compiled_maps import grid_of, map_items, map_shared
 from bnorm.batchnorm.compiled_sums import sizes_of, sum_items, sum_shared
 from bnorm.batchnorm.compiler import has_openmp
-from bnorm.batchnorm.epsilon import Vector
 from bnorm.batchnorm.formulas import ChannelMap
-from bnorm.batchnorm.kernels import Scratch
+from bnorm.batchnorm.kernels import Operands, Scratch
 from bnorm.batchnorm.memory import interleaved, memory_of, steps_of
 from bnorm.batchnorm.tiling import Grouping
 from bnorm.tensors.tensor import Doubles, Values
@@ -35,17 +34,10 @@ class CompiledKernels:
         return CompiledKernels(threads) if has_openmp() else None
 
     def sum_span(
-        self,
-        x: Values,
-        delta: Values | None,
-        shift: Vector,
-        scratch: Scratch,
-        out: Doubles,
-        *,
-        moments: bool,
-        grouping: Grouping,
+        self, operands: Operands, grouping: Grouping, _scratch: Scratch, out: Doubles, *, moments: bool
     ) -> None:
         """Write the sums of each piece into `out`, as `kernels.sum_span` does."""
+        x, delta, shift = operands
         sizes = sizes_of(x, grouping, out.shape[2])
         items = out.shape[2] * -(-x.shape[1] // int(sizes.width))
         other = x if delta is None else delta
@@ -56,15 +48,10 @@ class CompiledKernels:
         out[:] = sums
 
     def map_span(
-        self,
-        maps: Mapping[str, ChannelMap],
-        x: Values,
-        delta: Values | None,
-        shift: Vector,
-        scratch: Scratch,
-        outputs: Mapping[str, Values],
+        self, operands: Operands, maps: Mapping[str, ChannelMap], _scratch: Scratch, outputs: Mapping[str, Values]
     ) -> None:
         """Write each output, as `kernels.map_span` does."""
+        x, delta, shift = operands
         grid, items = grid_of(x)
         axis = 2 if interleaved(x) and x.shape[2] > 1 else 0  # the axis that rows are counted along
         for name, out in outputs.items():

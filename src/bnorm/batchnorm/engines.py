@@ -6,9 +6,8 @@ from collections.abc import Mapping
 from typing import Protocol
 
 from bnorm.batchnorm import kernels
-from bnorm.batchnorm.epsilon import Vector
 from bnorm.batchnorm.formulas import ChannelMap
-from bnorm.batchnorm.kernels import Scratch
+from bnorm.batchnorm.kernels import Operands, Scratch
 from bnorm.batchnorm.tiling import Grouping
 from bnorm.extras import installation, is_installed
 from bnorm.tensors.tensor import Doubles, Values
@@ -29,26 +28,12 @@ class Kernels(Protocol):
         """Return kernels that use this many threads in each call; None if a call always uses one."""
 
     def sum_span(
-        self,
-        x: Values,
-        delta: Values | None,
-        shift: Vector,
-        scratch: Scratch,
-        out: Doubles,
-        *,
-        moments: bool,
-        grouping: Grouping,
+        self, operands: Operands, grouping: Grouping, scratch: Scratch, out: Doubles, *, moments: bool
     ) -> None:
         """Write the sums of each piece."""
 
     def map_span(
-        self,
-        maps: Mapping[str, ChannelMap],
-        x: Values,
-        delta: Values | None,
-        shift: Vector,
-        scratch: Scratch,
-        outputs: Mapping[str, Values],
+        self, operands: Operands, maps: Mapping[str, ChannelMap], scratch: Scratch, outputs: Mapping[str, Values]
     ) -> None:
         """Write each output."""
 

@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
+from typing import NamedTuple
 
 import numpy as np
 
@@ -49,29 +50,30 @@ class Scratch:
         return block
 
 
+class Operands(NamedTuple):
+    """The values of a span, as they are stored, (n, c, l), and the shift of its channels, (c,)."""
+
+    x: Values
+    delta: Values | None
+    shift: Vector
+
+
 # --- sums -------------------------------------------------------------------------------------------------------------
 
 
-def sum_span(
-    x: Values,
-    delta: Values | None,
-    shift: Vector,
-    scratch: Scratch,
-    out: Doubles,
-    *,
-    moments: bool,
-    grouping: Grouping,
-) -> None:
+def sum_span(operands: Operands, grouping: Grouping, scratch: Scratch, out: Doubles, *, moments: bool) -> None:
     """Write the sums of each piece into `out`, shape (2 or 4, c, pieces).
 
     These are Σx and Σx² with `moments`, then Σ delta and Σ delta·x with a delta, where x means x − shift.
     """
-    shifted = scratch.load("x", x, shift)
+    shifted = scratch.load("x", operands.x, operands.shift)
     sum_pieces = sum_planes if grouping.places > PLANE else sum_images
     if moments:
         sum_pieces(shifted, grouping, out[0])
-    if delta is not None:  # products overwrite their factors, which are not needed any more: fewer blocks in the cache
-        upstream = scratch.load("delta", delta)
+    if (
+        operands.delta is not None
+    ):  # products overwrite their factors, which are not needed any more: fewer blocks in the cache
+        upstream = scratch.load("delta", operands.delta)
         sum_pieces(upstream, grouping, out[-2])
         sum_pieces(np.multiply(upstream, shifted, out=upstream), grouping, out[-1])
     if moments:
@@ -134,16 +136,11 @@ def _halve(columns: Doubles) -> Doubles:
 
 
 def map_span(
-    maps: Mapping[str, ChannelMap],
-    x: Values,
-    delta: Values | None,
-    shift: Vector,
-    scratch: Scratch,
-    outputs: Mapping[str, Values],
+    operands: Operands, maps: Mapping[str, ChannelMap], scratch: Scratch, outputs: Mapping[str, Values]
 ) -> None:
     """Write each output, (n, c, l), by the map of its name; every value is rounded once, to the output's dtype."""
-    shifted = scratch.load("x", x, shift)
-    upstream = None if delta is None else scratch.load("delta", delta)
+    shifted = scratch.load("x", operands.x, operands.shift)
+    upstream = None if operands.delta is None else scratch.load("delta", operands.delta)
     last = list(outputs)[-1] if outputs else ""
     for name, out in outputs.items():
         # Nothing reads x and delta after the last map, so it need not copy them to other scratch blocks.
