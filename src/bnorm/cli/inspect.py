@@ -99,7 +99,8 @@ def command(
         return
     model = read_model(files.cfg, files.weights, dialect)
     selection = options.selection(layers, model)
-    report = inspect(model, selection, epsilon=epsilon, weights=True, trailing=trailing)
+    norms = channels or form == "json"
+    report = inspect(model, selection, epsilon=epsilon, weights=True, norms=norms, trailing=trailing)
     page = _by_channel(report, sort, top) if channels else _by_layer(report, sort, top)
     if picture:
         from bnorm.reports import plot

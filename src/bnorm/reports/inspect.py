@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from functools import partial
-from itertools import starmap
 from typing import NamedTuple
 
 import numpy as np
@@ -14,7 +13,6 @@ import numpy as np
 from bnorm.batchnorm.arithmetic import default_epsilon
 from bnorm.batchnorm.epsilon import Epsilon, Vector, as_epsilon
 from bnorm.batchnorm.formulas import quiet
-from bnorm.batchnorm.threads import processors
 from bnorm.checks.cfg_rules import cfg_findings
 from bnorm.checks.channel_rules import examine
 from bnorm.checks.findings import Finding, worst_first
@@ -26,7 +24,7 @@ from bnorm.darknet.network import Layer
 from bnorm.darknet.size_mismatch import SizeMismatch
 from bnorm.darknet.weights import Trailing, Weights, open_weights, trailing_by_name
 from bnorm.statistics.channels import ByPart, Channels, Statistics, channels_of, filters_of, summary
-from bnorm.statistics.filters import Filters
+from bnorm.statistics.filters import Filters, Measure, magnitudes
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -130,15 +128,17 @@ def inspect(
     *,
     epsilon: Epsilon | str | None = None,
     weights: bool = False,
+    norms: bool = True,
     trailing: Trailing | str = Trailing.ERROR,
 ) -> Inspection:
     """Report on the selected layers, by default all. `epsilon` sets the gains; its default is the dialect's CPU path.
 
     The paths of a cfg and its weights, or of a cfg alone, can replace the model: `inspect("net.cfg", "net.weights")`.
     The findings are on the cfg and on the channels shown; for a file that does not fit, they include the likeliest
-    cause. Only the arrays of batch normalisation are read; with `weights` also the weights of all layers, which norms
-    and ranges need. With `trailing` keep or drop, bytes after the last array are accepted. ValueError for layers that
-    the network lacks, and for an unknown `epsilon` or `trailing`; TypeError if `weights` is not a bool.
+    cause. Only the arrays of batch normalisation are read; with `weights` also the weights of all layers, for their
+    ranges and, unless `norms` is False, their norms, which take most of the time. With `trailing` keep or drop, bytes
+    after the last array are accepted. ValueError for layers that the network lacks, and for an unknown `epsilon` or
+    `trailing`; TypeError if `weights` is not a bool.
     """
     if weights not in (True, False):
         raise TypeError(f"weights={weights!r}, expected True or False; the path of a file is the second argument")
@@ -148,8 +148,8 @@ def inspect(
     by_layer = model.layout.by_layer()
     with ExitStack() as stack:
         file = stack.enter_context(open_weights(model, trailing, allow_misfit=True)) if model.weights else None
-        report = partial(_report, file, epsilon=guard, measure=weights)
-        reports = tuple(_in_order(report, [(layer, by_layer.get(layer.index, ())) for layer in chosen], weights))
+        report = partial(_report, file, epsilon=guard, measure=partial(magnitudes, norms=norms) if weights else None)
+        reports = tuple(report(layer, by_layer.get(layer.index, ())) for layer in chosen)
         misfit = file.misfit() if file else None
         findings = file_findings(file) if file and misfit else tuple(channel_findings(model, reports))
     return Inspection(
@@ -222,27 +222,12 @@ def _states(channels: Channels) -> list[str]:
     return states
 
 
-def _in_order(
-    report: Callable[[Layer, tuple[Array, ...]], LayerReport],
-    layers: Sequence[tuple[Layer, tuple[Array, ...]]],
-    measure: bool,
-) -> Iterator[LayerReport]:
-    """Yield the report of each layer; on all processors where weights are measured, which takes most of the time."""
-    if not measure:
-        yield from starmap(report, layers)
-        return
-    from concurrent.futures import ThreadPoolExecutor  # a hundredth of a second
-
-    with ThreadPoolExecutor(processors()) as pool:
-        yield from pool.map(report, *zip(*layers, strict=True))
-
-
 @quiet
 def _report(
-    weights: Weights | None, layer: Layer, arrays: tuple[Array, ...], *, epsilon: Epsilon, measure: bool
+    weights: Weights | None, layer: Layer, arrays: tuple[Array, ...], *, epsilon: Epsilon, measure: Measure | None
 ) -> LayerReport:
     channels = _channels(weights, layer, arrays, epsilon, measure) if weights else {}
-    filters = ByPart(filters_of(weights, layer, channels) if weights and measure else {})
+    filters = ByPart(filters_of(weights, layer, channels, measure) if weights and measure else {})
     parts = ByPart({name: summary(part) for name, part in channels.items()})
     whole = parts.get("") or (summary(Channels.concatenate(channels.values())) if parts else None)
     return LayerReport(
@@ -251,9 +236,9 @@ def _report(
 
 
 def _channels(
-    weights: Weights, layer: Layer, arrays: tuple[Array, ...], epsilon: Epsilon, measure: bool
+    weights: Weights, layer: Layer, arrays: tuple[Array, ...], epsilon: Epsilon, measure: Measure | None
 ) -> dict[str, Channels]:
     """Return the channels of a layer by part; none if a cut file lacks one of the arrays needed."""
     if any(array.end > weights.nbytes for array in arrays if array.field != "weights"):
         return {}
-    return channels_of(weights, layer, epsilon, measure=measure)
+    return channels_of(weights, layer, epsilon, measure)

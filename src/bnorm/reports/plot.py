@@ -159,7 +159,7 @@ def _layer_slots(columns: Sequence[Column]) -> Slots:
 
 
 def _channel_slots(column: Column) -> Slots:
-    vector = column.channels.scale if column.channels else column.filters.norm if column.filters else np.empty(0)
+    vector = column.channels.scale if column.channels else column.filters.largest if column.filters else np.empty(0)
     places = tuple(range(vector.size))
     return Slots(places=places, names=tuple(map(str, places)), noun="channel", numbered=True)
 

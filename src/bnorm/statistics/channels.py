@@ -13,7 +13,7 @@ from __future__ import annotations
 import math
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass, fields
-from typing import Any, NamedTuple, NoReturn, TypeVar
+from typing import NamedTuple, NoReturn, TypeVar
 
 import numpy as np
 
@@ -23,7 +23,7 @@ from bnorm.darknet.network import Layer
 from bnorm.darknet.parts import array_name
 from bnorm.darknet.weights import Weights
 from bnorm.statistics.channel_state import ChannelState, Mask, States, channel_states, is_rectified
-from bnorm.statistics.filters import Filters, Magnitudes, Range, magnitudes
+from bnorm.statistics.filters import Filters, Magnitudes, Measure, Range, joined
 from bnorm.statistics.normalisers import Normaliser, normalises, read_normaliser
 from bnorm.statistics.quantiles import Quantiles, quantiles
 from bnorm.statistics.variance_rule import root
@@ -78,12 +78,7 @@ class Channels:
     def concatenate(cls, parts: Collection[Channels]) -> Channels:
         """Return the channels of all parts together; a vector that any part lacks is None."""
         columns = {field.name: [getattr(part, field.name) for part in parts] for field in fields(cls)}
-        return cls(**{name: _joined(vectors) for name, vectors in columns.items()})
-
-
-def _joined(vectors: list[Any]) -> Any:
-    """Return the vectors one after the other; None if one of them is None."""
-    return None if any(vector is None for vector in vectors) else np.concatenate(vectors)
+        return cls(**{name: joined(vectors) for name, vectors in columns.items()})
 
 
 class Statistics(NamedTuple):
@@ -97,18 +92,20 @@ class Statistics(NamedTuple):
     constant: int
 
 
-def channels_of(weights: Weights, layer: Layer, epsilon: Epsilon, *, measure: bool = False) -> dict[str, Channels]:
+def channels_of(
+    weights: Weights, layer: Layer, epsilon: Epsilon, measure: Measure | None = None
+) -> dict[str, Channels]:
     """Return the channels of each part of a layer whose batch normalisation is in the file, by the part's name.
 
-    The name is empty if the layer is its only part. `measure` also reads the weights that the file holds, block
-    by block.
+    The name is empty if the layer is its only part. `measure` measures the weights that the file holds; without it they
+    are not read.
     """
     channels = {}
     for part in layer.parts:
         if normalises(part) and (normaliser := read_normaliser(weights, layer.index, part)).stored:
             array = weights.layout.by_name.get((layer.index, array_name(part.name, "weights")))
             held = array is not None and array.end <= weights.nbytes  # a cut file may end before the weights
-            sizes = magnitudes(weights, layer, array) if measure and array and held else None
+            sizes = measure(weights, layer, array) if measure and array and held else None
             channels[part.name] = _channels(normaliser, epsilon, sizes, is_rectified(layer, part.name))
     return channels
 
@@ -175,14 +172,16 @@ def above_zero(scale: Vector, bias: Vector) -> Vector:
 
 def _filters(channels: Channels) -> Filters | None:
     """Return the filters of the channels; None if their weights were not read."""
-    if channels.weight_norm is None or channels.weight_max is None or channels.folded_max is None:
+    if channels.weight_max is None or channels.folded_max is None:
         return None
     return Filters(
         norm=channels.weight_norm, largest=channels.weight_max, folded=channels.folded_max, dead=channels.dead
     )
 
 
-def filters_of(weights: Weights, layer: Layer, channels: Mapping[str, Channels]) -> dict[str, Filters]:
+def filters_of(
+    weights: Weights, layer: Layer, channels: Mapping[str, Channels], measure: Measure
+) -> dict[str, Filters]:
     """Return the filters of each part that has weights in the file, by the part's name.
 
     `channels` are the channels of the parts that normalise, with their weights measured. Weights that a cut file lacks
@@ -197,5 +196,5 @@ def filters_of(weights: Weights, layer: Layer, channels: Mapping[str, Channels])
         if measured:
             filters[part.name] = measured
         elif not part.batch_normalize:
-            filters[part.name] = Filters.bare(magnitudes(weights, layer, array))
+            filters[part.name] = Filters.bare(measure(weights, layer, array))
     return filters

@@ -7,12 +7,13 @@ folded = largest · |gain|, the largest magnitude with the gain folded into the 
 from __future__ import annotations
 
 import math
-from collections.abc import Collection
-from typing import NamedTuple
+from collections.abc import Callable, Collection
+from typing import Any, NamedTuple
 
 import numpy as np
 
 from bnorm.batchnorm.epsilon import Vector
+from bnorm.batchnorm.formulas import quiet
 from bnorm.darknet.layout import Array, channel_axis
 from bnorm.darknet.network import Layer
 from bnorm.darknet.weights import Weights
@@ -20,9 +21,9 @@ from bnorm.statistics.channel_state import Mask
 
 
 class Magnitudes(NamedTuple):
-    """The Euclidean norm and the largest magnitude of the weights of each channel, shape (C,), float64."""
+    """The Euclidean norm, if it was asked for, and the largest magnitude of each channel's weights: (C,), float64."""
 
-    norm: Vector
+    norm: Vector | None
     largest: Vector
 
 
@@ -37,9 +38,12 @@ class Range(NamedTuple):
 
 
 class Filters(NamedTuple):
-    """The filters of a part: vectors of shape (C,). Without batch normalisation `folded` is `largest`."""
+    """The filters of a part: vectors of shape (C,). Without batch normalisation `folded` is `largest`.
 
-    norm: Vector
+    `norm` is None unless norms were asked for.
+    """
+
+    norm: Vector | None
     largest: Vector
     folded: Vector
     dead: Mask
@@ -53,15 +57,26 @@ class Filters(NamedTuple):
     @classmethod
     def bare(cls, sizes: Magnitudes) -> Filters:
         """Return the filters of a part without batch normalisation."""
-        return cls(norm=sizes.norm, largest=sizes.largest, folded=sizes.largest, dead=np.zeros(sizes.norm.shape, bool))
+        return cls(
+            norm=sizes.norm, largest=sizes.largest, folded=sizes.largest, dead=np.zeros(sizes.largest.shape, bool)
+        )
 
     @classmethod
     def concatenate(cls, parts: Collection[Filters]) -> Filters:
         """Return the filters of all parts together."""
-        return cls(*map(np.concatenate, zip(*parts, strict=True)))
+        return cls(*map(joined, zip(*parts, strict=True)))
 
 
-def magnitudes(weights: Weights, layer: Layer, array: Array) -> Magnitudes:
+def joined(vectors: Collection[Any]) -> Any:
+    """Return the vectors one after the other; None if one of them is None."""
+    return None if any(vector is None for vector in vectors) else np.concatenate(tuple(vectors))
+
+
+Measure = Callable[[Weights, Layer, Array], Magnitudes]
+
+
+@quiet
+def magnitudes(weights: Weights, layer: Layer, array: Array, *, norms: bool = True) -> Magnitudes:
     """Measure the weights of each channel block by block; sums are float64."""
     axis = channel_axis(layer, array)
     squares = np.zeros(array.stored[axis])
@@ -70,14 +85,12 @@ def magnitudes(weights: Weights, layer: Layer, array: Array) -> Magnitudes:
     for block in weights.blocks(array):
         rows = np.moveaxis(block, axis, 0).reshape(block.shape[axis], -1)  # (channels, weights per channel)
         here = slice(start, start + len(rows)) if axis == 0 else slice(None)
-        with np.errstate(all="ignore"):
+        largest[here] = np.maximum(largest[here], np.maximum(rows.max(axis=1, initial=0), -rows.min(axis=1, initial=0)))
+        if norms:
             doubles = rows.astype(np.float64)  # a third faster than a product that converts, and no BLAS: the same bits
             squares[here] += np.add.reduce(np.multiply(doubles, doubles, out=doubles), axis=1)
-            largest[here] = np.maximum(
-                largest[here], np.maximum(rows.max(axis=1, initial=0), -rows.min(axis=1, initial=0))
-            )
         start += len(rows)
-    return Magnitudes(norm=np.sqrt(squares), largest=largest)
+    return Magnitudes(norm=np.sqrt(squares) if norms else None, largest=largest)
 
 
 def _ratio(values: Vector) -> float:
