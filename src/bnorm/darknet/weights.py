@@ -92,7 +92,8 @@ class Weights:
     @property
     def path(self) -> Path:
         """Return the path of the file."""
-        return Path(self.file.name)
+        assert self.model.weights is not None  # `open_weights` requires it
+        return self.model.weights
 
     @property
     def layout(self) -> Layout:

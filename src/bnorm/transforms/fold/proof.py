@@ -132,15 +132,15 @@ class LayerProof:
         return sums
 
     def _bounded_sums(self, binary: bool, source: Source, windows: Doubles) -> tuple[Doubles, Doubles]:
-        """Return the sums, and a bound of Σ|w·x|: √n · √Σ(w·x)² by Cauchy and Schwarz.
+        """Return the sums, and a bound of Σ|w·x|: √Σw² · √Σx² by Cauchy and Schwarz.
 
         Binary weights are their signs times their mean magnitude.
         """
-        weights, part, count = self._weights(source), self.fold.part, windows.shape[1]
+        weights, part, ones = self._weights(source), self.fold.part, np.ones_like(windows[..., :1])
         if not binary:
-            sums, squares = probe(weights, part, [Probe(windows), Probe(windows**2, np.square)])
-            return sums, np.sqrt(count * squares)
-        ones = np.ones_like(windows[..., :1])
+            sums, squares = probe(weights, part, [Probe(windows), Probe(ones, np.square)])
+            return sums, np.sqrt(squares * (windows**2).sum(axis=1, keepdims=True))
+        count = windows.shape[1]
         sums, total = probe(weights, part, [Probe(windows, signs), Probe(ones, np.abs)])
         return sums * total / count, np.abs(windows).sum() * total / count
 
