@@ -190,10 +190,11 @@ def _has_torch(threads: int) -> bool:
 BNORM = [sys.executable, "-m", "bnorm"]
 ENVIRONMENT = {key: value for key, value in os.environ.items() if key != "PYTHONDONTWRITEBYTECODE"}  # as installed
 TORCH_SCRIPT = """
-import numpy, torch
-x, p = torch.from_numpy(numpy.load("x.npy")), numpy.load("p.npz")
+import numpy, sys, torch
+to, back = ((0, 3, 1, 2), (0, 2, 3, 1)) if "nhwc" in sys.argv else ((0, 1, 2, 3), (0, 1, 2, 3))
+x, p = torch.from_numpy(numpy.load("x.npy")).permute(to), numpy.load("p.npz")
 s, b, m, v = (torch.from_numpy(p[k]).float() for k in ("scales", "biases", "rolling_mean", "rolling_variance"))
-numpy.save("torch.npy", torch.nn.functional.batch_norm(x, m, v, s, b, False, 0.1, 1e-5).numpy())
+numpy.save("torch.npy", torch.nn.functional.batch_norm(x, m, v, s, b, False, 0.1, 1e-5).permute(back).numpy())
 """
 
 
@@ -217,39 +218,42 @@ def _peak_mb(folder: Path, *command: str) -> float:
     return int(done.stdout) / 1000
 
 
-def _save_tensor(folder: Path, shape: tuple[int, ...]) -> None:
+def _save_tensor(folder: Path, shape: tuple[int, ...], channels: int) -> None:
     rng = np.random.default_rng(0)
     x = np.lib.format.open_memmap(folder / "x.npy", "w+", np.float32, shape)
     for image in x:
         image[:] = rng.standard_normal(image.shape, dtype=np.float32)
     x.flush()
-    ones, zeros = np.ones(shape[1]), np.zeros(shape[1])
+    ones, zeros = np.ones(channels), np.zeros(channels)
     np.savez(folder / "p.npz", scales=ones, biases=zeros, rolling_mean=zeros, rolling_variance=ones)
 
 
 def process() -> Iterator[Row]:
-    """The whole of `bnorm run` on 44 MB."""
-    with tempfile.TemporaryDirectory() as name:
-        folder = Path(name)
-        _save_tensor(folder, SHAPES[0])
-        own = (*BNORM, "run", "--params", "p.npz", "--arithmetic", "paper", "--input", "x.npy", "-o", "out", "--force")
-        if _has_torch(processors()):
-            other = (sys.executable, "-c", TORCH_SCRIPT)
-            _call(folder, *own)()
-            _call(folder, *other)()
-            np.testing.assert_allclose(
-                np.load(folder / "out/y.npy"), np.load(folder / "torch.npy"), rtol=1e-4, atol=1e-5
+    """The whole of `bnorm run` on 44 MB, in both layouts."""
+    if not _has_torch(processors()):
+        return
+    images, channels, height, width = SHAPES[0]
+    for layout, shape in (("nchw", SHAPES[0]), ("nhwc", (images, height, width, channels))):
+        with tempfile.TemporaryDirectory() as name:
+            folder = Path(name)
+            _save_tensor(folder, shape, channels)
+            own = (
+                *BNORM,
+                *f"run --params p.npz --arithmetic paper --input x.npy -o out --force --layout {layout}".split(),
             )
-            yield Row(
-                "process", "bnorm run, 44 MB", "PyTorch script", *in_turn(_call(folder, *own), _call(folder, *other))
-            )
+            calls = _call(folder, *own), _call(folder, sys.executable, "-c", TORCH_SCRIPT, layout)
+            for call in calls:
+                call()
+            found, other = np.load(folder / "out/y.npy"), np.load(folder / "torch.npy")
+            np.testing.assert_allclose(found, other, rtol=1e-4, atol=1e-5)
+            yield Row("process", f"bnorm run, 44 MB, {layout}", "PyTorch script", *in_turn(*calls))
 
 
 def stream(gigabytes: int) -> Iterator[Row]:
     """A tensor of some gigabytes in training, against a copy; both end on the disk."""
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
-        _save_tensor(folder, (32 * gigabytes, 64, 512, 256))
+        _save_tensor(folder, (32 * gigabytes, 64, 512, 256), 64)
         own = (*BNORM, "run", "--params", "p.npz", "--train", "--input", "x.npy", "-o", "out", "--force")
         copy = ("sh", "-c", "cp x.npy copy.npy && sync copy.npy")
         for engine in OWN:

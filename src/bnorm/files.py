@@ -227,13 +227,17 @@ def _blaming(target: Path, temporary: Sequence[Path]) -> Iterator[None]:
 def _rename(temporary: Sequence[Path], targets: Sequence[Path]) -> None:
     """Rename the set, the first target first, after removing the old version of each other target.
 
-    Even if the process is killed in between, any later target that exists belongs to the first target.
+    Even if the process is killed in between, any later target that exists belongs to the first target. Folders are
+    synced after the first target, and once more after all others.
     """
     for target in targets[1:]:
         target.unlink(missing_ok=True)
-    for path, target in zip(temporary, targets, strict=True):
+    temporary[0].replace(targets[0])
+    _sync(targets[0].parent)
+    for path, target in zip(temporary[1:], targets[1:], strict=True):
         path.replace(target)
-        _sync(target.parent)
+    for folder in dict.fromkeys(target.parent for target in targets[1:]):
+        _sync(folder)
 
 
 def _sync(folder: Path) -> None:
