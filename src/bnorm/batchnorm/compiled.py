@@ -42,10 +42,11 @@ class CompiledKernels:
         items = out.shape[2] * -(-x.shape[1] // int(sizes.width))
         other = x if delta is None else delta
         numbers = np.array([*steps_of(x), *steps_of(other), *sizes], np.uint64)
-        sums = np.empty(out.shape)  # always contiguous, so that the code is compiled once
+        rows, channels, pieces = out.shape
+        sums = np.empty((pieces, rows, channels))  # always contiguous, so that the code is compiled once
         arguments = (memory_of(x), memory_of(other), numbers, shift, moments, delta is not None, sums)
         self._run(sum_items, sum_shared, arguments, items)
-        out[:] = sums
+        out[:] = sums.transpose(1, 2, 0)
 
     def map_span(
         self, operands: Operands, maps: Mapping[str, ChannelMap], _scratch: Scratch, outputs: Mapping[str, Values]
@@ -54,15 +55,14 @@ class CompiledKernels:
         x, delta, shift = operands
         grid, items = grid_of(x)
         axis = 2 if interleaved(x) and x.shape[2] > 1 else 0  # the axis that rows are counted along
+        memory_x, steps_x = memory_of(x), _steps(x, axis)
+        memory, steps = (memory_x, steps_x) if delta is None else (memory_of(delta), _steps(delta, axis))
         for name, out in outputs.items():
             gain, slope, constant = maps[name]
-            other = x if delta is None or slope is None else delta
-            steps = [step for values in (x, other, out) for step in (steps_of(values)[axis], steps_of(values)[1])]
-            numbers = np.array([*steps, *grid], np.uint64)
+            numbers = np.array([*steps_x, *steps, *_steps(out, axis), *grid], np.uint64)
             vectors = np.array([shift, gain, gain if slope is None else slope, constant])
             written = memory_of(out, writeable=True)
-            arguments = (memory_of(x), memory_of(other), numbers, slope is not None, written, vectors)
-            self._run(map_items, map_shared, arguments, items)
+            self._run(map_items, map_shared, (memory_x, memory, numbers, slope is not None, written, vectors), items)
 
     def _run(
         self, one: Callable[..., None], shared: Callable[..., None], arguments: tuple[Any, ...], items: int
@@ -71,3 +71,9 @@ class CompiledKernels:
             shared(*arguments, np.uint64(items), np.uint64(min(self.threads, items)))
         else:
             one(*arguments, np.uint64(0), np.uint64(items))
+
+
+def _steps(values: Values, axis: int) -> tuple[int, int]:
+    """Return the steps along an axis, and from channel to channel."""
+    steps = steps_of(values)
+    return steps[axis], steps[1]

@@ -72,26 +72,37 @@ def _map_rows(x, first_x, delta, first, with_delta, out, first_out, rows, count,
 
 
 @compiled
-def _map_tile(x, steps_x, delta, steps, with_delta, out, steps_out, grid, vectors, item, factors, shifted):
-    """Write one item of a map whose rows hold several channels."""
-    row, column = item // grid.across * grid.height, item % grid.across * grid.width
-    rows, count = min(grid.height, grid.rows - row), min(grid.width, grid.columns - column)
+def _spread(vectors, first, channels, repeat, factors):
+    """Repeat the factors of some channels for each of their columns."""
     for k in range(4):
-        for c in range(count // grid.repeat):
-            value = vectors[k, column // grid.repeat + c]
-            for j in range(grid.repeat):
-                factors[k, c * grid.repeat + j] = value
-    first_x, first, first_out = row * steps_x[0] + column, row * steps[0] + column, row * steps_out[0] + column
-    all_steps = steps_x[0], steps[0], steps_out[0]
-    _map_rows(x, first_x, delta, first, with_delta, out, first_out, rows, count, all_steps, factors, shifted)
+        for c in range(channels):
+            value = vectors[k, first + c]
+            for j in range(repeat):
+                factors[k, c * repeat + j] = value
+
+
+@compiled
+def _map_tiles(x, steps_x, delta, steps, with_delta, out, steps_out, grid, vectors, begin, end):
+    """Write the items of a map whose rows hold several channels: those below one another first."""
+    factors, shifted = np.empty((4, grid.width)), np.any(vectors[0])
+    down = (grid.rows + grid.height - uint64(1)) // grid.height
+    for item in range(begin, end):
+        row, column = item % down * grid.height, item // down * grid.width
+        rows, count = min(grid.height, grid.rows - row), min(grid.width, grid.columns - column)
+        if item == begin or not row:
+            _spread(vectors, column // grid.repeat, count // grid.repeat, grid.repeat, factors)
+        first_x, first, first_out = row * steps_x[0] + column, row * steps[0] + column, row * steps_out[0] + column
+        all_steps = steps_x[0], steps[0], steps_out[0]
+        _map_rows(x, first_x, delta, first, with_delta, out, first_out, rows, count, all_steps, factors, shifted)
 
 
 @compiled
 def _map_parts(x, steps_x, delta, steps, with_delta, out, steps_out, grid, vectors, begin, end):
-    """Write the items of a map whose rows are planes, without a call for each: a call costs as much as a plane."""
-    for item in range(begin, end):
-        plane, place = item // grid.across, item % grid.across * grid.height
-        image, channel, count = plane // grid.repeat, plane % grid.repeat, min(grid.height, grid.columns - place)
+    """Write the items of a map whose rows are planes, without a call or a division for each: these cost as much."""
+    plane, place = begin // grid.across, begin % grid.across * grid.height
+    image, channel = plane // grid.repeat, plane % grid.repeat
+    for _ in range(begin, end):
+        count = min(grid.height, grid.columns - place)
         shift, gain, slope, constant = (
             vectors[0, channel],
             vectors[1, channel],
@@ -103,11 +114,23 @@ def _map_parts(x, steps_x, delta, steps, with_delta, out, steps_out, grid, vecto
         first_out = image * steps_out[0] + channel * steps_out[1] + place
         if with_delta:
             for j in range(count):
-                value = (np.float64(x[first_x + j]) - shift) * gain
-                out[first_out + j] = value + np.float64(delta[first + j]) * slope + constant
+                value = np.float64(x[first_x + j])
+                if shift != 0.0:  # the compiler makes two loops of this one
+                    value = value - shift
+                out[first_out + j] = value * gain + np.float64(delta[first + j]) * slope + constant
         else:
             for j in range(count):
-                out[first_out + j] = (np.float64(x[first_x + j]) - shift) * gain + constant
+                value = np.float64(x[first_x + j])
+                if shift != 0.0:
+                    value = value - shift
+                out[first_out + j] = value * gain + constant
+        place += count
+        if place == grid.columns:
+            place = uint64(0)
+            channel += uint64(1)
+            if channel == grid.repeat:
+                channel = uint64(0)
+                image += uint64(1)
 
 
 @compiled
@@ -120,12 +143,10 @@ def map_items(x, delta, numbers, with_delta, out, vectors, begin, end):
     n = numbers
     steps_x, steps, steps_out = (n[0], n[1]), (n[2], n[3]), (n[4], n[5])
     grid = Grid(n[6], n[7], n[8], n[9], n[10], n[11])
-    if not grid.width:
+    if grid.width:
+        _map_tiles(x, steps_x, delta, steps, with_delta, out, steps_out, grid, vectors, begin, end)
+    else:
         _map_parts(x, steps_x, delta, steps, with_delta, out, steps_out, grid, vectors, begin, end)
-        return
-    factors, shifted = np.empty((4, grid.width)), np.any(vectors[0])
-    for item in range(begin, end):
-        _map_tile(x, steps_x, delta, steps, with_delta, out, steps_out, grid, vectors, item, factors, shifted)
 
 
 @compiled_parallel

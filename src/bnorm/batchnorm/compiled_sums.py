@@ -135,6 +135,20 @@ def _halve(values, first, step, count):
 
 
 @compiled
+def _add_columns(values, width, sizes, out, first):
+    """Write the sum of each channel's columns into `out`, from channel `first` on: the columns are overwritten."""
+    if sizes.columns == uint64(1):
+        for c in range(width):
+            out[first + c] = values[c]
+    elif sizes.interleaved:
+        for c in range(width):
+            out[first + c] = _halve(values, c, width, sizes.columns)
+    else:
+        for c in range(width):
+            out[first + c] = _halve(values, c * sizes.columns, uint64(1), sizes.columns)
+
+
+@compiled
 def _rows_of(piece, sizes):
     """Return a piece's first image and place, its number of full rows, and the length of a shorter last row."""
     if not sizes.large:
@@ -173,7 +187,10 @@ def _sum_piece(delta, strides, x, strides_x, of_delta, channel, piece, width, si
 
 @compiled
 def sum_items(x, delta, numbers, shift, moments, with_delta, out, begin, end):
-    """Write the sums of the items from `begin` to before `end`; `numbers` are the steps of x and delta, and `Sizes`."""
+    """Write the sums of the items from `begin` to before `end` into `out`, shape (pieces, 2 or 4, c).
+
+    `numbers` are the steps of x and delta, and `Sizes`.
+    """
     n = numbers
     strides_x, strides = (n[0], n[1], n[2]), (n[3], n[4], n[5])
     sizes = Sizes(n[6], n[7], n[8], n[9], n[10], n[11], n[12], n[13], n[14], n[15], n[16])
@@ -183,10 +200,10 @@ def sum_items(x, delta, numbers, shift, moments, with_delta, out, begin, end):
     for item in range(begin, end):
         piece, channel = item % sizes.pieces, item // sizes.pieces * sizes.width
         width = min(sizes.width, sizes.channels - channel)
-        step, channel_step = (width, uint64(1)) if sizes.interleaved else (uint64(1), sizes.columns)
+        repeat = uint64(1) if sizes.interleaved else sizes.columns
         for c in range(width):
-            for j in range(channel_step):
-                shifts[c * channel_step + j] = shift[channel + c]
+            for j in range(repeat):
+                shifts[c * repeat + j] = shift[channel + c]
         row = uint64(0)
         for of_delta in range(2):
             if with_delta if of_delta else moments:
@@ -207,9 +224,8 @@ def sum_items(x, delta, numbers, shift, moments, with_delta, out, begin, end):
                     sums,
                     products,
                 )
-                for c in range(width):
-                    out[row, channel + c, piece] = _halve(sums, c * channel_step, step, sizes.columns)
-                    out[row + uint64(1), channel + c, piece] = _halve(products, c * channel_step, step, sizes.columns)
+                _add_columns(sums, width, sizes, out[piece, row], channel)
+                _add_columns(products, width, sizes, out[piece, row + uint64(1)], channel)
                 row += uint64(2)
 
 

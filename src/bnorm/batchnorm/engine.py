@@ -47,6 +47,8 @@ class Normalisation(NamedTuple):
 
     def select(self, channels: slice) -> Normalisation:
         """Return the normalisation of some of the channels."""
+        if channels == slice(0, self.parameters.scales.size):
+            return self
         return self._replace(
             parameters=Parameters(*(vector[channels] for vector in self.parameters)),
             rolling=Rolling(*(vector[channels] for vector in self.rolling)),
@@ -234,8 +236,8 @@ class _Pass:
         )
 
     def _empty(self, moments: bool, pieces: int) -> Doubles:
-        """Return an array for the sums of so many pieces."""
-        return np.empty((2 * moments + 2 * bool(self._tensors.delta), self.width, pieces))
+        """Return an array for the sums of so many pieces, (2 or 4, c, pieces); those of a piece are contiguous."""
+        return np.empty((pieces, 2 * moments + 2 * bool(self._tensors.delta), self.width)).transpose(1, 2, 0)
 
     def _pieces(self, shift: Vector, moments: bool) -> Doubles:
         """Return the sums of each piece, shape (2 or 4, c, pieces): those of `kernels.sum_span`."""

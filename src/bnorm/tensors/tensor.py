@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Iterator
+from functools import lru_cache
 from math import prod
 from pathlib import Path
 from typing import BinaryIO, NamedTuple, Protocol, Self
@@ -118,6 +119,7 @@ class Geometry(NamedTuple):
     channels_last: bool
 
     @classmethod
+    @lru_cache
     def from_shape(cls, shape: tuple[int, ...], layout: str) -> Geometry:
         """Return the axes of a shape; raises ValueError for an unknown layout or an unsupported shape."""
         check_layout(layout)
