@@ -14,7 +14,7 @@ from bnorm.tensors.tensor import Doubles, Values
 
 ENGINES = ("auto", "numpy", "numba")
 
-WORTH = 1 << 28  # values from which Numba saves the half second that importing it takes
+WORTH = 1 << 30  # values from which Numba saves the half second that importing it takes: files are bound by the disk
 
 
 class Kernels(Protocol):
