@@ -9,6 +9,7 @@ into what, and `arrays` computes the new arrays. The cfg loses its `batch_normal
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 from math import prod
@@ -173,13 +174,16 @@ def _write(
 
 
 def _stream(folded: FoldedModel, writer: Writer, meter: Meter) -> set[int]:
-    """Write the folded pair, and return the layers whose folded values exceed float32."""
+    """Write the folded pair, each block while the next is computed; return the layers whose values exceed float32."""
     overflowing: set[int] = set()
-    writer.begin(folded.weights.head(), folded.text)
-    for values, layers in folded.stream():
-        writer.write(values)
-        meter.add(values.size)
-        overflowing |= layers
+    with ThreadPoolExecutor(1) as pool:
+        written = pool.submit(writer.begin, folded.weights.head(), folded.text)
+        for values, layers in folded.stream():
+            written.result()
+            written = pool.submit(writer.write, values)
+            meter.add(values.size)
+            overflowing |= layers
+        written.result()
     return overflowing
 
 

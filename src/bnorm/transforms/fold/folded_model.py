@@ -77,7 +77,8 @@ class FoldedModel:
         """Yield an array of the old file as the new file holds it, with the layers that overflow in it."""
         change = self.changes.get((array.layer, array.part))
         if change is None:
-            yield from (Piece(block, frozenset()) for block in self.weights.blocks(array))
+            # Copies: a block is still in use while the next one is read into the same memory.
+            yield from (Piece(block.copy(), frozenset()) for block in self.weights.blocks(array))
             return
         layers = frozenset({change.fold.layer, *change.fold.before, *change.fold.after})
         for values, overflows in folded(self.weights, array, change):
