@@ -186,6 +186,22 @@ def test_the_same_bits_in_every_way(drawn):
     assert_same_in_every(batch, way)
 
 
+def test_the_sign_of_a_zero_is_the_same_in_every_way():
+    """A rolling mean of −0 dominates a negative variance."""
+    rolling = Rolling(np.array([-0.0, 5.0]), np.array([-1e-7, 1e-9]))
+    layer = Normalisation(
+        Parameters(np.array([-1.0, 1.0]), np.array([-0.0, 0.0])), rolling, ARITHMETICS["paper"], False
+    )
+    x, found = MemoryTensor(np.full((1, 2, 8, 8), -0.0, "f4")), set()
+    for engine in INSTALLED:
+        for threads in (1, 2):
+            y = MemoryTensor(np.empty(x.shape, "f4"))
+            with Team(threads) as team:
+                run_batch(layer, x, None, {"y": y}, team, kernels=kernels_of(engine, 0))
+            found.add(y.view.array.tobytes())
+    assert len(found) == 1
+
+
 TINY = [(2, 1), (1, 1, 1, 2), (1, 5, 3, 3), (2, 5, 1, 1), (5, 1, 3, 3), (2, 3, 2, 9)]
 EDGES = [
     *[(700, 1), (2, 4096), (513, 3), (9, 300, 1, 1), (512, 2), (1025, 5), (683, 3, 2, 3)],

@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import NamedTuple
 
 import numpy as np
+from numpy.typing import NDArray
 
 from bnorm.batchnorm import formulas, tiling
 from bnorm.batchnorm.arithmetic import Arithmetic
@@ -172,7 +173,7 @@ def _summed(part: _Pass, shift: Vector, *, moments: bool) -> tuple[Sums, Vector,
     sums = part.sums(shift, moments=moments)
     partial = _partial(sums, shift, part.count)
     if partial and (dominated := formulas.mean_dominates(partial.mean, partial.unbiased)).any():
-        shift = np.where(dominated, partial.mean, 0)
+        shift = _shift(dominated, partial.mean)
         sums = part.sums(shift, moments=moments)
         partial = _partial(sums, shift, part.count)
     return sums, shift, partial
@@ -190,7 +191,15 @@ def _starting_shift(layer: Normalisation) -> Vector:
     mean, variance = layer.rolling
     if layer.train:
         return np.zeros_like(mean)
-    return np.where(formulas.mean_dominates(mean, variance), mean, 0)
+    return _shift(formulas.mean_dominates(mean, variance), mean)
+
+
+def _shift(dominated: NDArray[np.bool_], mean: Vector) -> Vector:
+    """Return the mean where it dominates, else 0: never −0, because x − 0 is x for every x, but −0 − (−0) is 0.
+
+    The kernels may then leave out the subtraction of a shift of 0.
+    """
+    return np.where(dominated, mean, 0) + 0.0
 
 
 def _forward_maps(
