@@ -191,10 +191,10 @@ BNORM = [sys.executable, "-m", "bnorm"]
 ENVIRONMENT = {key: value for key, value in os.environ.items() if key != "PYTHONDONTWRITEBYTECODE"}  # as installed
 TORCH_SCRIPT = """
 import numpy, sys, torch
-to, back = ((0, 3, 1, 2), (0, 2, 3, 1)) if "nhwc" in sys.argv else ((0, 1, 2, 3), (0, 1, 2, 3))
-x, p = torch.from_numpy(numpy.load("x.npy")).permute(to), numpy.load("p.npz")
+x, p, channels = torch.from_numpy(numpy.load("x.npy")), numpy.load("p.npz"), -1 if sys.argv[1] == "nhwc" else 1
 s, b, m, v = (torch.from_numpy(p[k]).float() for k in ("scales", "biases", "rolling_mean", "rolling_variance"))
-numpy.save("torch.npy", torch.nn.functional.batch_norm(x, m, v, s, b, False, 0.1, 1e-5).permute(back).numpy())
+y = torch.nn.functional.batch_norm(x.movedim(channels, 1), m, v, s, b, False, 0.1, 1e-5)
+numpy.save("torch.npy", y.movedim(1, channels).numpy())
 """
 
 
@@ -237,10 +237,8 @@ def process() -> Iterator[Row]:
         with tempfile.TemporaryDirectory() as name:
             folder = Path(name)
             _save_tensor(folder, shape, channels)
-            own = (
-                *BNORM,
-                *f"run --params p.npz --arithmetic paper --input x.npy -o out --force --layout {layout}".split(),
-            )
+            options = f"--params p.npz --arithmetic paper --input x.npy --layout {layout} -o out --force"
+            own = (*BNORM, "run", *options.split())
             calls = _call(folder, *own), _call(folder, sys.executable, "-c", TORCH_SCRIPT, layout)
             for call in calls:
                 call()

@@ -227,8 +227,8 @@ def _blaming(target: Path, temporary: Sequence[Path]) -> Iterator[None]:
 def _rename(temporary: Sequence[Path], targets: Sequence[Path]) -> None:
     """Rename the set, the first target first, after removing the old version of each other target.
 
-    Even if the process is killed in between, any later target that exists belongs to the first target. Folders are
-    synced after the first target, and once more after all others.
+    Even if the process is killed in between, any later target that exists belongs to the first target. The first
+    target's folder is synced before the others are renamed, so that this holds after a power cut as well.
     """
     for target in targets[1:]:
         target.unlink(missing_ok=True)

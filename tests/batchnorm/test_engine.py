@@ -379,11 +379,18 @@ def test_memory_is_bounded_by_the_budget_and_not_by_the_file(tmp_path, tall):
 
 
 @pytest.mark.parametrize("threads", [1, 2])
-def test_a_file_with_channels_last_is_moved_in_long_runs(monkeypatch, threads):
+def test_a_file_with_channels_last_is_moved_in_long_pieces(monkeypatch, threads):
     moved = []
+
+    def counting(move):
+        def count(*arguments):
+            moved.append(move(*arguments))
+            return moved[-1]
+
+        return count
+
     for name in ("read_at", "write_at"):
-        move = getattr(tensor, name)
-        monkeypatch.setattr(tensor, name, lambda *arguments, move=move: moved.append(move(*arguments)) or moved[-1])
+        monkeypatch.setattr(tensor, name, counting(getattr(tensor, name)))
     batch = batch_of((2, 32, 300, 301))
     found = results(batch, Way(threads, 256 * MIB, "nhwc", "npy"))
     assert_same_bits(found, results(batch, Way(threads, 256 * MIB, "nhwc")))

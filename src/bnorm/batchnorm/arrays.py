@@ -80,7 +80,7 @@ def batch_normalize(
                 of x with the unbiased variance, "population", with the biased one, or a function of the
                 statistics, the moments and what was seen so far: see `bnorm.batchnorm.rolling`
     threads     default: the processors that this process may use
-    engine      "numpy", "numba", or "auto": Numba where it is installed and x is large enough
+    engine      "numpy", "numba", or "auto": Numba where it is installed and x has 2³⁰ values
 
     Computes in float64 and rounds each value of y and dx once; neither threads nor engine change a bit. Raises
     ValueError for unknown names, for mismatched shapes, for other dtypes and, in training, for one

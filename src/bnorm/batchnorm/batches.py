@@ -9,9 +9,10 @@ from typing import NamedTuple, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from bnorm.batchnorm.engine import MEMORY, Advance, Normalisation, run_batch
+from bnorm.batchnorm.engine import MEMORY, Normalisation, run_batch
 from bnorm.batchnorm.engines import NUMPY, Kernels
 from bnorm.batchnorm.formulas import Gradients, Moments, Rolling
+from bnorm.batchnorm.groups import Advance
 from bnorm.batchnorm.rolling import Estimator, RollingRule
 from bnorm.batchnorm.threads import Team
 from bnorm.tensors.tensor import Tensor

@@ -38,15 +38,14 @@ class CompiledKernels:
     ) -> None:
         """Write the sums of each piece into `out`, as `kernels.sum_span` does."""
         x, delta, shift = operands
-        sizes = sizes_of(x, grouping, out.shape[2])
-        items = out.shape[2] * -(-x.shape[1] // int(sizes.width))
+        sizes = sizes_of(x, grouping, len(out))
+        items = len(out) * -(-x.shape[1] // int(sizes.width))
         other = x if delta is None else delta
         numbers = np.array([*steps_of(x), *steps_of(other), *sizes], np.uint64)
-        rows, channels, pieces = out.shape
-        sums = np.empty((pieces, rows, channels))  # always contiguous, so that the code is compiled once
+        sums = np.empty(out.shape)  # always contiguous, so that the code is compiled once
         arguments = (memory_of(x), memory_of(other), numbers, shift, moments, delta is not None, sums)
         self._run(sum_items, sum_shared, arguments, items)
-        out[:] = sums.transpose(1, 2, 0)
+        out[:] = sums
 
     def map_span(
         self, operands: Operands, maps: Mapping[str, ChannelMap], _scratch: Scratch, outputs: Mapping[str, Values]

@@ -34,21 +34,22 @@ class Grid(NamedTuple):
     repeat: Any
     height: Any
     width: Any
-    across: Any  # items side by side
+    down: Any  # items below one another: in the same columns, or of one plane
 
 
 def grid_of(x: Values) -> tuple[Grid, int]:
     """Return the sizes by which a map of values (n, c, l) is cut into items, and the number of items."""
     images, channels, places = x.shape
     if not interleaved(x) and places >= RUN:
-        across = -(-places // ITEM)
+        down = -(-places // ITEM)
         sizes = {"rows": images * channels, "columns": places, "repeat": channels, "height": ITEM, "width": 0}
-        return Grid(across=across, **sizes), images * channels * across
+        return Grid(down=down, **sizes), images * channels * down
     rows, repeat = (images * places, 1) if interleaved(x) else (images, places)
     width = min(max(WIDE // repeat, 1) * repeat, channels * repeat)
-    height, across = max(ITEM // width, 1), -(-channels * repeat // width)
+    height = max(ITEM // width, 1)
+    down = -(-rows // height)
     sizes = {"rows": rows, "columns": channels * repeat, "repeat": repeat, "height": height, "width": width}
-    return Grid(across=across, **sizes), -(-rows // height) * across
+    return Grid(down=down, **sizes), down * -(-channels * repeat // width)
 
 
 @compiled
@@ -73,7 +74,7 @@ def _map_rows(x, first_x, delta, first, with_delta, out, first_out, rows, count,
 
 @compiled
 def _spread(vectors, first, channels, repeat, factors):
-    """Repeat the factors of some channels for each of their columns."""
+    """Write the shift and the factors of some channels into `factors`, (4, columns), each `repeat` times."""
     for k in range(4):
         for c in range(channels):
             value = vectors[k, first + c]
@@ -82,12 +83,14 @@ def _spread(vectors, first, channels, repeat, factors):
 
 
 @compiled
-def _map_tiles(x, steps_x, delta, steps, with_delta, out, steps_out, grid, vectors, begin, end):
-    """Write the items of a map whose rows hold several channels: those below one another first."""
+def _map_rows_of_channels(x, steps_x, delta, steps, with_delta, out, steps_out, grid, vectors, begin, end):
+    """Write the items of a map whose rows hold several channels.
+
+    Items are numbered down the rows first: the factors are spread again only when the columns change.
+    """
     factors, shifted = np.empty((4, grid.width)), np.any(vectors[0])
-    down = (grid.rows + grid.height - uint64(1)) // grid.height
     for item in range(begin, end):
-        row, column = item % down * grid.height, item // down * grid.width
+        row, column = item % grid.down * grid.height, item // grid.down * grid.width
         rows, count = min(grid.height, grid.rows - row), min(grid.width, grid.columns - column)
         if item == begin or not row:
             _spread(vectors, column // grid.repeat, count // grid.repeat, grid.repeat, factors)
@@ -97,9 +100,12 @@ def _map_tiles(x, steps_x, delta, steps, with_delta, out, steps_out, grid, vecto
 
 
 @compiled
-def _map_parts(x, steps_x, delta, steps, with_delta, out, steps_out, grid, vectors, begin, end):
-    """Write the items of a map whose rows are planes, without a call or a division for each: these cost as much."""
-    plane, place = begin // grid.across, begin % grid.across * grid.height
+def _map_planes(x, steps_x, delta, steps, with_delta, out, steps_out, grid, vectors, begin, end):
+    """Write the items of a map whose rows are planes, without a call or a division for each.
+
+    On a small plane either takes as long as the map itself.
+    """
+    plane, place = begin // grid.down, begin % grid.down * grid.height
     image, channel = plane // grid.repeat, plane % grid.repeat
     for _ in range(begin, end):
         count = min(grid.height, grid.columns - place)
@@ -144,9 +150,9 @@ def map_items(x, delta, numbers, with_delta, out, vectors, begin, end):
     steps_x, steps, steps_out = (n[0], n[1]), (n[2], n[3]), (n[4], n[5])
     grid = Grid(n[6], n[7], n[8], n[9], n[10], n[11])
     if grid.width:
-        _map_tiles(x, steps_x, delta, steps, with_delta, out, steps_out, grid, vectors, begin, end)
+        _map_rows_of_channels(x, steps_x, delta, steps, with_delta, out, steps_out, grid, vectors, begin, end)
     else:
-        _map_parts(x, steps_x, delta, steps, with_delta, out, steps_out, grid, vectors, begin, end)
+        _map_planes(x, steps_x, delta, steps, with_delta, out, steps_out, grid, vectors, begin, end)
 
 
 @compiled_parallel

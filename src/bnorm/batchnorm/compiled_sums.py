@@ -135,17 +135,15 @@ def _halve(values, first, step, count):
 
 
 @compiled
-def _add_columns(values, width, sizes, out, first):
+def _write_sums(values, width, sizes, out, first):
     """Write the sum of each channel's columns into `out`, from channel `first` on: the columns are overwritten."""
-    if sizes.columns == uint64(1):
+    if sizes.columns == uint64(1):  # a call for each takes a quarter of the time of all sums
         for c in range(width):
             out[first + c] = values[c]
-    elif sizes.interleaved:
-        for c in range(width):
-            out[first + c] = _halve(values, c, width, sizes.columns)
-    else:
-        for c in range(width):
-            out[first + c] = _halve(values, c * sizes.columns, uint64(1), sizes.columns)
+        return
+    stride, step = (uint64(1), width) if sizes.interleaved else (sizes.columns, uint64(1))
+    for c in range(width):
+        out[first + c] = _halve(values, c * stride, step, sizes.columns)
 
 
 @compiled
@@ -224,8 +222,8 @@ def sum_items(x, delta, numbers, shift, moments, with_delta, out, begin, end):
                     sums,
                     products,
                 )
-                _add_columns(sums, width, sizes, out[piece, row], channel)
-                _add_columns(products, width, sizes, out[piece, row + uint64(1)], channel)
+                _write_sums(sums, width, sizes, out[piece, row], channel)
+                _write_sums(products, width, sizes, out[piece, row + uint64(1)], channel)
                 row += uint64(2)
 
 

@@ -14,7 +14,7 @@ from bnorm.tensors.tensor import Doubles, Values
 
 ENGINES = ("auto", "numpy", "numba")
 
-WORTH = 1 << 30  # values from which Numba saves the half second that importing it takes: files are bound by the disk
+WORTH = 1 << 30  # values from which Numba repays its import of half a second, on files; below, the disk is the limit
 
 
 class Kernels(Protocol):

@@ -62,38 +62,38 @@ class Operands(NamedTuple):
 
 
 def sum_span(operands: Operands, grouping: Grouping, scratch: Scratch, out: Doubles, *, moments: bool) -> None:
-    """Write the sums of each piece into `out`, shape (2 or 4, c, pieces).
+    """Write the sums of each piece into `out`, shape (pieces, 2 or 4, c).
 
     These are Σx and Σx² with `moments`, then Σ delta and Σ delta·x with a delta, where x means x − shift.
     """
-    shifted = scratch.load("x", operands.x, operands.shift)
+    x, delta, shift = operands
+    shifted = scratch.load("x", x, shift)
     sum_pieces = sum_planes if grouping.places > PLANE else sum_images
     if moments:
-        sum_pieces(shifted, grouping, out[0])
-    if (
-        operands.delta is not None
-    ):  # products overwrite their factors, which are not needed any more: fewer blocks in the cache
-        upstream = scratch.load("delta", operands.delta)
-        sum_pieces(upstream, grouping, out[-2])
-        sum_pieces(np.multiply(upstream, shifted, out=upstream), grouping, out[-1])
+        sum_pieces(shifted, grouping, out[:, 0])
+    # Products overwrite their factors, which are not needed any more: fewer blocks in the cache.
+    if delta is not None:
+        upstream = scratch.load("delta", delta)
+        sum_pieces(upstream, grouping, out[:, -2])
+        sum_pieces(np.multiply(upstream, shifted, out=upstream), grouping, out[:, -1])
     if moments:
-        sum_pieces(np.multiply(shifted, shifted, out=shifted), grouping, out[1])
+        sum_pieces(np.multiply(shifted, shifted, out=shifted), grouping, out[:, 1])
 
 
 def sum_images(values: Doubles, grouping: Grouping, out: Doubles) -> None:
-    """Sum pieces of whole images (n, c, l) into `out`, shape (c, pieces)."""
+    """Sum pieces of whole images (n, c, l) into `out`, shape (pieces, c)."""
     images, channels, places = values.shape
     rows = values.reshape(images, channels * places)
-    columns = np.empty((out.shape[1], channels * places))
+    columns = np.empty((len(out), channels * places))
     for piece, first in enumerate(range(0, images, grouping.images_per_piece)):
         _add_rows(rows[first : first + grouping.images_per_piece], columns[piece])
-    out.T[:] = _halve(columns.reshape(-1, channels, places))
+    out[:] = _halve(columns.reshape(-1, channels, places))
 
 
 def sum_planes(values: Doubles, _grouping: Grouping, out: Doubles) -> None:
-    """Sum the pieces of large planes (n, c, l), or of a part of one plane, into `out`, shape (c, pieces)."""
+    """Sum the pieces of large planes (n, c, l), or of a part of one plane, into `out`, shape (pieces, c)."""
     images, channels, places = values.shape
-    sums = out.reshape(channels, images, -1).swapaxes(0, 1)  # (n, c, pieces of a plane)
+    sums = out.reshape(images, -1, channels).swapaxes(1, 2)  # (n, c, pieces of a plane)
     whole = places // PIECE
     if whole:
         rows = values[:, :, : whole * PIECE].reshape(images, channels, whole, -1, WIDTH)
@@ -139,8 +139,9 @@ def map_span(
     operands: Operands, maps: Mapping[str, ChannelMap], scratch: Scratch, outputs: Mapping[str, Values]
 ) -> None:
     """Write each output, (n, c, l), by the map of its name; every value is rounded once, to the output's dtype."""
-    shifted = scratch.load("x", operands.x, operands.shift)
-    upstream = None if operands.delta is None else scratch.load("delta", operands.delta)
+    x, delta, shift = operands
+    shifted = scratch.load("x", x, shift)
+    upstream = None if delta is None else scratch.load("delta", delta)
     last = list(outputs)[-1] if outputs else ""
     for name, out in outputs.items():
         # Nothing reads x and delta after the last map, so it need not copy them to other scratch blocks.

@@ -126,7 +126,7 @@ def _weights(model: Model) -> Iterator[Finding]:
 def _layer(weights: Weights, layer: Layer, arrays: tuple[Array, ...]) -> Iterator[Finding]:
     """Yield the findings in a layer: arrays of batch normalisation are read whole, all others in blocks."""
     epsilon = default_epsilon(weights.model.dialect.name)
-    for part, channels in channels_of(weights, layer, epsilon).items():
+    for part, channels in channels_of(weights, layer, epsilon, {}).items():
         yield from examine(weights.model, layer, part, channels)
     examined = {array.part for array in arrays if array.field == "rolling_variance"}
     for array in arrays:

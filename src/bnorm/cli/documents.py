@@ -189,10 +189,9 @@ def _layer_weights(report: LayerReport) -> Document | None:
 
 def _weights(filters: Filters) -> Document:
     columns = {"weight_norm": filters.norm, "weight_max": filters.largest, "folded_max": filters.folded}
-    measured = {name: values for name, values in columns.items() if values is not None}
     return {
         "channels": filters.largest.size,
-        **{name: spread._asdict() for name, spread in quantiles(measured).items()},
+        **{name: spread._asdict() for name, spread in quantiles(columns).items()},
         "range": filters.range._asdict(),
     }
 

@@ -99,7 +99,7 @@ def command(
         return
     model = read_model(files.cfg, files.weights, dialect)
     selection = options.selection(layers, model)
-    norms = channels or form == "json"
+    norms = channels or form == "json"  # the table and the CSV of layers have none
     report = inspect(model, selection, epsilon=epsilon, weights=True, norms=norms, trailing=trailing)
     page = _by_channel(report, sort, top) if channels else _by_layer(report, sort, top)
     if picture:

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
-from functools import partial
 from typing import NamedTuple
 
 import numpy as np
@@ -24,7 +23,7 @@ from bnorm.darknet.network import Layer
 from bnorm.darknet.size_mismatch import SizeMismatch
 from bnorm.darknet.weights import Trailing, Weights, open_weights, trailing_by_name
 from bnorm.statistics.channels import ByPart, Channels, Statistics, channels_of, filters_of, summary
-from bnorm.statistics.filters import Filters, Measure, magnitudes
+from bnorm.statistics.filters import Filters, Magnitudes, measured
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -136,9 +135,9 @@ def inspect(
     The paths of a cfg and its weights, or of a cfg alone, can replace the model: `inspect("net.cfg", "net.weights")`.
     The findings are on the cfg and on the channels shown; for a file that does not fit, they include the likeliest
     cause. Only the arrays of batch normalisation are read; with `weights` also the weights of all layers, for their
-    ranges and, unless `norms` is False, their norms, which take most of the time. With `trailing` keep or drop, bytes
-    after the last array are accepted. ValueError for layers that the network lacks, and for an unknown `epsilon` or
-    `trailing`; TypeError if `weights` is not a bool.
+    ranges and norms. `norms=False` leaves out the norms, which take most of that time. With `trailing` keep or drop,
+    bytes after the last array are accepted. ValueError for layers that the network lacks, and for an unknown `epsilon`
+    or `trailing`; TypeError if `weights` is not a bool.
     """
     if weights not in (True, False):
         raise TypeError(f"weights={weights!r}, expected True or False; the path of a file is the second argument")
@@ -148,14 +147,16 @@ def inspect(
     by_layer = model.layout.by_layer()
     with ExitStack() as stack:
         file = stack.enter_context(open_weights(model, trailing, allow_misfit=True)) if model.weights else None
-        report = partial(_report, file, epsilon=guard, measure=partial(magnitudes, norms=norms) if weights else None)
-        reports = tuple(report(layer, by_layer.get(layer.index, ())) for layer in chosen)
+        reports = []
+        for layer in chosen:
+            sizes = measured(file, layer, norms=norms) if file and weights else {}
+            reports.append(_report(file, layer, by_layer.get(layer.index, ()), guard, sizes))
         misfit = file.misfit() if file else None
         findings = file_findings(file) if file and misfit else tuple(channel_findings(model, reports))
     return Inspection(
         model=model,
         epsilon=guard,
-        layers=reports,
+        layers=tuple(reports),
         findings=worst_first((*findings, *cfg_findings(model.network))),
         misfit=misfit,
         trailing_bytes=0 if misfit else max(0, (model.nbytes or 0) - model.layout.nbytes),
@@ -224,10 +225,10 @@ def _states(channels: Channels) -> list[str]:
 
 @quiet
 def _report(
-    weights: Weights | None, layer: Layer, arrays: tuple[Array, ...], *, epsilon: Epsilon, measure: Measure | None
+    weights: Weights | None, layer: Layer, arrays: tuple[Array, ...], epsilon: Epsilon, sizes: Mapping[str, Magnitudes]
 ) -> LayerReport:
-    channels = _channels(weights, layer, arrays, epsilon, measure) if weights else {}
-    filters = ByPart(filters_of(weights, layer, channels, measure) if weights and measure else {})
+    channels = _channels(weights, layer, arrays, epsilon, sizes) if weights else {}
+    filters = ByPart(filters_of(layer, channels, sizes))
     parts = ByPart({name: summary(part) for name, part in channels.items()})
     whole = parts.get("") or (summary(Channels.concatenate(channels.values())) if parts else None)
     return LayerReport(
@@ -236,9 +237,9 @@ def _report(
 
 
 def _channels(
-    weights: Weights, layer: Layer, arrays: tuple[Array, ...], epsilon: Epsilon, measure: Measure | None
+    weights: Weights, layer: Layer, arrays: tuple[Array, ...], epsilon: Epsilon, sizes: Mapping[str, Magnitudes]
 ) -> dict[str, Channels]:
     """Return the channels of a layer by part; none if a cut file lacks one of the arrays needed."""
     if any(array.end > weights.nbytes for array in arrays if array.field != "weights"):
         return {}
-    return channels_of(weights, layer, epsilon, measure)
+    return channels_of(weights, layer, epsilon, sizes)

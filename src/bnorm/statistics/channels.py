@@ -18,12 +18,10 @@ from typing import NamedTuple, NoReturn, TypeVar
 import numpy as np
 
 from bnorm.batchnorm.epsilon import Epsilon, Vector
-from bnorm.darknet.layout import FORMS
 from bnorm.darknet.network import Layer
-from bnorm.darknet.parts import array_name
 from bnorm.darknet.weights import Weights
 from bnorm.statistics.channel_state import ChannelState, Mask, States, channel_states, is_rectified
-from bnorm.statistics.filters import Filters, Magnitudes, Measure, Range, joined
+from bnorm.statistics.filters import Filters, Magnitudes, Range, joined
 from bnorm.statistics.normalisers import Normaliser, normalises, read_normaliser
 from bnorm.statistics.quantiles import Quantiles, quantiles
 from bnorm.statistics.variance_rule import root
@@ -93,20 +91,18 @@ class Statistics(NamedTuple):
 
 
 def channels_of(
-    weights: Weights, layer: Layer, epsilon: Epsilon, measure: Measure | None = None
+    weights: Weights, layer: Layer, epsilon: Epsilon, sizes: Mapping[str, Magnitudes]
 ) -> dict[str, Channels]:
     """Return the channels of each part of a layer whose batch normalisation is in the file, by the part's name.
 
-    The name is empty if the layer is its only part. `measure` measures the weights that the file holds; without it they
-    are not read.
+    The name is empty if the layer is its only part. `sizes` are the magnitudes of the weights of each part, as far as
+    they were measured.
     """
     channels = {}
     for part in layer.parts:
         if normalises(part) and (normaliser := read_normaliser(weights, layer.index, part)).stored:
-            array = weights.layout.by_name.get((layer.index, array_name(part.name, "weights")))
-            held = array is not None and array.end <= weights.nbytes  # a cut file may end before the weights
-            sizes = measure(weights, layer, array) if measure and array and held else None
-            channels[part.name] = _channels(normaliser, epsilon, sizes, is_rectified(layer, part.name))
+            rectified = is_rectified(layer, part.name)
+            channels[part.name] = _channels(normaliser, epsilon, sizes.get(part.name), rectified)
     return channels
 
 
@@ -154,7 +150,7 @@ def summary(channels: Channels) -> Statistics:
     filters = _filters(channels)
     return Statistics(
         channels=channels.scale.size,
-        quantiles=quantiles({name: values for name, values in columns.items() if values is not None}),
+        quantiles=quantiles(columns),
         weight_range=filters.range if filters else None,
         dead=int(np.count_nonzero(channels.dead)),
         near_dead=int(np.count_nonzero(channels.near_dead)),
@@ -179,22 +175,19 @@ def _filters(channels: Channels) -> Filters | None:
     )
 
 
-def filters_of(
-    weights: Weights, layer: Layer, channels: Mapping[str, Channels], measure: Measure
-) -> dict[str, Filters]:
-    """Return the filters of each part that has weights in the file, by the part's name.
+def filters_of(layer: Layer, channels: Mapping[str, Channels], sizes: Mapping[str, Magnitudes]) -> dict[str, Filters]:
+    """Return the filters of each part whose weights were measured, by the part's name.
 
-    `channels` are the channels of the parts that normalise, with their weights measured. Weights that a cut file lacks
-    and weights of a part whose batch normalisation the file lacks are left out.
+    `channels` and `sizes` are as in `channels_of`. Weights of a part whose batch normalisation the file lacks are left
+    out.
     """
     filters = {}
     for part in layer.parts:
-        array = weights.layout.by_name.get((layer.index, array_name(part.name, "weights")))
-        if array is None or part.kind not in FORMS or array.end > weights.nbytes:
+        if part.name not in sizes:
             continue
-        measured = _filters(channels[part.name]) if part.name in channels else None
-        if measured:
-            filters[part.name] = measured
+        normalised = _filters(channels[part.name]) if part.name in channels else None
+        if normalised:
+            filters[part.name] = normalised
         elif not part.batch_normalize:
-            filters[part.name] = Filters.bare(measure(weights, layer, array))
+            filters[part.name] = Filters.bare(sizes[part.name])
     return filters

@@ -7,15 +7,16 @@ folded = largest · |gain|, the largest magnitude with the gain folded into the 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Collection
+from collections.abc import Collection
 from typing import Any, NamedTuple
 
 import numpy as np
 
 from bnorm.batchnorm.epsilon import Vector
 from bnorm.batchnorm.formulas import quiet
-from bnorm.darknet.layout import Array, channel_axis
+from bnorm.darknet.layout import FORMS, Array, channel_axis
 from bnorm.darknet.network import Layer
+from bnorm.darknet.parts import array_name
 from bnorm.darknet.weights import Weights
 from bnorm.statistics.channel_state import Mask
 
@@ -38,9 +39,9 @@ class Range(NamedTuple):
 
 
 class Filters(NamedTuple):
-    """The filters of a part: vectors of shape (C,). Without batch normalisation `folded` is `largest`.
+    """The filters of a part: vectors of shape (C,), `norm` as in `Magnitudes`.
 
-    `norm` is None unless norms were asked for.
+    Without batch normalisation `folded` is `largest`.
     """
 
     norm: Vector | None
@@ -72,12 +73,22 @@ def joined(vectors: Collection[Any]) -> Any:
     return None if any(vector is None for vector in vectors) else np.concatenate(tuple(vectors))
 
 
-Measure = Callable[[Weights, Layer, Array], Magnitudes]
+def measured(weights: Weights, layer: Layer, *, norms: bool) -> dict[str, Magnitudes]:
+    """Return the magnitudes of each part whose weights are all in the file, by the part's name.
+
+    `norms` asks for norms as well, which take three times as long as the rest.
+    """
+    sizes = {}
+    for part in layer.parts:
+        array = weights.layout.by_name.get((layer.index, array_name(part.name, "weights")))
+        if array and part.kind in FORMS and array.end <= weights.nbytes:  # a cut file may end before the weights
+            sizes[part.name] = _magnitudes(weights, layer, array, norms)
+    return sizes
 
 
 @quiet
-def magnitudes(weights: Weights, layer: Layer, array: Array, *, norms: bool = True) -> Magnitudes:
-    """Measure the weights of each channel block by block; sums are float64."""
+def _magnitudes(weights: Weights, layer: Layer, array: Array, norms: bool) -> Magnitudes:
+    """Return the magnitudes of each channel, read block by block; sums are float64."""
     axis = channel_axis(layer, array)
     squares = np.zeros(array.stored[axis])
     largest = np.zeros(array.stored[axis])

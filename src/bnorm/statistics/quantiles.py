@@ -31,12 +31,13 @@ class Quantiles(NamedTuple):
 LEVELS = Quantiles(0.0, 0.1, 0.25, 0.5, 0.75, 0.9, 1.0)
 
 
-def quantiles(columns: Mapping[str, Vector]) -> dict[str, Quantiles]:
-    """Return the quantiles of each vector; all have the same shape (C,), C > 0."""
-    ordered = np.sort(np.stack(list(columns.values())), axis=1)  # (columns, C)
+def quantiles(columns: Mapping[str, Vector | None]) -> dict[str, Quantiles]:
+    """Return the quantiles of each vector that is not None; all have the same shape (C,), C > 0."""
+    vectors = {name: values for name, values in columns.items() if values is not None}
+    ordered = np.sort(np.stack(list(vectors.values())), axis=1)  # (columns, C)
     ordered[np.isnan(ordered[:, -1])] = np.nan  # NaN is sorted after all numbers
     values = ordered[:, [int(level * (ordered.shape[1] - 1)) for level in LEVELS]].tolist()  # (columns, levels)
-    return {name: Quantiles(*row) for name, row in zip(columns, values, strict=True)}
+    return {name: Quantiles(*row) for name, row in zip(vectors, values, strict=True)}
 
 
 def median(values: Vector) -> float:

@@ -138,13 +138,13 @@ def probe(weights: Stored, part: Part, probes: list[Probe]) -> list[Doubles]:
             buffer = np.empty(block.size)  # reused for all blocks: allocating each would cost more than the sums
         values = buffer[: block.size].reshape(block.shape)
         at = _slices(part, weights.array, start, start + len(block))
-        changed = True
+        fresh = False  # whether `values` are still those of the block
         for (windows, of), sums in zip(probes, answers, strict=True):
-            if changed:
+            if not fresh:
                 np.copyto(values, block)
             if of is not None:
                 of(values, out=values)
-            changed = of is not None
+            fresh = of is None
             sums[at.places, at.filters] += _sums(_matrix(values, part, weights.array), windows[0, at.window])
         start += len(block)
     return answers

@@ -134,7 +134,7 @@ class LayerProof:
     def _bounded_sums(self, binary: bool, source: Source, windows: Doubles) -> tuple[Doubles, Doubles]:
         """Return the sums, and a bound of Σ|w·x|: √Σw² · √Σx² by Cauchy and Schwarz.
 
-        Binary weights are their signs times their mean magnitude.
+        Binary weights are their signs times their mean magnitude; their bound is that magnitude times Σ|x|.
         """
         weights, part, ones = self._weights(source), self.fold.part, np.ones_like(windows[..., :1])
         if not binary:
