@@ -13,10 +13,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+import bnorm
 from bnorm.darknet.autodetect import read_model
 from bnorm.darknet.weights import open_weights
 from support import oracle
 from support.builders import TINY, cfg_source, write_weights
+from support.descriptors import open_files
 from support.golden import GOLDEN, sample
 from support.oracle import ONE_ROUNDING
 
@@ -1110,3 +1112,21 @@ def test_of_many_inputs_a_table_shows_the_last(run):
     assert len(lines) < 50
     assert any(line.startswith("x29.npy") for line in lines)
     assert len(document(run("--input", "x*.npy", "--train", "--format", "json"))["results"]) == 31 * 5
+
+
+@pytest.mark.usefixtures("params")
+def test_the_input_at_which_a_run_ends_early_is_closed():
+    class EndedError(Exception):
+        pass
+
+    def progress(done: int, total: int) -> None:
+        if done > total // 2:
+            raise EndedError
+
+    for name in ("a.npy", "b.npy", "c.npy"):
+        save(name, (2, 4, 3, 5))
+    before = open_files()
+    with pytest.raises(EndedError) as caught:
+        bnorm.run(params="p.npz", inputs=["a.npy", "b.npy", "c.npy"], train=True, progress=progress)
+    assert open_files() == before
+    assert caught.tb  # its frames still hold what they opened

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import ExitStack
+from collections.abc import Generator, Iterator, Mapping, Sequence
+from contextlib import ExitStack, closing
 from dataclasses import dataclass, replace
 from typing import NamedTuple
 
@@ -240,10 +240,13 @@ def execute(request: Request, team: Team, progress: Progress | None = None) -> R
     values = sum(x.channels * x.length for x in inputs)
     advance = Counter(progress, values) if progress else None
     rows: list[ResultRow] = []
-    with replacing_set(lock=plan.root, stale=lambda: plan.stale(read)) as outputs:
+    with (
+        replacing_set(lock=plan.root, stale=lambda: plan.stale(read)) as outputs,
+        closing(_pairs(request, inputs)) as pairs,  # the inputs are closed after an error, too
+    ):
         results = MeasuredResults(wanted, _destination(plan, wanted), outputs, references)
         kernels = kernels_of(request.engine, values)
-        batches = run_batches(layer, _pairs(request, inputs), rule, results, team, request.memory, advance, kernels)
+        batches = run_batches(layer, pairs, rule, results, team, request.memory, advance, kernels)
         for number, last in enumerate(batches):
             measured = [*results.tensors.items(), *_measured(wanted.select(last), vectors[number])]
             rows.extend(_row(request, plan, number, name, measures) for name, measures in measured)
@@ -273,7 +276,7 @@ def _check(request: Request, stored: StoredLayer) -> list[Tensor]:
     return inputs
 
 
-def _pairs(request: Request, checked: Sequence[Tensor]) -> Iterator[tuple[FileTensor, FileTensor | None]]:
+def _pairs(request: Request, checked: Sequence[Tensor]) -> Generator[tuple[FileTensor, FileTensor | None], None, None]:
     """Yield each input and its delta, open until the next pair; raises `TensorError` if one was replaced meanwhile."""
     for number, expected in enumerate(checked):
         with ExitStack() as stack:
