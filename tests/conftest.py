@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 from pathlib import Path
 
 import pytest
@@ -12,6 +13,9 @@ from bnorm.cli import main
 from support.builders import TINY, write_weights
 from support.golden import NETWORKS, Golden, golden
 from support.runner import runner
+
+# In the background of a script a process ignores Ctrl-C, and so would the commands that the tests start.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 
 # Shared machines are slow at times: no test may fail for that.
 settings.register_profile("shared", deadline=None, suppress_health_check=[HealthCheck.too_slow])

@@ -252,7 +252,8 @@ def test_the_command_says_in_two_lines_that_there_is_no_scheduler(invoke):
 @pytest.mark.usefixtures("inputs")
 @pytest.mark.slow
 @pytest.mark.skipif(os.name == "nt", reason="needs process groups")
-def test_ctrl_c_ends_everything():
+@pytest.mark.parametrize("seconds", [1.5, 5])  # while the workers start, and while they work
+def test_ctrl_c_ends_everything(seconds):
     """Ctrl-C for the whole process group, as from a terminal: exit 1, one line, no output, no process left."""
     big = np.random.default_rng(0).normal(size=(64, CHANNELS, 300, 300)).astype("f4")
     np.save("big.npy", big)
@@ -270,9 +271,9 @@ def test_ctrl_c_ends_everything():
         "local",
     ]
     process = subprocess.Popen([*command, "-o", "out"], stderr=subprocess.PIPE, text=True, start_new_session=True)
-    time.sleep(5)  # to start the workers takes less, all of the work takes longer
+    time.sleep(seconds)
     os.killpg(process.pid, signal.SIGINT)
-    _, stderr = process.communicate(timeout=15)
+    _, stderr = process.communicate(timeout=30)  # all of the work takes longer
     assert (process.returncode, stderr.strip()) == (1, "error: interrupted")
     assert not Path("out").exists()
     assert ended(process.pid)

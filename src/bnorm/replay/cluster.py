@@ -11,6 +11,7 @@ import threading
 from collections.abc import Iterator, Mapping
 from concurrent.futures import CancelledError, Executor
 from contextlib import ExitStack, contextmanager
+from multiprocessing import resource_tracker
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -100,30 +101,52 @@ def _check_answer(scheduler: str, address: str) -> None:
 @contextmanager
 def _local_cluster(folder: str) -> Iterator[distributed.LocalCluster]:
     """Start a worker for each processor; they end with the `with` statement, and write only to this folder."""
-    with _uninterrupted():
-        cluster = distributed.LocalCluster(
-            n_workers=processors(),
-            threads_per_worker=1,
-            dashboard_address=":0",
-            memory_limit=0,
-            local_directory=folder,
-            silence_logs=logging.CRITICAL + 1,
-        )
-    with cluster:
+    with ExitStack() as stack:
+        with _interrupted_later():
+            cluster = distributed.LocalCluster(
+                n_workers=processors(),
+                threads_per_worker=1,
+                dashboard_address=":0",
+                memory_limit=0,
+                local_directory=folder,
+                silence_logs=logging.CRITICAL + 1,
+            )
+            stack.enter_context(cluster)
         yield cluster
 
 
 @contextmanager
-def _uninterrupted() -> Iterator[None]:
-    """Ignore Ctrl-C here and in processes started meanwhile, which would otherwise print a traceback."""
-    if threading.current_thread() is not threading.main_thread():  # only the main thread may
+def _interrupted_later() -> Iterator[None]:
+    """Put off Ctrl-C to the end; threads that are started here block it, and so do their processes, for good.
+
+    Half a cluster cannot be stopped, and a worker would print a traceback.
+    """
+    if threading.current_thread() is not threading.main_thread():  # only the main thread gets signals
         yield
         return
-    before = signal.signal(signal.SIGINT, signal.SIG_IGN)
+    received: list[int] = []
+    before = signal.signal(signal.SIGINT, lambda number, _frame: received.append(number))
+    try:
+        with _blocked(signal.SIGINT):
+            yield
+    finally:
+        signal.signal(signal.SIGINT, before)
+        if received:
+            signal.raise_signal(signal.SIGINT)
+
+
+@contextmanager
+def _blocked(number: signal.Signals) -> Iterator[None]:
+    """Block a signal in this thread and in what it starts; does nothing where signals cannot be blocked."""
+    if not hasattr(signal, "pthread_sigmask"):  # Windows
+        yield
+        return
+    resource_tracker.ensure_running()  # the first process to start would start it, which unblocks the signal
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {number})
     try:
         yield
     finally:
-        signal.signal(signal.SIGINT, before)
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
 def _address_in(path: Path) -> str:
