@@ -10,7 +10,7 @@ from bnorm.errors import OutputError
 LOWEST = {
     "onnx": "1.17.0",
     "matplotlib": "3.8.4",
-    "numba": "0.60.0",
+    "numba": "0.62.0",
     "distributed": "2025.1.0",
 }  # as pyproject.toml has them
 
