@@ -136,36 +136,20 @@ class Geometry(NamedTuple):
 
 
 class Tensor:
-    """A tensor of a shape, dtype and layout; its values are in memory or in a file, depending on the subclass."""
+    """A tensor of a shape, dtype and layout; its values are in memory or in a file, depending on the subclass.
+
+    `images`, `channels`, `places` and `channels_last` are those of its `geometry`.
+    """
 
     def __init__(self, shape: tuple[int, ...], dtype: DType, layout: str = "nchw") -> None:
         self.shape, self.dtype, self.layout = shape, dtype, layout
         self.geometry = Geometry.from_shape(shape, layout)
-
-    @property
-    def images(self) -> int:
-        """Return N, the number of images."""
-        return self.geometry.images
-
-    @property
-    def channels(self) -> int:
-        """Return C, the number of channels."""
-        return self.geometry.channels
-
-    @property
-    def places(self) -> int:
-        """Return L, the number of places of an image."""
-        return self.geometry.places
+        self.images, self.channels, self.places, self.channels_last = self.geometry
 
     @property
     def length(self) -> int:
         """Return N·L, the number of values of a channel."""
         return self.images * self.places
-
-    @property
-    def channels_last(self) -> bool:
-        """Return whether the channels of one place are contiguous in memory."""
-        return self.geometry.channels_last
 
     def buffer(self, span: Span) -> View:
         """Return a view of the span, or an empty buffer for it, which the next call reuses."""
