@@ -73,8 +73,8 @@ def _read_all(
         except (CfgError, WeightsError) as error:
             errors[fork.name] = error
             continue
-        failed = next(left_out(model.network.layers), None)
-        if failed and not fork.asserts and not model.fits:
+        doubtful = not fork.asserts and not model.fits
+        if doubtful and (failed := next(left_out(model.network.layers), None)):
             errors[fork.name] = failed  # it continues only because assertions were left out of its build
         else:
             models.append(model)
@@ -110,12 +110,12 @@ def _choose(text: CfgText, models: list[Model], errors: Errors) -> Model:
 
 def error_of_the_best_informed_fork(text: CfgText, models: Sequence[Model], errors: Errors) -> BnormError | None:
     """Return the error of the fork that recognises most lines; None if another recognises as many or fits the file."""
+    if not errors or any(model.fits for model in models):
+        return None
     recognised = {name: recognised_lines(text, DIALECTS[name]) for name in DIALECTS}
     most = max((recognised[model.dialect.name] for model in models), default=-1)
-    better = [name for name in errors if recognised[name] > most]
-    if not better or any(model.fits for model in models):
-        return None
-    return errors[max(better, key=recognised.__getitem__)]
+    best = max(errors, key=recognised.__getitem__)
+    return errors[best] if recognised[best] > most else None
 
 
 def recognised_lines(text: CfgText, dialect: Dialect) -> int:
