@@ -111,8 +111,14 @@ def _local_cluster(folder: str) -> Iterator[distributed.LocalCluster]:
                 local_directory=folder,
                 silence_logs=logging.CRITICAL + 1,
             )
-            stack.enter_context(cluster)
+            stack.callback(_close, cluster)
         yield cluster
+
+
+def _close(cluster: distributed.LocalCluster) -> None:
+    """Stop the workers; half of that would make Python wait for them when it ends."""
+    with _interrupted_later():
+        cluster.close()
 
 
 @contextmanager
