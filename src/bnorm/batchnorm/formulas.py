@@ -153,7 +153,6 @@ def partial_moments(sums: ValueSums, shift: Vector, count: int) -> PartialMoment
     return PartialMoments(count=count, mean=shift + drift, m2=m2)
 
 
-@quiet
 def mean_dominates(mean: Vector, variance: Vector) -> NDArray[np.bool_]:
     """Return a mask of the channels where mean² > FAR · variance: Σx² and (Σx)² / N share their first ten bits."""
     near: NDArray[np.bool_] = mean**2 <= FAR * variance
