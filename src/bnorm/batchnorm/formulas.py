@@ -188,14 +188,16 @@ def backward(
     drift = statistics.mean - shift
     centred = sums.delta_x - drift * sums.delta  # Σ delta · (x − mean)
     scales = parameters.scales
-    deviation = arithmetic.backward.deviation(statistics.variance)
+    guards = {arithmetic.forward, arithmetic.backward, arithmetic.direct}  # mostly one or two
+    deviations = {guard: guard.deviation(statistics.variance) for guard in guards}
+    deviation = deviations[arithmetic.backward]
     gradients = Gradients(
-        scale_updates=centred / arithmetic.forward.deviation(statistics.variance),
+        scale_updates=centred / deviations[arithmetic.forward],
         bias_updates=sums.delta,
         mean_delta=-scales * sums.delta / deviation,
         variance_delta=-0.5 * scales * centred / (deviation * deviation * deviation),  # `**` differs between processors
     )
-    direct = scales / arithmetic.direct.deviation(statistics.variance)
+    direct = scales / deviations[arithmetic.direct]
     if arithmetic.constant_statistics and isinstance(statistics, Rolling):
         return gradients, ChannelMap(x=np.zeros_like(direct), delta=direct, constant=np.zeros_like(direct))
     slope = 2 * gradients.variance_delta / count

@@ -22,9 +22,11 @@ def memory_of(values: Values, *, writeable: bool = False) -> Values:
     return as_strided(values, (length,), (values.itemsize,), writeable=writeable)
 
 
-def steps_of(values: Values) -> list[int]:
+def steps_of(values: Values) -> tuple[int, int, int]:
     """Return the strides of the axes, counted in values."""
-    return [stride // values.itemsize for stride in values.strides]
+    size = values.itemsize
+    image, channel, place = values.strides
+    return image // size, channel // size, place // size
 
 
 def interleaved(x: Values) -> bool:
