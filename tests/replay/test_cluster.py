@@ -273,7 +273,7 @@ def test_ctrl_c_ends_everything(seconds):
         "local",
     ]
     process = subprocess.Popen([*command, "-o", "out"], stderr=subprocess.PIPE, text=True, start_new_session=True)
-    while not has_worker(process.pid):
+    while not has_worker(process.pid) and process.poll() is None:
         time.sleep(0.01)
     time.sleep(seconds)
     os.killpg(process.pid, signal.SIGINT)

@@ -78,7 +78,7 @@ class Section:
         """Return the option that the fork uses, or None if it is absent or the fork never asks for the key."""
         if not self.knows(key):
             return None
-        for option in self.options:  # a thousand times for each network: a generator would take twice as long
+        for option in self.options:  # a plain loop: this runs thousands of times
             if option.key == key and not option.is_dropped:
                 return None if option.value is None else option
         return None

@@ -242,7 +242,7 @@ def execute(request: Request, team: Team, progress: Progress | None = None) -> R
     rows: list[ResultRow] = []
     with (
         replacing_set(lock=plan.root, stale=lambda: plan.stale(read)) as outputs,
-        closing(_pairs(request, inputs)) as pairs,  # the inputs are closed after an error, too
+        closing(_pairs(request, inputs)) as pairs,  # closes them if the run fails
     ):
         results = MeasuredResults(wanted, _destination(plan, wanted), outputs, references)
         kernels = kernels_of(request.engine, values)
